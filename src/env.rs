@@ -1,0 +1,176 @@
+//! What the store may ask of the world: tasks, random numbers, wall-clock time, blocking work.
+//!
+//! Every component is handed an [`Env`] and asks nobody else, so that the same code runs for real and inside a
+//! deterministic simulation (clippy's `disallowed-methods` guard this). Monotonic time is `tokio::time`, whose clock
+//! a simulation pauses. An `Env` is also a scope: its tasks are counted, told to stop, awaited, and in the end dropped.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A boxed task.
+pub type BoxTask = Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
+
+/// The world outside, real or simulated.
+pub trait World: Send + Sync + 'static {
+    /// Runs a task until it ends.
+    fn spawn(&self, task: BoxTask);
+    /// Milliseconds since the Unix epoch by the wall clock, which may jump.
+    fn wall_ms(&self) -> u64;
+    /// A seed for the random stream with this label; each call gives a fresh one.
+    fn seed(&self, label: &str) -> [u8; 32];
+    /// Runs work that blocks its thread, away from the threads that serve the network.
+    fn blocking(&self, job: Box<dyn FnOnce() + Send + 'static>);
+}
+
+/// The real world: tokio's scheduler and blocking threads, the system's clock and entropy.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct RealWorld;
+
+impl World for RealWorld {
+    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are started")]
+    fn spawn(&self, task: BoxTask) {
+        tokio::spawn(task);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
+    fn wall_ms(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where entropy is drawn")]
+    fn seed(&self, _label: &str) -> [u8; 32] {
+        rand::random()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where blocking work is started")]
+    fn blocking(&self, job: Box<dyn FnOnce() + Send + 'static>) {
+        tokio::task::spawn_blocking(job);
+    }
+}
+
+/// A handle on the world, and a scope of tasks in it. Clones share the scope.
+#[derive(Clone)]
+pub struct Env {
+    world: Arc<dyn World>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    kill: CancellationToken,
+}
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env").field("tasks", &self.tasks.len()).field("stopping", &self.is_stopping()).finish()
+    }
+}
+
+impl Env {
+    /// A scope in the real world.
+    pub fn real() -> Self {
+        Self::new(Arc::new(RealWorld))
+    }
+
+    /// A scope in the given world.
+    pub fn new(world: Arc<dyn World>) -> Self {
+        Self { world, tasks: TaskTracker::new(), stop: CancellationToken::new(), kill: CancellationToken::new() }
+    }
+
+    /// A scope inside this one: stopped with it, but awaited apart, so that a service can end in its turn.
+    pub fn child(&self) -> Self {
+        Self {
+            world: self.world.clone(),
+            tasks: TaskTracker::new(),
+            stop: self.stop.child_token(),
+            kill: self.kill.child_token(),
+        }
+    }
+
+    /// Starts a task of this scope. It should end soon after [`Env::stopped`]; it is dropped where it stands when
+    /// the scope's shutdown loses patience. The name is for traces.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let kill = self.kill.clone();
+        let tracked = self.tasks.track_future(async move {
+            if kill.run_until_cancelled_owned(task).await.is_none() {
+                tracing::debug!(task = name, "dropped at shutdown");
+            }
+        });
+        self.world.spawn(Box::pin(tracked));
+    }
+
+    /// Runs blocking work and waits for its result. `None` when the work panicked or the runtime is going down.
+    pub async fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (done, result) = oneshot::channel();
+        self.world.blocking(Box::new(move || drop(done.send(job()))));
+        result.await.ok()
+    }
+
+    /// Milliseconds since the Unix epoch by the wall clock, which may jump.
+    pub fn wall_ms(&self) -> u64 {
+        self.world.wall_ms()
+    }
+
+    /// A new stream of random numbers; the label tells streams apart in a simulation.
+    pub fn rng(&self, label: &str) -> StdRng {
+        StdRng::from_seed(self.world.seed(label))
+    }
+
+    /// Completes when this scope is told to stop.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Whether this scope was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Tells the tasks of this scope to stop, without waiting for them.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// Stops the scope and waits for its tasks; those that are still running after `patience` are dropped.
+    /// Returns how many had to be.
+    pub async fn shutdown(&self, patience: Duration) -> usize {
+        self.stop();
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_ok() {
+            return 0;
+        }
+        let left = self.tasks.len();
+        self.kill.cancel();
+        self.tasks.wait().await;
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_awaits_the_willing_and_drops_the_rest() {
+        let env = Env::real();
+        let scope = env.clone();
+        env.spawn("willing", async move { scope.stopped().await });
+        env.spawn("stubborn", std::future::pending());
+        assert_eq!(env.shutdown(Duration::from_secs(1)).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_child_stops_with_its_parent() {
+        let env = Env::real();
+        let child = env.child();
+        env.stop();
+        child.stopped().await;
+        assert_eq!(env.blocking(|| 7).await, Some(7));
+    }
+}

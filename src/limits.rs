@@ -1,0 +1,89 @@
+//! Every maximum of the store, in one place, with the relations between them checked at compile time.
+//!
+//! A limit that a user can meet has an error of its own where it is enforced; a limit on a queue or buffer
+//! shows in metrics when it is hit. Sizes are in bytes unless the name says otherwise.
+
+use std::time::Duration;
+
+/// Longest key of a user.
+pub const KEY_MAX: usize = 4 * 1024;
+/// Largest value of a user.
+pub const VALUE_MAX: usize = 8 * 1024 * 1024;
+/// Most siblings (concurrent versions) one key may hold; a put that would make more is refused.
+pub const SIBLINGS_MAX: usize = 32;
+/// Most bytes all siblings of one key may hold together; a put that would make more is refused.
+pub const SIBLINGS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most actors one causal context may name. Each owner adds one per storage epoch, so this is never met in health.
+pub const CONTEXT_ACTORS_MAX: usize = 512;
+/// Longest namespace name.
+pub const NAMESPACE_NAME_MAX: usize = 64;
+/// Longest node name (a DNS label).
+pub const NODE_NAME_MAX: usize = 63;
+/// Longest zone name.
+pub const ZONE_NAME_MAX: usize = 64;
+/// Longest cluster name.
+pub const CLUSTER_NAME_MAX: usize = 64;
+
+/// Most copies of a key.
+pub const REPLICAS_MAX: usize = 16;
+/// Most nodes of one cluster.
+pub const MEMBERS_MAX: usize = 1024;
+/// Fewest partitions of the hash space.
+pub const PARTITIONS_MIN: u32 = 16;
+/// Most partitions of the hash space.
+pub const PARTITIONS_MAX: u32 = 65_536;
+/// Partitions of a cluster that does not say otherwise.
+pub const PARTITIONS_DEFAULT: u32 = 1024;
+/// Largest weight of a node.
+pub const WEIGHT_MAX: u32 = 1_000;
+
+/// Most bytes a record takes beside the values it holds: context, dots, stamps and header.
+pub const RECORD_OVERHEAD_MAX: usize = 64 * 1024;
+/// Largest encoded record.
+pub const RECORD_MAX: usize = SIBLINGS_BYTES_MAX + RECORD_OVERHEAD_MAX;
+
+/// Largest frame on a lane; what is larger travels on a stream of its own at lower priority.
+pub const LANE_FRAME_MAX: usize = 64 * 1024;
+/// Largest frame at all.
+pub const FRAME_MAX: usize = 24 * 1024 * 1024;
+/// Bytes one lane may hold unsent before its senders wait.
+pub const LANE_BUFFER_MAX: usize = 1024 * 1024;
+/// Requests one connection may have unanswered before its reader waits.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 8 * 1024;
+/// Bytes of unanswered requests one connection may hold before its reader waits.
+pub const REQUEST_BYTES_PER_CONNECTION_MAX: usize = 64 * 1024 * 1024;
+/// Lanes one peer may open on a connection.
+pub const LANES_MAX: u32 = 16;
+/// Bulk streams one peer may have open on a connection.
+pub const BULK_STREAMS_MAX: u32 = 64;
+/// Connections one node accepts, from clients and peers together.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Keys of one multi-get or multi-put.
+pub const BATCH_KEYS_MAX: usize = 1_000;
+/// Bytes of keys and values of one multi-put.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Keys one page of a scan holds at most.
+pub const SCAN_PAGE_MAX: usize = 1_000;
+/// Bytes after which a page of a scan ends early.
+pub const SCAN_PAGE_BYTES: usize = 1024 * 1024;
+/// Operations the replica takes into one storage batch.
+pub const STORE_BATCH_MAX: usize = 256;
+/// Operations that may wait for the replica before callers wait too.
+pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
+
+/// Longest time a request may ask for.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
+/// Bytes of hints one node keeps for one target.
+pub const HINT_BYTES_PER_TARGET_MAX: u64 = 1024 * 1024 * 1024;
+/// Longest configuration file that is read.
+pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
+/// Longest certificate or key file that is read.
+pub const PEM_FILE_MAX: u64 = 1024 * 1024;
+
+const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among the siblings");
+const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
+const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");
+const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
+const _: () = assert!(PARTITIONS_MIN.is_power_of_two() && PARTITIONS_MAX.is_power_of_two());
+const _: () = assert!(SCAN_PAGE_BYTES + RECORD_MAX <= FRAME_MAX, "a page ends after the record that fills it");

@@ -1,0 +1,2 @@
+//! The `dynamomini` program.
+fn main() {}

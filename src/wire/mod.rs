@@ -1,0 +1,3 @@
+//! The messages that nodes and clients exchange, and their encoding.
+
+pub mod blob;
