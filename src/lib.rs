@@ -5,6 +5,7 @@ pub mod limits;
 pub mod hash;
 pub mod types;
 
+pub mod version;
 pub mod wire;
 
 pub mod env;

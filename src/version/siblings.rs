@@ -1,0 +1,153 @@
+//! The state of one key: its surviving versions under one causal context.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use crate::version::context::{Causality, Context};
+use crate::version::dot::{Actor, Dot, RequestId};
+use crate::version::hlc::Stamp;
+
+/// One write that has not been superseded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Its unique name.
+    pub dot: Dot,
+    /// When it was coordinated.
+    pub stamp: Stamp,
+    /// The client's name for the request.
+    pub request: RequestId,
+    /// Milliseconds since the Unix epoch from which on it counts as deleted.
+    pub expires_at: Option<u64>,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+impl Version {
+    /// Whether a reader sees a value here.
+    pub fn is_live(&self, wall_ms: u64) -> bool {
+        self.value.is_some() && self.expires_at.is_none_or(|at| wall_ms < at)
+    }
+}
+
+/// A write before it has a dot.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    /// The client's name for the request.
+    pub request: RequestId,
+    /// The coordinator's stamp; raised where needed, so that it exceeds those of the versions already here.
+    pub stamp: Stamp,
+    /// Milliseconds since the Unix epoch from which on it counts as deleted.
+    pub expires_at: Option<u64>,
+    /// The value; `None` deletes.
+    pub value: Option<Bytes>,
+}
+
+/// What a put did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// A version was added under this dot.
+    Added(Dot),
+    /// The same request had been applied before, under this dot; nothing changed.
+    Repeated(Dot),
+}
+
+/// The versions of one key and what has been seen of it. Versions are sorted by dot and every dot is covered by the
+/// context, so that equal states are equal bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Siblings {
+    context: Context,
+    versions: Vec<Version>,
+}
+
+impl Siblings {
+    /// The state of a key that was never written.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes parts from outside. `None` unless the versions are sorted by dot without repetition and covered by
+    /// the context.
+    pub fn from_parts(context: Context, versions: Vec<Version>) -> Option<Self> {
+        let valid = context.is_valid()
+            && versions.is_sorted_by(|a, b| a.dot < b.dot)
+            && versions.iter().all(|version| version.dot.counter > 0 && context.covers(version.dot));
+        valid.then_some(Self { context, versions })
+    }
+
+    /// All writes that were seen, including those since superseded.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The surviving versions, tombstones and expired ones among them, sorted by dot.
+    pub fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    /// Whether the key was never written.
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty() && self.context.is_empty()
+    }
+
+    /// What a reader sees: values that are neither deleted nor expired. A request that was coordinated twice,
+    /// because its first reply was lost, counts once.
+    pub fn live(&self, wall_ms: u64) -> impl Iterator<Item = &Version> {
+        let mut seen = BTreeSet::new();
+        self.versions.iter().filter(move |version| version.is_live(wall_ms) && seen.insert(version.request))
+    }
+
+    /// The version with the latest stamp, what a reader of a last-write-wins namespace sees, if it is live.
+    pub fn latest(&self, wall_ms: u64) -> Option<&Version> {
+        // Ties between stamps of two coordinators are broken by the dot, the same on every replica.
+        let latest = self.versions.iter().max_by_key(|version| (version.stamp, version.dot));
+        latest.filter(|version| version.is_live(wall_ms))
+    }
+
+    /// The latest stamp among the versions.
+    pub fn latest_stamp(&self) -> Option<Stamp> {
+        self.versions.iter().map(|version| version.stamp).max()
+    }
+
+    /// Bytes of all values together.
+    pub fn value_bytes(&self) -> usize {
+        self.versions.iter().filter_map(|version| version.value.as_ref()).map(Bytes::len).sum()
+    }
+
+    /// Adds a write that has seen `seen`: it supersedes exactly the versions which that covers, and is concurrent
+    /// with the others.
+    pub fn put(&mut self, seen: &Context, new: NewVersion, actor: Actor) -> Put {
+        if let Some(same) = self.versions.iter().find(|version| version.request == new.request) {
+            return Put::Repeated(same.dot);
+        }
+        let stamp = self.latest_stamp().map_or(new.stamp, |latest| new.stamp.max(latest.next()));
+        self.versions.retain(|version| !seen.covers(version.dot));
+        self.context.merge(seen);
+        let dot = Dot { actor, counter: self.context.count(actor) + 1 };
+        self.context.add(dot);
+        let NewVersion { request, expires_at, value, .. } = new;
+        let version = Version { dot, stamp, request, expires_at, value };
+        let at = self.versions.partition_point(|other| other.dot < dot);
+        self.versions.insert(at, version);
+        Put::Added(dot)
+    }
+
+    /// Joins with the state of another replica: commutative, associative and idempotent. A version survives when
+    /// both have it, or when the side that lacks it has not seen it.
+    pub fn merge(&mut self, other: &Self) {
+        let (mine, theirs) = (&self.versions, &other.versions);
+        let has = |versions: &[Version], dot| versions.binary_search_by_key(&dot, |version| version.dot).is_ok();
+        let survives_mine = |version: &&Version| has(theirs, version.dot) || !other.context.covers(version.dot);
+        let survives_theirs = |version: &&Version| !has(mine, version.dot) && !self.context.covers(version.dot);
+        let mut versions: Vec<Version> = mine.iter().filter(survives_mine).cloned().collect();
+        versions.extend(theirs.iter().filter(survives_theirs).cloned());
+        versions.sort_by_key(|version| version.dot);
+        self.versions = versions;
+        self.context.merge(&other.context);
+    }
+
+    /// How this state relates to `other`, by what each has seen.
+    pub fn compare(&self, other: &Self) -> Causality {
+        self.context.compare(&other.context)
+    }
+}
