@@ -39,19 +39,20 @@ pub const WEIGHT_MAX: u32 = 1_000;
 
 /// Most bytes a record takes beside the values it holds: context, dots, stamps and header.
 pub const RECORD_OVERHEAD_MAX: usize = 64 * 1024;
-/// Largest encoded record.
-pub const RECORD_MAX: usize = SIBLINGS_BYTES_MAX + RECORD_OVERHEAD_MAX;
+/// Largest encoded record. Coordinators that cannot see each other may each fill a key, so a merged record can hold
+/// what three of them took.
+pub const RECORD_MAX: usize = 3 * SIBLINGS_BYTES_MAX + RECORD_OVERHEAD_MAX;
 
 /// Largest frame on a lane; what is larger travels on a stream of its own at lower priority.
 pub const LANE_FRAME_MAX: usize = 64 * 1024;
 /// Largest frame at all.
-pub const FRAME_MAX: usize = 24 * 1024 * 1024;
+pub const FRAME_MAX: usize = 64 * 1024 * 1024;
 /// Bytes one lane may hold unsent before its senders wait.
 pub const LANE_BUFFER_MAX: usize = 1024 * 1024;
 /// Requests one connection may have unanswered before its reader waits.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 8 * 1024;
 /// Bytes of unanswered requests one connection may hold before its reader waits.
-pub const REQUEST_BYTES_PER_CONNECTION_MAX: usize = 64 * 1024 * 1024;
+pub const REQUEST_BYTES_PER_CONNECTION_MAX: usize = 128 * 1024 * 1024;
 /// Lanes one peer may open on a connection.
 pub const LANES_MAX: u32 = 16;
 /// Bulk streams one peer may have open on a connection.

@@ -1,3 +1,4 @@
 //! The messages that nodes and clients exchange, and their encoding.
 
 pub mod blob;
+pub mod rpc;

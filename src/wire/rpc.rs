@@ -1,0 +1,451 @@
+//! Requests and replies of the data plane: client to coordinator, and coordinator to replica.
+//!
+//! Messages are postcard, which is positional: variants and fields are only ever added at the end, and the golden bytes
+//! in the tests hold that. The lanes carry deadline and request number, so they are not repeated here.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{ClusterName, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
+use crate::types::{Partitions, Zone};
+use crate::version::{Context, Dot, RequestId, Stamp};
+use crate::wire::blob::Blob;
+
+/// What may be asked of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Write keys of one namespace; each stands and fails alone.
+    Put(PutRequest),
+    /// Read keys of one namespace.
+    Get(GetRequest),
+    /// Read a page of a namespace in the order of partitions, then keys.
+    Scan(ScanRequest),
+    /// The cluster as this node knows it: what a client needs for routing.
+    View,
+    /// How this node is.
+    Status,
+    /// Peers only: merge records into this replica.
+    Apply(Vec<ReplicaWrite>),
+    /// Peers only: the records of these keys as this replica holds them.
+    Fetch {
+        /// The keys.
+        slots: Vec<SlotRef>,
+        /// Whether only the digests are wanted.
+        digest_only: bool,
+    },
+    /// Peers only: a page of one partition as this replica holds it.
+    FetchPage(PageRequest),
+}
+
+/// A write of one or more keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PutRequest {
+    /// Where the keys live.
+    pub namespace: Namespace,
+    /// The writes, at most [`crate::limits::BATCH_KEYS_MAX`].
+    pub items: Vec<PutItem>,
+    /// Replicas that must hold each write before it is acknowledged; the namespace's W when absent.
+    pub w: Option<Consistency>,
+    /// Whether stand-ins may count; the namespace's rule when absent.
+    pub sloppy: Option<bool>,
+    /// Set when the client has sent these requests before and does not know what became of them.
+    pub retry: bool,
+}
+
+/// The write of one key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PutItem {
+    /// The key.
+    pub key: Blob,
+    /// The value; `None` deletes.
+    pub value: Option<Blob>,
+    /// What the writer has read; empty for a blind write.
+    pub context: KeyContext,
+    /// The client's name for this write, the same in every retry.
+    pub request: RequestId,
+    /// Life of the value from now on; the namespace's when absent.
+    pub ttl: Option<Duration>,
+}
+
+/// A causal context, bound to the key it was read from: under another key it would supersede what nobody has read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyContext {
+    /// The key's position in the hash space.
+    pub position: u64,
+    /// What has been seen.
+    pub context: Context,
+}
+
+/// A read of one or more keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GetRequest {
+    /// Where the keys live.
+    pub namespace: Namespace,
+    /// The keys, at most [`crate::limits::BATCH_KEYS_MAX`].
+    pub keys: Vec<Blob>,
+    /// Replicas that must answer; the namespace's R when absent.
+    pub r: Option<Consistency>,
+}
+
+/// A request for one page of a scan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScanRequest {
+    /// Where the keys live.
+    pub namespace: Namespace,
+    /// Keys that begin with this.
+    pub prefix: Blob,
+    /// Where the previous page ended; `None` for the first.
+    pub cursor: Option<ScanCursor>,
+    /// Most keys wanted.
+    pub limit: u32,
+    /// Replicas that must answer for each partition; the namespace's R when absent.
+    pub r: Option<Consistency>,
+    /// Whether values are left out.
+    pub keys_only: bool,
+}
+
+/// A place in a scan: it stays valid when owners change, since partitions and keys do not move in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanCursor {
+    /// The partition to go on with.
+    pub partition: PartitionId,
+    /// The last key that was returned from it, if any.
+    pub after: Option<Blob>,
+}
+
+/// A record for a replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaWrite {
+    /// Its place.
+    pub slot: SlotRef,
+    /// The encoded record (see [`crate::record`]).
+    pub record: Blob,
+    /// The owners for whom the receiver stands in; it keeps a hint for each.
+    pub hints: Vec<NodeId>,
+}
+
+/// The place of a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotRef {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The storage key within it.
+    pub key: Blob,
+}
+
+/// A request for one page of a partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PageRequest {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Storage keys that begin with this.
+    pub prefix: Blob,
+    /// Storage keys after this one.
+    pub after: Option<Blob>,
+    /// Most records wanted.
+    pub limit: u32,
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// One outcome for each write, in order.
+    Put(Vec<Result<PutDone, ServeError>>),
+    /// One outcome for each key, in order.
+    Get(Vec<Result<GetDone, ServeError>>),
+    /// A page.
+    Scan(ScanDone),
+    /// The cluster.
+    View(ClusterInfo),
+    /// The node.
+    Status(Box<NodeStatus>),
+    /// One outcome for each record, in order.
+    Apply(Vec<Result<(), ServeError>>),
+    /// One outcome for each key, in order.
+    Fetch(Vec<Result<Fetched, ServeError>>),
+    /// A page of a partition: storage keys and records in order, and whether more follow.
+    FetchPage {
+        /// The records.
+        items: Vec<(Blob, Blob)>,
+        /// Whether the partition holds more behind them.
+        more: bool,
+    },
+    /// The request as a whole was refused or failed.
+    Error(ServeError),
+}
+
+/// A write that was acknowledged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PutDone {
+    /// The context after the write: carrying it makes the next write supersede this one and what it had seen.
+    pub context: KeyContext,
+    /// The name of the write.
+    pub dot: Dot,
+    /// Replicas that had it when it was acknowledged.
+    pub acks: u8,
+}
+
+/// What a read found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GetDone {
+    /// The concurrent values, none when the key does not exist.
+    pub siblings: Vec<SiblingInfo>,
+    /// What was seen; carry it into the next write of this key.
+    pub context: KeyContext,
+}
+
+/// One of the concurrent values of a key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiblingInfo {
+    /// The value.
+    pub value: Blob,
+    /// Milliseconds since the Unix epoch from which on it is gone.
+    pub expires_at: Option<u64>,
+    /// The name of the write.
+    pub dot: Dot,
+    /// When it was coordinated.
+    pub stamp: Stamp,
+}
+
+/// A page of a scan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScanDone {
+    /// Keys with what was found under them.
+    pub items: Vec<(Blob, GetDone)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<ScanCursor>,
+}
+
+/// What a replica holds of one key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Fetched {
+    /// Nothing.
+    Missing,
+    /// The record.
+    Record(Blob),
+    /// The record's digest.
+    Digest(u64),
+}
+
+/// The cluster: members, placement and namespaces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// Its name.
+    pub cluster: ClusterName,
+    /// Partitions of the hash space.
+    pub partitions: Partitions,
+    /// The members, sorted by name.
+    pub members: Vec<MemberInfo>,
+    /// The namespaces, sorted by name.
+    pub namespaces: Vec<(Namespace, NamespacePolicy)>,
+    /// The node that answers.
+    pub node: NodeName,
+}
+
+/// One member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Its name.
+    pub name: NodeName,
+    /// Where others and clients reach its data plane: host and port.
+    pub quic: String,
+    /// Its failure zone.
+    pub zone: Zone,
+    /// Its share of the data against others.
+    pub weight: u32,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: NodeName,
+    /// The program's version.
+    pub version: String,
+    /// Seconds since it began to serve.
+    pub uptime_s: u64,
+    /// The kind of its storage.
+    pub engine: String,
+    /// The life of its storage.
+    pub epoch: Epoch,
+    /// The storage's health in a word, with the reason when it is not `ok`.
+    pub health: String,
+    /// Keys in the storage, tombstones and hints among them.
+    pub keys: u64,
+    /// Bytes in the storage, as the engine counts them.
+    pub bytes: u64,
+    /// Hints this node keeps for others.
+    pub hints: u64,
+    /// The peers as this node sees them.
+    pub peers: Vec<PeerStatus>,
+    /// Counts since the start, by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// A peer as a node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: NodeName,
+    /// Its address.
+    pub quic: String,
+    /// `up`, `connecting`, or `down` with the last error.
+    pub state: String,
+    /// Round-trip time in microseconds, when connected.
+    pub rtt_us: Option<u64>,
+}
+
+/// Why a request, or one key of it, failed. The kinds differ by what the client can do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub enum ServeError {
+    /// The request breaks a rule; it will never succeed as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// A limit was met; the text names it.
+    #[error("{0}")]
+    Limit(String),
+    /// The certificate does not allow this.
+    #[error("not permitted: {0}")]
+    Forbidden(String),
+    /// Too few replicas answered.
+    #[error(transparent)]
+    Quorum(#[from] Box<QuorumError>),
+    /// The node cannot serve this now; another may.
+    #[error("{0}; try another node")]
+    Unavailable(String),
+    /// The deadline passed; a write may have been applied.
+    #[error("the deadline passed before an answer: {0}")]
+    Deadline(String),
+    /// A defect of the store.
+    #[error("internal error, please report: {0}")]
+    Internal(String),
+}
+
+impl ServeError {
+    /// Whether the same request may succeed at another time or node.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_))
+    }
+}
+
+/// A quorum that was not met: who answered, who did not and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuorumError {
+    /// `read` or `write`.
+    pub verb: Verb,
+    /// Answers needed.
+    pub needed: u8,
+    /// Nodes that answered.
+    pub got: Vec<NodeName>,
+    /// Nodes that did not, with the reason.
+    pub missing: Vec<(NodeName, String)>,
+    /// Whether a write may still appear, since some replica took it or may have.
+    pub may_appear: bool,
+}
+
+/// Reading or writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+}
+
+impl std::error::Error for QuorumError {}
+
+impl std::fmt::Display for QuorumError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verb = match self.verb {
+            Verb::Read => "read",
+            Verb::Write => "write",
+        };
+        write!(f, "{verb} quorum not met: needed {}, got {}", self.needed, self.got.len())?;
+        for (at, node) in self.got.iter().enumerate() {
+            write!(f, "{}{node}", if at == 0 { " from " } else { ", " })?;
+        }
+        for (at, (node, why)) in self.missing.iter().enumerate() {
+            write!(f, "{}{node} ({why})", if at == 0 { "; not from " } else { ", " })?;
+        }
+        match (self.verb, self.may_appear) {
+            (Verb::Write, true) => f.write_str("; the write may still appear"),
+            (Verb::Write, false) => f.write_str("; the write was not applied anywhere"),
+            (Verb::Read, _) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::blob;
+
+    fn put() -> Request {
+        let item = PutItem {
+            key: Blob::copy(b"k"),
+            value: Some(Blob::copy(b"v")),
+            context: KeyContext::default(),
+            request: RequestId { client: 1, sequence: 2 },
+            ttl: None,
+        };
+        Request::Put(PutRequest {
+            namespace: Namespace::default(),
+            items: vec![item],
+            w: Some(Consistency::Quorum),
+            sloppy: None,
+            retry: false,
+        })
+    }
+
+    fn hex<T: Serialize>(message: &T) -> String {
+        let bytes = postcard::to_stdvec(message).unwrap();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn messages_are_pinned_because_other_versions_read_them() {
+        assert_eq!(hex(&put()), "000764656661756c7401016b010176000001020001010000");
+        assert_eq!(hex(&Request::View), "03");
+        assert_eq!(hex(&Request::Status), "04");
+        assert_eq!(hex(&Request::Apply(Vec::new())), "0500");
+        assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
+        assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
+    }
+
+    #[test]
+    fn a_quorum_error_tells_all() {
+        let name = |name| NodeName::new(name).unwrap();
+        let error = QuorumError {
+            verb: Verb::Write,
+            needed: 2,
+            got: vec![name("n1")],
+            missing: vec![(name("n2"), "connection lost".into()), (name("n3"), "timed out".into())],
+            may_appear: true,
+        };
+        assert_eq!(
+            error.to_string(),
+            "write quorum not met: needed 2, got 1 from n1; not from n2 (connection lost), n3 (timed out); \
+             the write may still appear"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn junk_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            drop(blob::decode::<Request>(&Bytes::from(bytes.clone())));
+            drop(blob::decode::<Reply>(&Bytes::from(bytes)));
+        }
+
+        #[test]
+        fn damaged_messages_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = postcard::to_stdvec(&put()).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            drop(blob::decode::<Request>(&Bytes::from(bytes)));
+        }
+    }
+}
