@@ -9,4 +9,6 @@ pub mod record;
 pub mod version;
 pub mod wire;
 
+pub mod quorum;
+
 pub mod env;

@@ -1,0 +1,232 @@
+//! The quorum of a write, with stand-ins for owners that do not answer (sloppy quorum, Dynamo §4.6).
+
+use std::collections::VecDeque;
+
+use crate::quorum::Miss;
+use crate::types::NodeId;
+
+/// A record to be sent to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Send {
+    /// The receiver.
+    pub to: NodeId,
+    /// The owner it stands in for; it keeps a hint then.
+    pub hint: Option<NodeId>,
+}
+
+/// What to do after a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutStep {
+    /// Wait for more replies.
+    Wait,
+    /// Enough replicas have it: tell the client.
+    Answer,
+    /// No more than too few replicas can have it any more: tell the client.
+    GiveUp,
+}
+
+/// One write on its way to its replicas.
+#[derive(Debug, Clone)]
+pub struct PutQuorum {
+    needed: usize,
+    stand_ins: VecDeque<NodeId>,
+    waiting: Vec<Send>,
+    acked: Vec<Send>,
+    missed: Vec<Miss>,
+    /// Owners that nobody stands in for yet.
+    uncovered: Vec<NodeId>,
+    decided: bool,
+}
+
+impl PutQuorum {
+    /// A write that must be on `needed` replicas. `owners` is the preference list; `stand_ins` are those who may take
+    /// an owner's place, best first, and empty for a strict quorum; `is_up` is what is known of each node's health.
+    /// Returns the decision record and what to send first.
+    pub fn start(
+        needed: u8,
+        owners: &[NodeId],
+        stand_ins: impl IntoIterator<Item = NodeId>,
+        is_up: impl Fn(NodeId) -> bool,
+    ) -> (Self, Vec<Send>) {
+        let mut put = Self {
+            needed: usize::from(needed),
+            stand_ins: stand_ins.into_iter().filter(|node| is_up(*node)).collect(),
+            waiting: Vec::new(),
+            acked: Vec::new(),
+            missed: Vec::new(),
+            uncovered: Vec::new(),
+            decided: false,
+        };
+        let mut sends = Vec::with_capacity(owners.len());
+        for &owner in owners {
+            if is_up(owner) {
+                sends.push(Send { to: owner, hint: None });
+            } else {
+                let why = "is known to be down".to_owned();
+                put.missed.push(Miss { node: owner, why, maybe: false });
+                sends.extend(put.cover(owner));
+            }
+        }
+        put.waiting.clone_from(&sends);
+        (put, sends)
+    }
+
+    /// A replica has the write.
+    pub fn ack(&mut self, node: NodeId) -> PutStep {
+        if let Some(send) = self.take(node) {
+            self.acked.push(send);
+        }
+        self.step()
+    }
+
+    /// A replica failed or did not answer. `maybe` tells whether it may have the write nonetheless. Returns the next
+    /// step, and what to send to a stand-in if there is one.
+    pub fn fail(&mut self, node: NodeId, why: impl Into<String>, maybe: bool) -> (PutStep, Option<Send>) {
+        let Some(send) = self.take(node) else { return (self.step(), None) };
+        self.missed.push(Miss { node, why: why.into(), maybe });
+        let next = self.cover(send.hint.unwrap_or(node));
+        self.waiting.extend(next.clone());
+        (self.step(), next)
+    }
+
+    /// The nodes that have the write.
+    pub fn acked(&self) -> impl Iterator<Item = NodeId> {
+        self.acked.iter().map(|send| send.to)
+    }
+
+    /// The nodes that do not, and why.
+    pub fn missed(&self) -> &[Miss] {
+        &self.missed
+    }
+
+    /// Whether some replica has the write or may have it.
+    pub fn may_appear(&self) -> bool {
+        !self.acked.is_empty() || !self.waiting.is_empty() || self.missed.iter().any(|miss| miss.maybe)
+    }
+
+    /// The owners that neither have the write nor have a stand-in that does: once nothing is waited for any more,
+    /// whoever has the record must keep a hint for them.
+    pub fn uncovered(&self) -> &[NodeId] {
+        &self.uncovered
+    }
+
+    /// Picks a stand-in for an owner.
+    fn cover(&mut self, owner: NodeId) -> Option<Send> {
+        match self.stand_ins.pop_front() {
+            Some(to) => Some(Send { to, hint: Some(owner) }),
+            None => {
+                self.uncovered.push(owner);
+                None
+            }
+        }
+    }
+
+    fn take(&mut self, node: NodeId) -> Option<Send> {
+        let at = self.waiting.iter().position(|send| send.to == node)?;
+        Some(self.waiting.swap_remove(at))
+    }
+
+    /// Answers and gives up once; replies that come later only wait.
+    fn step(&mut self) -> PutStep {
+        let step = if self.decided {
+            PutStep::Wait
+        } else if self.acked.len() >= self.needed {
+            PutStep::Answer
+        } else if self.acked.len() + self.waiting.len() + self.stand_ins.len() < self.needed
+            || self.waiting.is_empty()
+        {
+            PutStep::GiveUp
+        } else {
+            PutStep::Wait
+        };
+        self.decided |= step != PutStep::Wait;
+        step
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OWNERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+
+    fn send(to: u64, hint: Option<u64>) -> Send {
+        Send { to: NodeId(to), hint: hint.map(NodeId) }
+    }
+
+    #[test]
+    fn answers_at_w_and_hints_for_the_owner_that_fails_later() {
+        let (mut put, sends) = PutQuorum::start(2, &OWNERS, [], |_| true);
+        assert_eq!(sends, [send(1, None), send(2, None), send(3, None)]);
+        assert_eq!(put.ack(NodeId(1)), PutStep::Wait);
+        assert_eq!(put.ack(NodeId(3)), PutStep::Answer);
+        assert_eq!(put.fail(NodeId(2), "timed out", true), (PutStep::Wait, None));
+        assert_eq!(put.uncovered(), [NodeId(2)]);
+    }
+
+    #[test]
+    fn a_dead_owner_gets_a_stand_in_at_once_and_a_failing_one_later() {
+        let (mut put, sends) = PutQuorum::start(3, &OWNERS, [NodeId(8), NodeId(9)], |node| node != NodeId(2));
+        assert_eq!(sends, [send(1, None), send(8, Some(2)), send(3, None)]);
+        put.ack(NodeId(1));
+        assert_eq!(put.fail(NodeId(3), "lost", true), (PutStep::Wait, Some(send(9, Some(3)))));
+        assert_eq!(put.fail(NodeId(9), "lost", true), (PutStep::GiveUp, None));
+        assert_eq!(put.uncovered(), [NodeId(3)]);
+        assert!(put.may_appear());
+    }
+
+    #[test]
+    fn a_strict_quorum_gives_up_as_soon_as_it_cannot_be_met() {
+        let (mut put, sends) = PutQuorum::start(2, &OWNERS, [], |node| node == NodeId(1));
+        assert_eq!(sends, [send(1, None)]);
+        assert_eq!(put.ack(NodeId(1)), PutStep::GiveUp);
+        assert_eq!(put.missed().len(), 2);
+        assert!(put.may_appear());
+    }
+
+    #[test]
+    fn nothing_appears_when_nothing_was_sent() {
+        let (mut put, sends) = PutQuorum::start(2, &OWNERS, [], |node| node == NodeId(1));
+        assert_eq!(sends.len(), 1);
+        assert_eq!(put.fail(NodeId(1), "is full", false).0, PutStep::GiveUp);
+        assert!(!put.may_appear());
+    }
+
+    proptest! {
+        /// Whatever fails in whatever order: exactly one decision, it is right, and every owner ends with the write,
+        /// with a stand-in that has it, or uncovered.
+        #[test]
+        fn every_course_decides_once_and_forgets_no_owner(
+            n in 1..6u64, spare in 0..4u64, up in prop::collection::vec(any::<bool>(), 10),
+            fates in prop::collection::vec(any::<bool>(), 12), needed in 1..6u8,
+        ) {
+            let needed = needed.min(u8::try_from(n).unwrap());
+            let owners: Vec<NodeId> = (0..n).map(NodeId).collect();
+            let is_up = |node: NodeId| up[usize::try_from(node.0).unwrap() % up.len()];
+            let (mut put, mut queue) = PutQuorum::start(needed, &owners, (n..n + spare).map(NodeId), is_up);
+            let (mut decisions, mut fates) = (Vec::new(), fates.into_iter().cycle());
+            let nothing_sent = queue.is_empty();
+            while let Some(send) = queue.pop() {
+                let step = if fates.next() == Some(true) {
+                    put.ack(send.to)
+                } else {
+                    let (step, next) = put.fail(send.to, "failed", true);
+                    queue.extend(next);
+                    step
+                };
+                if step != PutStep::Wait { decisions.push(step); }
+            }
+            let met = put.acked().count() >= usize::from(needed);
+            let expected = if nothing_sent { vec![] } else if met { vec![PutStep::Answer] } else { vec![PutStep::GiveUp] };
+            // A quorum may be given up when it only becomes certain that it cannot be met; never the reverse.
+            prop_assert_eq!(decisions, expected);
+            for owner in owners {
+                let direct = put.acked.iter().any(|send| send.to == owner && send.hint.is_none());
+                let stood_in = put.acked.iter().any(|send| send.hint == Some(owner));
+                prop_assert_eq!(direct || stood_in, !put.uncovered().contains(&owner));
+            }
+        }
+    }
+}
