@@ -75,8 +75,10 @@ pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
 /// Longest time a request may ask for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
-/// Bytes of hints one node keeps for one target.
-pub const HINT_BYTES_PER_TARGET_MAX: u64 = 1024 * 1024 * 1024;
+/// Hints one node keeps for one target. Beyond, further ones are refused and counted.
+pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
+/// Hints that are read, delivered and forgotten together.
+pub const HINT_PAGE_MAX: usize = 128;
 /// Longest configuration file that is read.
 pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
 /// Longest certificate or key file that is read.

@@ -70,6 +70,11 @@ impl GetQuorum {
         &self.replies
     }
 
+    /// The replicas that were asked and have not answered yet.
+    pub fn waiting(&self) -> impl Iterator<Item = NodeId> {
+        self.waiting.iter().copied()
+    }
+
     /// The replicas that did not, and why.
     pub fn missed(&self) -> &[Miss] {
         &self.missed

@@ -99,6 +99,11 @@ impl PutQuorum {
         &self.missed
     }
 
+    /// The nodes that have not answered yet.
+    pub fn waiting(&self) -> impl Iterator<Item = NodeId> {
+        self.waiting.iter().map(|send| send.to)
+    }
+
     /// Whether some replica has the write or may have it.
     pub fn may_appear(&self) -> bool {
         !self.acked.is_empty() || !self.waiting.is_empty() || self.missed.iter().any(|miss| miss.maybe)

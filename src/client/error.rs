@@ -1,0 +1,99 @@
+//! What a client can meet, by what its caller can do about it.
+
+use std::fmt;
+
+use crate::net::tls::TlsError;
+use crate::types::Invalid;
+use crate::view::ViewError;
+use crate::wire::rpc::{QuorumError, ServeError};
+
+/// Why an operation failed. [`ClientError::is_retryable`] says whether trying again can help, and
+/// [`ClientError::may_have_applied`] whether a write may have happened nonetheless.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClientError {
+    /// The client was set up wrongly; no node was asked.
+    #[error("{0}")]
+    Config(String),
+    /// The request breaks a rule or a limit, or the certificate does not allow it: it will never succeed as it is.
+    #[error("{0}")]
+    Rejected(ServeError),
+    /// Too few replicas answered.
+    #[error(transparent)]
+    Quorum(Box<QuorumError>),
+    /// No node answered in time or at all.
+    #[error("{0}")]
+    Unreachable(Unreachable),
+    /// A node answered something that this client does not understand: one of the two should be upgraded.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+/// The nodes that were tried, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Whether the deadline ended the tries.
+    pub timed_out: bool,
+    /// Whether some node may have executed the request.
+    pub maybe: bool,
+    /// Nodes with the last reason of each.
+    pub tried: Vec<(String, String)>,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.timed_out { "no answer before the deadline" } else { "no node could be reached" })?;
+        for (at, (node, why)) in self.tried.iter().enumerate() {
+            write!(f, "{}{node}: {why}", if at == 0 { " (" } else { "; " })?;
+        }
+        f.write_str(if self.tried.is_empty() { "" } else { ")" })
+    }
+}
+
+impl ClientError {
+    /// Whether the same operation may succeed later. It is safe to repeat with the same request id, as the client
+    /// itself does until the deadline; a new call has a new one.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Quorum(_) | Self::Unreachable(_) => true,
+            Self::Rejected(error) => error.is_retryable(),
+            Self::Config(_) | Self::Protocol(_) => false,
+        }
+    }
+
+    /// Whether a write that failed with this may be, or become, visible.
+    pub fn may_have_applied(&self) -> bool {
+        match self {
+            Self::Quorum(error) => error.may_appear,
+            Self::Unreachable(unreachable) => unreachable.maybe,
+            Self::Rejected(ServeError::Deadline(_)) | Self::Protocol(_) => true,
+            Self::Rejected(_) | Self::Config(_) => false,
+        }
+    }
+}
+
+impl From<ServeError> for ClientError {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Quorum(error) => Self::Quorum(error),
+            error => Self::Rejected(error),
+        }
+    }
+}
+
+impl From<Invalid> for ClientError {
+    fn from(error: Invalid) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<TlsError> for ClientError {
+    fn from(error: TlsError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<ViewError> for ClientError {
+    fn from(error: ViewError) -> Self {
+        Self::Protocol(format!("the node described a cluster that cannot be: {error}"))
+    }
+}

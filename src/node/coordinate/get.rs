@@ -1,0 +1,328 @@
+//! Coordinating a get: the record from the nearest replica and digests from as many others as R asks for; when they
+//! differ, records from all of them, merged, and written back to those that were behind.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::limits;
+use crate::node::coordinate::{policy, quorum_error};
+use crate::node::core::{Core, Place, slot_ref};
+use crate::node::peers::PeerError;
+use crate::node::replica::Apply;
+use crate::quorum::{GetQuorum, GetStep};
+use crate::record;
+use crate::store::Slot;
+use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
+use crate::version::{Siblings, Version};
+use crate::wire::blob::Blob;
+use crate::wire::rpc::{
+    Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb,
+};
+
+/// Reads each key; one outcome each, in order.
+pub(crate) async fn get(
+    core: &Arc<Core>,
+    request: GetRequest,
+    deadline: Instant,
+) -> Result<Vec<Result<GetDone, ServeError>>, ServeError> {
+    if request.keys.len() > limits::BATCH_KEYS_MAX {
+        let text = format!("{} keys in one request, the limit is {}", request.keys.len(), limits::BATCH_KEYS_MAX);
+        return Err(ServeError::Limit(text));
+    }
+    let policy = policy(core, &request.namespace)?;
+    let needed = request.r.unwrap_or(policy.r).needed(policy.n);
+    let needed = needed.map_err(|error| ServeError::Invalid(format!("R: {error}")))?;
+    core.counters.gets.fetch_add(request.keys.len() as u64, Ordering::Relaxed);
+    let read_one = async |key: &Blob| {
+        let place = core.place(&request.namespace, key);
+        let state = read(core, policy, &place.slot, needed, deadline).await?;
+        Ok(view(policy, &place, &state, core.rest.wall_ms()))
+    };
+    let outcomes = join_all(request.keys.iter().map(read_one)).await;
+    Ok(bound(outcomes))
+}
+
+/// Replaces by errors what would make the reply too large to send.
+fn bound(mut outcomes: Vec<Result<GetDone, ServeError>>) -> Vec<Result<GetDone, ServeError>> {
+    let mut total = 0;
+    let several = outcomes.len() > 1;
+    for outcome in &mut outcomes {
+        let Ok(done) = outcome else { continue };
+        total += done.siblings.iter().map(|sibling| sibling.value.len()).sum::<usize>();
+        if several && total > limits::BATCH_BYTES_MAX {
+            let text = format!("the values of one request hold over {} bytes: ask for fewer", limits::BATCH_BYTES_MAX);
+            *outcome = Err(ServeError::Limit(text));
+        }
+    }
+    outcomes
+}
+
+/// What a client sees of a key's state.
+pub(crate) fn view(policy: &NamespacePolicy, place: &Place, state: &Siblings, wall_ms: u64) -> GetDone {
+    let info = |version: &Version| SiblingInfo {
+        value: Blob(version.value.clone().unwrap_or_default()),
+        expires_at: version.expires_at,
+        dot: version.dot,
+        stamp: version.stamp,
+    };
+    let siblings = match policy.conflict {
+        ConflictPolicy::Siblings => state.live(wall_ms).map(info).collect(),
+        ConflictPolicy::LastWriteWins => state.latest(wall_ms).map(info).into_iter().collect(),
+    };
+    GetDone { siblings, context: KeyContext { position: place.position, context: state.context().clone() } }
+}
+
+/// Reads a key at `needed` replicas.
+async fn read(
+    core: &Arc<Core>,
+    policy: &NamespacePolicy,
+    slot: &Slot,
+    needed: u8,
+    deadline: Instant,
+) -> Result<Siblings, ServeError> {
+    let candidates = candidates(core, policy, slot)?;
+    let mut fast = Asking::start(core, slot, needed, &candidates, false);
+    match fast.decide(deadline).await {
+        GetStep::Agreed => {
+            if let Some(state) = fast.state() {
+                return Ok(state);
+            }
+        }
+        GetStep::Differ(_) => drop(core.counters.digest_mismatches.fetch_add(1, Ordering::Relaxed)),
+        GetStep::Wait | GetStep::GiveUp => return Err(fast.error(needed)),
+    }
+    // Some replicas differ, or the one that had the record failed: take records from all, those that answered first.
+    let answered: Vec<NodeId> = fast.quorum.replies().iter().map(|(node, _)| *node).collect();
+    let others = candidates.iter().copied().filter(|node| !answered.contains(node));
+    let candidates: Vec<NodeId> = answered.iter().copied().chain(others).collect();
+    let mut full = Asking::start(core, slot, needed, &candidates, true);
+    match full.decide(deadline).await {
+        GetStep::Agreed | GetStep::Differ(_) => {}
+        GetStep::Wait | GetStep::GiveUp => return Err(full.error(needed)),
+    }
+    let state = full.merged();
+    full.repair(policy, &state);
+    Ok(state)
+}
+
+/// Whom to ask, best first: this node, near owners, stand-ins for owners that are down, owners that are down.
+fn candidates(core: &Core, policy: &NamespacePolicy, slot: &Slot) -> Result<Vec<NodeId>, ServeError> {
+    let ring = core.view.ring(policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".into()))?;
+    let owners = ring.preference_list(slot.partition);
+    let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_up(**node));
+    up.sort_by_key(|node| (*node != core.id, core.peers.rtt(*node)));
+    if policy.sloppy && !down.is_empty() {
+        let stand_ins = ring.stand_ins(slot.partition).into_iter().filter(|node| core.is_up(*node));
+        up.extend(stand_ins.take(down.len()));
+    }
+    up.extend(down);
+    Ok(up)
+}
+
+/// Merges into this replica what the other owners hold of a key, as far as they answer.
+pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], deadline: Instant) {
+    let others: Vec<NodeId> =
+        owners.iter().copied().filter(|node| *node != core.id && core.peers.is_connected(*node)).collect();
+    let deadline = deadline.min(Instant::now() + core.timeouts.replica / 2);
+    let answers = others.iter().map(|node| ask(core.clone(), *node, slot.clone(), false, deadline));
+    for (node, answer) in join_all(answers).await {
+        match answer {
+            Ok(Fetched::Record(record)) => {
+                let apply = Apply { slot: slot.clone(), record: record.0, hints: Vec::new() };
+                if let Err(error) = core.replica.apply(apply).await {
+                    tracing::debug!(%node, %error, "could not learn a record before a retried write");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%node, error = error.why, "could not ask before a retried write"),
+        }
+    }
+}
+
+type Asked = BoxFuture<'static, (NodeId, Result<Fetched, PeerError>)>;
+
+/// A read under way at several replicas.
+struct Asking<'a> {
+    core: &'a Arc<Core>,
+    slot: &'a Slot,
+    quorum: GetQuorum,
+    asked: FuturesUnordered<Asked>,
+    records: Vec<(NodeId, Option<Bytes>)>,
+    /// Whether records are wanted of all, or of the first only.
+    full: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn start(core: &'a Arc<Core>, slot: &'a Slot, needed: u8, candidates: &[NodeId], full: bool) -> Self {
+        let (quorum, first) = GetQuorum::start(needed, candidates.iter().copied());
+        let mut asking = Self { core, slot, quorum, asked: FuturesUnordered::new(), records: Vec::new(), full };
+        for (place, node) in first.into_iter().enumerate() {
+            asking.ask(node, !full && place > 0);
+        }
+        asking
+    }
+
+    fn ask(&mut self, node: NodeId, digest_only: bool) {
+        let deadline = Instant::now() + self.core.timeouts.replica;
+        self.asked.push(Box::pin(ask(self.core.clone(), node, self.slot.clone(), digest_only, deadline)));
+    }
+
+    /// Goes on until enough have answered or too few can; asks one more whenever the hedge time passes in silence.
+    async fn decide(&mut self, deadline: Instant) -> GetStep {
+        timeout_at(deadline, self.decide_in_time()).await.unwrap_or(GetStep::Wait)
+    }
+
+    async fn decide_in_time(&mut self) -> GetStep {
+        loop {
+            let hedge = sleep(self.core.timeouts.hedge);
+            let step = tokio::select! {
+                biased;
+                answer = self.asked.next() => match answer {
+                    Some((node, answer)) => self.take(node, answer),
+                    None => GetStep::GiveUp,
+                },
+                () = hedge => {
+                    if let Some(node) = self.quorum.more() {
+                        self.core.counters.hedges.fetch_add(1, Ordering::Relaxed);
+                        // The slow one may be the one that was asked for the record.
+                        self.ask(node, false);
+                    }
+                    GetStep::Wait
+                }
+            };
+            if step != GetStep::Wait {
+                return step;
+            }
+        }
+    }
+
+    fn take(&mut self, node: NodeId, answer: Result<Fetched, PeerError>) -> GetStep {
+        let digest = match answer {
+            Ok(Fetched::Missing) => None,
+            Ok(Fetched::Digest(digest)) => Some(digest),
+            Ok(Fetched::Record(record)) => {
+                let digest = record::digest(&record);
+                self.records.push((node, Some(record.0)));
+                digest
+            }
+            Err(error) => {
+                let (step, next) = self.quorum.fail(node, error.why);
+                if let Some(node) = next {
+                    self.ask(node, false);
+                }
+                return step;
+            }
+        };
+        if digest.is_none() {
+            self.records.push((node, None));
+        }
+        self.quorum.reply(node, digest)
+    }
+
+    /// The state all agree on. `None` when no record came, though they have one.
+    fn state(&self) -> Option<Siblings> {
+        let (_, record) = self.records.first()?;
+        match record {
+            None => Some(Siblings::new()),
+            Some(record) => record::decode(self.core.view.hash(), &self.slot.key, record).ok(),
+        }
+    }
+
+    /// All that was received, merged. What fails its checksum was refused by the replica that holds it.
+    fn merged(&self) -> Siblings {
+        let mut state = Siblings::new();
+        for record in self.records.iter().filter_map(|(_, record)| record.as_ref()) {
+            match record::decode(self.core.view.hash(), &self.slot.key, record) {
+                Ok(other) => state.merge(&other),
+                Err(error) => tracing::warn!(%error, "a replica sent a record that cannot be read"),
+            }
+        }
+        state
+    }
+
+    /// Sends the merged state to the replicas that answered with less, without keeping the reader waiting.
+    fn repair(&self, policy: &NamespacePolicy, state: &Siblings) {
+        let merged = record::encode(self.core.view.hash(), &self.slot.key, state);
+        let digest = record::digest(&merged);
+        let owners = self.core.view.ring(policy.n).map_or(&[][..], |ring| ring.preference_list(self.slot.partition));
+        // A stand-in that holds nothing need not hold anything.
+        let behind = self.quorum.replies().iter().filter(|(node, held)| *held != digest && owners.contains(node));
+        let behind: Vec<NodeId> = behind.map(|(node, _)| *node).collect();
+        if behind.is_empty() {
+            return;
+        }
+        self.core.counters.read_repairs.fetch_add(behind.len() as u64, Ordering::Relaxed);
+        self.core.rest.spawn("read-repair", repair(self.core.clone(), self.slot.clone(), merged, behind));
+    }
+
+    fn error(&self, needed: u8) -> ServeError {
+        let got: Vec<NodeId> = self.quorum.replies().iter().map(|(node, _)| *node).collect();
+        let mut missed = self.quorum.missed().to_vec();
+        missed.extend(self.quorum.waiting().map(|node| crate::quorum::Miss {
+            node,
+            why: "did not answer before the deadline".to_owned(),
+            maybe: false,
+        }));
+        quorum_error(self.core, Verb::Read, needed, got, &missed, false)
+    }
+}
+
+/// Asks one replica, which may be this node's own.
+async fn ask(
+    core: Arc<Core>,
+    node: NodeId,
+    slot: Slot,
+    digest_only: bool,
+    deadline: Instant,
+) -> (NodeId, Result<Fetched, PeerError>) {
+    let answers = if node == core.id {
+        Ok(fetch(&core, vec![slot], digest_only).await)
+    } else {
+        core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, deadline).await
+    };
+    let answer = answers.and_then(|mut answers| match answers.pop() {
+        Some(answer) => answer.map_err(PeerError::from),
+        None => Err(PeerError { why: "sent an empty reply".to_owned(), maybe: false }),
+    });
+    (node, answer)
+}
+
+/// What this node's replica holds of these keys, checked; one outcome each.
+pub(crate) async fn fetch(core: &Core, slots: Vec<Slot>, digest_only: bool) -> Vec<Result<Fetched, ServeError>> {
+    let records = match core.replica.fetch(slots.clone()).await {
+        Ok(records) => records,
+        Err(error) => return slots.iter().map(|_| Err(error.clone())).collect(),
+    };
+    let answer = |(slot, record): (&Slot, Option<Bytes>)| {
+        let Some(record) = record else { return Ok(Fetched::Missing) };
+        core.replica.verify(core.view.hash(), slot, &record)?;
+        match record::digest(&record) {
+            Some(digest) if digest_only => Ok(Fetched::Digest(digest)),
+            _ => Ok(Fetched::Record(Blob(record))),
+        }
+    };
+    slots.iter().zip(records).map(answer).collect()
+}
+
+/// Writes a merged record to replicas that were behind.
+async fn repair(core: Arc<Core>, slot: Slot, merged: Bytes, behind: Vec<NodeId>) {
+    let deadline = Instant::now() + core.timeouts.replica;
+    for node in behind {
+        let result = if node == core.id {
+            let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new() };
+            core.replica.apply(apply).await.map_err(PeerError::from)
+        } else {
+            let write = ReplicaWrite { slot: slot_ref(&slot), record: Blob(merged.clone()), hints: Vec::new() };
+            core.peers.apply(node, vec![write], deadline).await.map(drop)
+        };
+        if let Err(error) = result {
+            tracing::debug!(%node, error = error.why, "read repair failed; the next read tries again");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Coordinating a put: name the version here, send it to the other owners, answer at W, finish the rest in the
+//! background.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout_at};
+
+use crate::limits;
+use crate::net::Identity;
+use crate::node::coordinate::{get, policy, quorum_error};
+use crate::node::core::{Core, Place, slot_ref};
+use crate::node::peers::PeerError;
+use crate::node::replica::{Mint, Minted};
+use crate::quorum::{PutQuorum, PutStep, Send};
+use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
+use crate::wire::blob::Blob;
+use crate::wire::rpc::{KeyContext, PutDone, PutItem, PutRequest, ReplicaWrite, Reply, Request, ServeError, Verb};
+
+/// Writes each item; one outcome each, in order.
+pub(crate) async fn put(
+    core: &Arc<Core>,
+    from: &Identity,
+    request: PutRequest,
+    deadline: Instant,
+) -> Result<Vec<Result<PutDone, ServeError>>, ServeError> {
+    if request.items.len() > limits::BATCH_KEYS_MAX {
+        let text = format!("{} keys in one request, the limit is {}", request.items.len(), limits::BATCH_KEYS_MAX);
+        return Err(ServeError::Limit(text));
+    }
+    let policy = policy(core, &request.namespace)?;
+    let needed = request.w.unwrap_or(policy.w).needed(policy.n);
+    let needed = needed.map_err(|error| ServeError::Invalid(format!("W: {error}")))?;
+    let sloppy = request.sloppy.unwrap_or(policy.sloppy);
+    core.counters.puts.fetch_add(request.items.len() as u64, Ordering::Relaxed);
+    let forwarded = matches!(from, Identity::Node(_));
+    let PutRequest { namespace, items, w, retry, .. } = request;
+    let head = PutRequest { namespace, items: Vec::new(), w, sloppy: Some(sloppy), retry };
+    let one = Coordination { core, policy, needed, sloppy, forwarded, deadline, head: &head };
+    Ok(join_all(items.into_iter().map(|item| one.put(item))).await)
+}
+
+/// What the items of one request have in common.
+struct Coordination<'a> {
+    core: &'a Arc<Core>,
+    policy: &'a NamespacePolicy,
+    needed: u8,
+    sloppy: bool,
+    /// Whether another node sent the request here; it is not sent on again then.
+    forwarded: bool,
+    deadline: Instant,
+    /// The request without its items.
+    head: &'a PutRequest,
+}
+
+impl Coordination<'_> {
+    async fn put(&self, item: PutItem) -> Result<PutDone, ServeError> {
+        check(&item)?;
+        let core = self.core;
+        let place = core.place(&self.head.namespace, &item.key);
+        check_context(&item.context, &place)?;
+        let ring = core.view.ring(self.policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".into()))?;
+        let owners = ring.preference_list(place.slot.partition);
+        let stand_ins = if self.sloppy { ring.stand_ins(place.slot.partition) } else { Vec::new() };
+        let owner = owners.contains(&core.id);
+        if !owner {
+            if owners.iter().any(|owner| core.is_reachable(*owner)) || !stand_ins.contains(&core.id) {
+                return self.forward(item, owners).await;
+            }
+            core.counters.stand_ins.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.head.retry {
+            // An earlier attempt may have reached others but not this node: knowing of it keeps it from being
+            // written a second time.
+            get::learn(core, &place.slot, owners, self.deadline).await;
+        }
+        let stand_in_for = if owner { Vec::new() } else { owners.to_vec() };
+        let expires_at = item.ttl.or(self.policy.ttl).map(|ttl| {
+            core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+        });
+        let mint = Mint {
+            slot: place.slot.clone(),
+            seen: (self.policy.conflict == ConflictPolicy::Siblings).then_some(item.context.context),
+            request: item.request,
+            expires_at,
+            value: item.value.map(|value| value.0),
+            stand_in_for,
+        };
+        let minted = core.replica.mint(mint).await?;
+        // Standing in, this node comes first among the stand-ins, since it has the record already.
+        let own = (!owner).then_some(core.id);
+        let others = stand_ins.into_iter().filter(|node| *node != core.id);
+        let (quorum, sends) = PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| {
+            core.is_reachable(node)
+        });
+        let spread = Spread::start(core.clone(), &place, minted, quorum, sends);
+        self.finish(spread, &place).await
+    }
+
+    /// Waits for the decision, answers, and leaves the rest to the background.
+    async fn finish(&self, mut spread: Spread, place: &Place) -> Result<PutDone, ServeError> {
+        let core = self.core;
+        let decided = timeout_at(self.deadline, spread.decide()).await;
+        let quorum = &spread.quorum;
+        let result = match decided {
+            Ok(PutStep::Answer) => Ok(PutDone {
+                context: KeyContext { position: place.position, context: spread.minted.context.clone() },
+                dot: spread.minted.dot,
+                acks: u8::try_from(quorum.acked().count()).unwrap_or(u8::MAX),
+            }),
+            Ok(_) => {
+                Err(quorum_error(core, Verb::Write, self.needed, quorum.acked(), quorum.missed(), quorum.may_appear()))
+            }
+            Err(_) => {
+                let mut missed = quorum.missed().to_vec();
+                missed.extend(quorum.waiting().map(|node| crate::quorum::Miss {
+                    node,
+                    why: "did not answer before the deadline".to_owned(),
+                    maybe: true,
+                }));
+                Err(quorum_error(core, Verb::Write, self.needed, quorum.acked(), &missed, true))
+            }
+        };
+        if !spread.is_done() {
+            core.rest.spawn("put-rest", spread.rest());
+        }
+        result
+    }
+
+    /// Hands the write to an owner; tries the next where it certainly was not executed, or marks it as a retry.
+    async fn forward(&self, item: PutItem, owners: &[NodeId]) -> Result<PutDone, ServeError> {
+        let core = self.core;
+        if self.forwarded {
+            let text = "this node is no owner of the key, and the sender thought so: their configurations differ";
+            return Err(ServeError::Unavailable(text.to_owned()));
+        }
+        core.counters.forwarded.fetch_add(1, Ordering::Relaxed);
+        let mut request = PutRequest { items: vec![item], ..self.head.clone() };
+        let mut missed = Vec::new();
+        let (up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|owner| core.peers.is_up(**owner));
+        for owner in up.into_iter().chain(down) {
+            let answer = core.peers.request(owner, &Request::Put(request.clone()), self.deadline).await;
+            let error = match answer {
+                Ok(Reply::Put(mut outcomes)) if outcomes.len() == 1 => match outcomes.remove(0) {
+                    Err(ServeError::Unavailable(why)) => PeerError { why, maybe: false },
+                    outcome => return outcome,
+                },
+                Ok(Reply::Error(ServeError::Unavailable(why))) => PeerError { why, maybe: false },
+                Ok(Reply::Error(error)) => return Err(error),
+                Ok(_) => PeerError { why: "sent a reply of the wrong kind".to_owned(), maybe: true },
+                Err(error) => error,
+            };
+            request.retry |= error.maybe;
+            missed.push(crate::quorum::Miss { node: owner, why: error.why, maybe: error.maybe });
+        }
+        let maybe = missed.iter().any(|miss| miss.maybe);
+        Err(quorum_error(core, Verb::Write, self.needed, [], &missed, maybe))
+    }
+}
+
+type Sent = BoxFuture<'static, (NodeId, Result<(), PeerError>)>;
+
+/// A version on its way to its replicas.
+struct Spread {
+    core: Arc<Core>,
+    write: ReplicaWrite,
+    minted: Minted,
+    place: Place,
+    quorum: PutQuorum,
+    sends: FuturesUnordered<Sent>,
+    step: PutStep,
+}
+
+impl Spread {
+    fn start(core: Arc<Core>, place: &Place, minted: Minted, mut quorum: PutQuorum, sends: Vec<Send>) -> Self {
+        let write =
+            ReplicaWrite { slot: slot_ref(&place.slot), record: Blob(minted.record.clone()), hints: Vec::new() };
+        // This node has the record: that is the first acknowledgement.
+        let step = quorum.ack(core.id);
+        let mut spread =
+            Self { core, write, minted, place: place.clone(), quorum, sends: FuturesUnordered::new(), step };
+        sends.into_iter().for_each(|send| spread.send(send));
+        spread
+    }
+
+    fn send(&mut self, send: Send) {
+        if send.to == self.core.id {
+            return;
+        }
+        if send.hint.is_some() {
+            self.core.counters.stand_ins.fetch_add(1, Ordering::Relaxed);
+        }
+        let core = self.core.clone();
+        let mut write = self.write.clone();
+        write.hints.extend(send.hint);
+        let deadline = Instant::now() + core.timeouts.replica;
+        self.sends.push(Box::pin(async move {
+            let outcome = core.peers.apply(send.to, vec![write], deadline).await;
+            let outcome = outcome.and_then(|mut outcomes| match outcomes.pop() {
+                Some(outcome) => outcome.map_err(PeerError::from),
+                None => Err(PeerError { why: "sent an empty reply".to_owned(), maybe: true }),
+            });
+            (send.to, outcome)
+        }));
+    }
+
+    /// Goes on until the quorum is met or cannot be met.
+    async fn decide(&mut self) -> PutStep {
+        while self.step == PutStep::Wait {
+            match self.sends.next().await {
+                Some((node, outcome)) => self.step = self.take(node, outcome),
+                None => self.step = PutStep::GiveUp,
+            }
+        }
+        self.step
+    }
+
+    fn take(&mut self, node: NodeId, outcome: Result<(), PeerError>) -> PutStep {
+        match outcome {
+            Ok(()) => self.quorum.ack(node),
+            Err(error) => {
+                let (step, next) = self.quorum.fail(node, error.why, error.maybe);
+                if let Some(send) = next {
+                    self.send(send);
+                }
+                step
+            }
+        }
+    }
+
+    /// Whether every replica has answered and every owner is provided for.
+    fn is_done(&self) -> bool {
+        self.sends.is_empty() && self.quorum.uncovered().is_empty()
+    }
+
+    /// Waits for the slow replicas, then keeps hints for the owners that nobody else keeps them for.
+    async fn rest(mut self) {
+        while let Some((node, outcome)) = self.sends.next().await {
+            self.take(node, outcome);
+        }
+        let targets = self.quorum.uncovered().iter().copied().filter(|owner| *owner != self.core.id).collect();
+        self.core.hints.keep(&self.core, self.place.slot, targets).await;
+    }
+}
+
+/// Refuses what breaks a limit.
+fn check(item: &PutItem) -> Result<(), ServeError> {
+    if item.key.is_empty() {
+        return Err(ServeError::Invalid("the key is empty: keys have 1 byte or more".to_owned()));
+    }
+    if item.key.len() > limits::KEY_MAX {
+        return Err(ServeError::Limit(format!("the key has {} bytes, the limit is {}", item.key.len(), limits::KEY_MAX)));
+    }
+    let len = item.value.as_ref().map_or(0, |value| value.len());
+    if len > limits::VALUE_MAX {
+        return Err(ServeError::Limit(format!("the value has {len} bytes, the limit is {}", limits::VALUE_MAX)));
+    }
+    Ok(())
+}
+
+/// Refuses a context that was not read from this key: it would supersede versions that nobody has seen.
+fn check_context(context: &KeyContext, place: &Place) -> Result<(), ServeError> {
+    if context.context.is_empty() {
+        return Ok(());
+    }
+    if !context.context.is_valid() {
+        return Err(ServeError::Invalid("the causal context is malformed: use one that a read returned".to_owned()));
+    }
+    if context.position != place.position {
+        return Err(ServeError::Invalid("the causal context belongs to another key: read this key first".to_owned()));
+    }
+    Ok(())
+}

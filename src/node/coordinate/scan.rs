@@ -1,0 +1,177 @@
+//! Coordinating a scan: partition after partition, each read at R replicas whose ordered pages are merged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream;
+use tokio::time::Instant;
+
+use crate::limits;
+use crate::node::coordinate::{get, policy, quorum_error};
+use crate::node::core::Core;
+use crate::node::peers::PeerError;
+use crate::quorum::Miss;
+use crate::record;
+use crate::types::{Namespace, NamespacePolicy, NodeId, PartitionId};
+use crate::version::Siblings;
+use crate::wire::blob::Blob;
+use crate::wire::rpc::{GetDone, PageRequest, ScanCursor, ScanDone, ScanRequest, ServeError, Verb};
+
+/// Partitions that are read ahead of the one being returned: most hold little.
+const AHEAD: usize = 16;
+
+/// Reads one page.
+pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, deadline: Instant) -> Result<ScanDone, ServeError> {
+    let policy = policy(core, &request.namespace)?;
+    let needed = request.r.unwrap_or(policy.r).needed(policy.n);
+    let needed = needed.map_err(|error| ServeError::Invalid(format!("R: {error}")))?;
+    core.counters.scans.fetch_add(1, Ordering::Relaxed);
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
+    let ScanRequest { namespace, prefix, cursor, keys_only, .. } = request;
+    let prefix = record::storage_key(&namespace, &prefix);
+    let start = cursor.unwrap_or(ScanCursor { partition: PartitionId(0), after: None });
+    let partitions = core.view.info().partitions.count();
+    let scan = Scan { core, policy, needed, namespace, prefix, limit, deadline, keys_only };
+
+    let mut done = ScanDone { items: Vec::new(), next: None };
+    let mut bytes = 0;
+    let pages = stream::iter(start.partition.0..partitions).map(|partition| {
+        let after = start.after.clone().filter(|_| partition == start.partition.0);
+        scan.partition(PartitionId(partition), after)
+    });
+    let mut pages = std::pin::pin!(pages.buffered(AHEAD));
+    while let Some(page) = pages.next().await {
+        let page = page?;
+        for (key, found) in page.items {
+            bytes += key.len() + found.siblings.iter().map(|sibling| sibling.value.len()).sum::<usize>();
+            done.items.push((Blob(key.clone()), found));
+            if done.items.len() >= limit || bytes >= limits::SCAN_PAGE_BYTES {
+                done.next = Some(ScanCursor { partition: page.partition, after: Some(Blob(key)) });
+                return Ok(done);
+            }
+        }
+        if page.unfinished {
+            let after = page.after.map(Blob);
+            done.next = Some(ScanCursor { partition: page.partition, after });
+            return Ok(done);
+        }
+    }
+    Ok(done)
+}
+
+struct Scan<'a> {
+    core: &'a Arc<Core>,
+    policy: &'a NamespacePolicy,
+    needed: u8,
+    namespace: Namespace,
+    prefix: Bytes,
+    limit: usize,
+    deadline: Instant,
+    keys_only: bool,
+}
+
+/// What a partition gave.
+struct Page {
+    partition: PartitionId,
+    items: Vec<(Bytes, GetDone)>,
+    /// The last user key that was looked at, when there is more behind it.
+    after: Option<Bytes>,
+    unfinished: bool,
+}
+
+impl Scan<'_> {
+    /// Reads a page of one partition and keeps what a client sees.
+    async fn partition(&self, partition: PartitionId, after: Option<Blob>) -> Result<Page, ServeError> {
+        let after = after.map(|key| record::storage_key(&self.namespace, &key));
+        let replies = self.replies(partition, after).await?;
+        // Beyond the end of the shortest unfinished page some replica's keys are not known yet.
+        let unfinished = replies.iter().filter(|(_, more)| *more);
+        let horizon = unfinished.filter_map(|(items, _)| items.last().map(|(key, _)| key.clone())).min();
+        let mut merged: BTreeMap<Bytes, Siblings> = BTreeMap::new();
+        for (key, record) in replies.into_iter().flat_map(|(items, _)| items) {
+            if horizon.as_ref().is_some_and(|horizon| key > *horizon) {
+                continue;
+            }
+            match record::decode(self.core.view.hash(), &key, &record) {
+                Ok(state) => merged.entry(key).or_default().merge(&state),
+                Err(error) => tracing::warn!(%partition, %error, "a scan left out a record that cannot be read"),
+            }
+        }
+        let wall_ms = self.core.rest.wall_ms();
+        let items = merged.iter().filter_map(|(stored, state)| {
+            let (_, key) = record::split_storage_key(stored)?;
+            let mut found = get::view(self.policy, &self.core.place(&self.namespace, &key), state, wall_ms);
+            if self.keys_only {
+                found.siblings.iter_mut().for_each(|sibling| sibling.value = Blob::default());
+            }
+            (!found.siblings.is_empty()).then_some((key, found))
+        });
+        let items = items.collect();
+        let after = horizon.as_ref().and_then(record::split_storage_key).map(|(_, key)| key);
+        Ok(Page { partition, items, unfinished: after.is_some(), after })
+    }
+
+    /// Pages from `needed` replicas.
+    async fn replies(
+        &self,
+        partition: PartitionId,
+        after: Option<Bytes>,
+    ) -> Result<Vec<(Vec<(Bytes, Bytes)>, bool)>, ServeError> {
+        let core = self.core;
+        let ring = core.view.ring(self.policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".into()))?;
+        let owners = ring.preference_list(partition);
+        let (mut order, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_up(**node));
+        order.sort_by_key(|node| (*node != core.id, core.peers.rtt(*node)));
+        order.extend(down);
+        let mut order = order.into_iter();
+        let (mut replies, mut missed, mut got) = (Vec::new(), Vec::new(), Vec::new());
+        let needed = usize::from(self.needed);
+        while replies.len() < needed {
+            let next: Vec<NodeId> = order.by_ref().take(needed - replies.len()).collect();
+            if next.is_empty() {
+                return Err(quorum_error(core, Verb::Read, self.needed, got, &missed, false));
+            }
+            let answers = join_all(next.iter().map(|node| self.ask(*node, partition, after.clone()))).await;
+            for (node, answer) in next.into_iter().zip(answers) {
+                match answer {
+                    Ok(page) => {
+                        got.push(node);
+                        replies.push(page);
+                    }
+                    Err(error) => missed.push(Miss { node, why: error.why, maybe: false }),
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn ask(
+        &self,
+        node: NodeId,
+        partition: PartitionId,
+        after: Option<Bytes>,
+    ) -> Result<(Vec<(Bytes, Bytes)>, bool), PeerError> {
+        let limit = u32::try_from(self.limit).unwrap_or(u32::MAX);
+        let prefix = Blob(self.prefix.clone());
+        let request = PageRequest { partition, prefix, after: after.map(Blob), limit };
+        if node == self.core.id {
+            page(self.core, &request).await.map_err(PeerError::from)
+        } else {
+            let deadline = self.deadline.min(Instant::now() + self.core.timeouts.replica);
+            self.core.peers.page(node, request, deadline).await
+        }
+    }
+}
+
+/// A page of this node's own replica.
+pub(crate) async fn page(core: &Core, request: &PageRequest) -> Result<(Vec<(Bytes, Bytes)>, bool), ServeError> {
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
+    let after = request.after.as_ref().map(|after| &after[..]);
+    let page = core.engine.scan(request.partition, &request.prefix, after, limit, limits::SCAN_PAGE_BYTES).await;
+    let page = page.map_err(|error| crate::node::replica::storage_error(&error))?;
+    Ok((page.items, page.more))
+}

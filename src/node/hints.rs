@@ -1,0 +1,167 @@
+//! Hinted handoff: what an owner missed is sent to it once it is back.
+//!
+//! Markers (see [`crate::node::replica::marker`]) are made by the write path; this counts them against a budget and
+//! delivers them, paced, one page after another. A node that only stood in forgets the record with its last marker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::limits;
+use crate::node::core::{Core, slot_ref};
+use crate::node::replica::HintDone;
+use crate::node::replica::marker::{self, Marker};
+use crate::record;
+use crate::store::Slot;
+use crate::types::NodeId;
+use crate::wire::blob::Blob;
+use crate::wire::rpc::{ReplicaWrite, ServeError};
+
+/// How often the markers of reachable targets are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How many hints are kept for each target. Renewals count anew until the markers are next counted, so this may be
+/// too high for a while, never too low.
+#[derive(Debug)]
+pub(crate) struct HintBudget {
+    kept: BTreeMap<NodeId, AtomicU64>,
+}
+
+impl HintBudget {
+    /// An empty budget for each member.
+    pub(crate) fn new(members: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { kept: members.into_iter().map(|node| (node, AtomicU64::new(0))).collect() }
+    }
+
+    /// Hints kept in all.
+    pub(crate) fn total(&self) -> u64 {
+        self.kept.values().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Takes room for one more hint; false when the target's budget is spent.
+    pub(crate) fn admit(&self, target: NodeId) -> bool {
+        let Some(count) = self.kept.get(&target) else { return false };
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| {
+            (kept < limits::HINTS_PER_TARGET_MAX).then_some(kept + 1)
+        })
+        .is_ok()
+    }
+
+    fn set(&self, target: NodeId, kept: u64) {
+        if let Some(count) = self.kept.get(&target) {
+            count.store(kept, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps hints for a record that is on this node.
+    pub(crate) async fn keep(&self, core: &Core, slot: Slot, targets: Vec<NodeId>) {
+        let (admitted, refused): (Vec<NodeId>, Vec<NodeId>) = targets.into_iter().partition(|node| self.admit(*node));
+        core.counters.hints_refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
+        if admitted.is_empty() {
+            return;
+        }
+        core.counters.hints_kept.fetch_add(admitted.len() as u64, Ordering::Relaxed);
+        if let Err(error) = core.replica.hint(slot, admitted).await {
+            core.counters.hints_refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%error, "a hint could not be kept; read repair has to find what the owner missed");
+        }
+    }
+}
+
+/// Delivers hints until the scope of `core` is stopped.
+pub(crate) async fn deliver(core: Arc<Core>) {
+    let targets: Vec<NodeId> = core.view.members().keys().copied().filter(|node| *node != core.id).collect();
+    let mut counted = false;
+    loop {
+        for target in &targets {
+            // Unreachable targets are looked at once, so that what was kept before a restart is known.
+            if core.peers.is_connected(*target) || !counted {
+                deliver_to(&core, *target).await;
+            }
+        }
+        counted = true;
+        tokio::select! {
+            biased;
+            () = core.rest.stopped() => return,
+            () = sleep(TICK) => {}
+        }
+    }
+}
+
+/// Walks all markers of one target; delivers while it answers, and counts what is left.
+async fn deliver_to(core: &Arc<Core>, target: NodeId) {
+    let prefix = marker::prefix(target);
+    let mut after: Option<Bytes> = None;
+    let mut left = 0;
+    let mut reachable = core.peers.is_connected(target);
+    loop {
+        let page = core
+            .engine
+            .scan(marker::HINTS, &prefix, after.as_deref(), limits::HINT_PAGE_MAX, limits::SCAN_PAGE_BYTES)
+            .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::debug!(%error, "hints cannot be read now");
+                return;
+            }
+        };
+        after = page.items.last().map(|(key, _)| key.clone());
+        let count = page.items.len();
+        let delivered = if reachable { deliver_page(core, target, page.items).await } else { 0 };
+        reachable &= delivered > 0;
+        left += count.saturating_sub(delivered) as u64;
+        if !page.more || core.rest.is_stopping() {
+            break;
+        }
+    }
+    core.hints.set(target, left);
+}
+
+/// Delivers one page; returns how many hints reached their target.
+async fn deliver_page(core: &Arc<Core>, target: NodeId, items: Vec<(Bytes, Bytes)>) -> usize {
+    let outcomes = join_all(items.into_iter().map(|(key, value)| deliver_one(core, target, key, value))).await;
+    let mut delivered = 0;
+    for outcome in outcomes {
+        match outcome {
+            Ok(()) => delivered += 1,
+            Err(error) => tracing::debug!(%target, %error, "a hint was not delivered"),
+        }
+    }
+    core.counters.hints_delivered.fetch_add(delivered as u64, Ordering::Relaxed);
+    if delivered > 0 {
+        tracing::debug!(%target, delivered, "hints delivered");
+    }
+    delivered
+}
+
+async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes) -> Result<(), ServeError> {
+    let broken = || ServeError::Internal("a hint marker is damaged".to_owned());
+    let slot = marker::record_slot(&key).ok_or_else(broken)?;
+    let marked = Marker::decode(&value).ok_or_else(broken)?.digest;
+    let record = core.replica.fetch(vec![slot.clone()]).await?.pop().flatten();
+    if let Some(record) = &record {
+        core.replica.verify(core.view.hash(), &slot, record)?;
+        let write = ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new() };
+        let deadline = Instant::now() + core.timeouts.replica;
+        let outcomes = core.peers.apply(target, vec![write], deadline).await;
+        let outcomes = outcomes.map_err(|error| ServeError::Unavailable(error.why))?;
+        outcomes.into_iter().collect::<Result<Vec<()>, ServeError>>()?;
+    }
+    let delivered = record.as_deref().and_then(record::digest);
+    let drop_with = drop_with(core, &slot);
+    core.replica.hint_done(HintDone { slot, target, marked, delivered, drop_with }).await
+}
+
+/// The owners of a record, when this node is none of them.
+fn drop_with(core: &Core, slot: &Slot) -> Option<Vec<NodeId>> {
+    let (namespace, _) = record::split_storage_key(&slot.key)?;
+    let ring = core.view.ring(core.view.policy(&namespace)?.n)?;
+    let owners = ring.preference_list(slot.partition);
+    (!owners.contains(&core.id)).then(|| owners.to_vec())
+}

@@ -1,0 +1,121 @@
+//! A node: storage, the other members, and the services between them, started and shut down in order.
+//!
+//! `replica` is the only door into the storage, `coordinate` drives one request, `hints` hands over what owners missed,
+//! `serve` is the door for requests. Nothing here reads files of configuration or prints.
+
+
+mod coordinate;
+mod core;
+mod hints;
+pub mod keys;
+mod peers;
+mod replica;
+mod serve;
+mod status;
+mod timeouts;
+
+pub use timeouts::Timeouts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::env::Env;
+use crate::hash::ClusterHash;
+use crate::net::Endpoint;
+use crate::node::core::{Core, Counters};
+use crate::node::hints::HintBudget;
+use crate::node::peers::Peers;
+use crate::node::replica::Replica;
+use crate::node::serve::Serve;
+use crate::store::{Engine, StoreError};
+use crate::types::NodeName;
+use crate::view::{ClusterView, ViewError};
+use crate::wire::rpc::ClusterInfo;
+
+/// What a node is made of besides its own services: plain values and the two edges, open already.
+#[derive(Debug)]
+pub struct Parts {
+    /// The cluster, with this node among its members and its name in [`ClusterInfo::node`].
+    pub cluster: ClusterInfo,
+    /// The open storage.
+    pub engine: Engine,
+    /// The open network.
+    pub endpoint: Endpoint,
+    /// Limits of waiting.
+    pub timeouts: Timeouts,
+    /// How far a stamp of another node may lead this one's wall clock before it is not followed.
+    pub clock_drift: Duration,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The cluster's description contradicts itself.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The node is not in its own cluster.
+    #[error("{0} is not among the members: add it to [[members]]")]
+    NotAMember(NodeName),
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    core: Arc<Core>,
+    endpoint: Endpoint,
+    /// The scope of the replica's loops, which outlive every service that may write.
+    storage: Env,
+}
+
+impl Node {
+    /// Starts the services; requests are answered when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`] when the configuration makes no cluster with this node in it.
+    pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
+        let Parts { cluster, engine, endpoint, timeouts, clock_drift } = parts;
+        let id = ClusterHash::node_id(&cluster.node);
+        let view = ClusterView::new(cluster)?;
+        if !view.members().contains_key(&id) {
+            return Err(StartError::NotAMember(view.info().node.clone()));
+        }
+        let storage = env.child();
+        let rest = env.child();
+        let replica = Replica::start(engine.clone(), *view.hash(), id, clock_drift, &storage);
+        let peers = Peers::start(&endpoint, &view, id);
+        let hints = HintBudget::new(view.members().keys().copied());
+        let core = Arc::new(Core {
+            id,
+            view,
+            replica,
+            engine,
+            peers,
+            hints,
+            timeouts,
+            counters: Counters::default(),
+            started: tokio::time::Instant::now(),
+            rest: rest.clone(),
+        });
+        rest.spawn("hints", hints::deliver(core.clone()));
+        endpoint.serve(Serve(core.clone()));
+        Ok(Self { core, endpoint, storage })
+    }
+
+    /// Ends in order: no new requests, those in flight answered, what they left behind finished or kept as hints, the
+    /// storage closed cleanly.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage could not be closed cleanly: nothing acknowledged is lost, but it will have a
+    /// new epoch at the next start.
+    pub async fn shutdown(self) -> Result<(), StoreError> {
+        let patience = self.core.timeouts.shutdown;
+        self.core.rest.stop();
+        self.endpoint.close(patience / 2).await;
+        let dropped = self.core.rest.shutdown(patience / 4).await;
+        let dropped = dropped + self.storage.shutdown(patience / 4).await;
+        if dropped > 0 {
+            tracing::warn!(dropped, "tasks did not end in time and were dropped");
+        }
+        self.core.engine.clone().close().await
+    }
+}

@@ -1,0 +1,180 @@
+//! The other members as this node reaches them: one connection each, typed requests, and who is up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::Instant;
+
+use crate::net::{Endpoint, Expect, Link, LinkState, NetError};
+use crate::types::NodeId;
+use crate::view::ClusterView;
+use crate::wire::blob;
+use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef};
+
+/// After a request to a node timed out, how long others are preferred to it.
+const SHUN_MS: u64 = 1_000;
+
+/// Why a peer's answer is missing.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerError {
+    /// For the error text.
+    pub(crate) why: String,
+    /// Whether the request may have been executed.
+    pub(crate) maybe: bool,
+}
+
+impl From<NetError> for PeerError {
+    fn from(error: NetError) -> Self {
+        let maybe = !error.surely_not_executed();
+        let why = match error {
+            NetError::NotSent { reason, .. } | NetError::Refused { reason, .. } => reason.to_string(),
+            NetError::Unanswered { reason, .. } => format!("no answer: {reason}"),
+            other => other.to_string(),
+        };
+        Self { why, maybe }
+    }
+}
+
+impl From<ServeError> for PeerError {
+    fn from(error: ServeError) -> Self {
+        Self { why: error.to_string(), maybe: matches!(error, ServeError::Deadline(_)) }
+    }
+}
+
+/// One other member.
+struct Peer {
+    link: Link,
+    /// Milliseconds after `started` until which others are preferred.
+    shunned_until: AtomicU64,
+}
+
+/// The other members.
+pub(crate) struct Peers {
+    peers: BTreeMap<NodeId, Peer>,
+    started: Instant,
+}
+
+impl Peers {
+    /// Connects to every member but this one, in the background and for as long as the endpoint lives.
+    pub(crate) fn start(endpoint: &Endpoint, view: &ClusterView, own: NodeId) -> Arc<Self> {
+        let others = view.members().iter().filter(|(id, _)| **id != own);
+        let peers = others.map(|(id, member)| {
+            let link = endpoint.link(member.quic.clone(), Expect::Node(member.name.clone()));
+            link.keep_connected();
+            (*id, Peer { link, shunned_until: AtomicU64::new(0) })
+        });
+        Arc::new(Self { peers: peers.collect(), started: Instant::now() })
+    }
+
+    /// Whether a request to this node has a chance now. Nodes that never answered count as down.
+    pub(crate) fn is_up(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| {
+            matches!(peer.link.state(), LinkState::Up)
+                && self.now_ms() >= peer.shunned_until.load(Ordering::Relaxed)
+        })
+    }
+
+    /// Whether the connection to this node stands, however slowly it answers.
+    pub(crate) fn is_connected(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
+    }
+
+    /// Round-trip time to a node, for choosing the nearest.
+    pub(crate) fn rtt(&self, node: NodeId) -> Option<Duration> {
+        self.peers.get(&node)?.link.rtt()
+    }
+
+    /// The peers for the status report.
+    pub(crate) fn status(&self, view: &ClusterView) -> Vec<PeerStatus> {
+        let describe = |(id, peer): (&NodeId, &Peer)| {
+            let state = match peer.link.state() {
+                LinkState::Up => "up".to_owned(),
+                LinkState::Connecting => "connecting".to_owned(),
+                LinkState::Down { error, .. } => format!("down: {error}"),
+            };
+            let quic = view.members().get(id).map(|member| member.quic.clone()).unwrap_or_default();
+            let rtt_us = peer.link.rtt().and_then(|rtt| u64::try_from(rtt.as_micros()).ok());
+            PeerStatus { name: view.name_of(*id), quic, state, rtt_us }
+        };
+        self.peers.iter().map(describe).collect()
+    }
+
+    /// Merges records into a peer's replica; one outcome each.
+    pub(crate) async fn apply(
+        &self,
+        node: NodeId,
+        writes: Vec<ReplicaWrite>,
+        deadline: Instant,
+    ) -> Result<Vec<Result<(), ServeError>>, PeerError> {
+        match self.request(node, &Request::Apply(writes), deadline).await? {
+            Reply::Apply(outcomes) => Ok(outcomes),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Reads records, or only their digests, from a peer's replica.
+    pub(crate) async fn fetch(
+        &self,
+        node: NodeId,
+        slots: Vec<SlotRef>,
+        digest_only: bool,
+        deadline: Instant,
+    ) -> Result<Vec<Result<Fetched, ServeError>>, PeerError> {
+        match self.request(node, &Request::Fetch { slots, digest_only }, deadline).await? {
+            Reply::Fetch(outcomes) => Ok(outcomes),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Reads a page of a partition from a peer's replica.
+    pub(crate) async fn page(
+        &self,
+        node: NodeId,
+        page: PageRequest,
+        deadline: Instant,
+    ) -> Result<(Vec<(Bytes, Bytes)>, bool), PeerError> {
+        match self.request(node, &Request::FetchPage(page), deadline).await? {
+            Reply::FetchPage { items, more } => {
+                Ok((items.into_iter().map(|(key, record)| (key.0, record.0)).collect(), more))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Sends any request to a peer.
+    pub(crate) async fn request(
+        &self,
+        node: NodeId,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Reply, PeerError> {
+        let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
+        let peer = self.peers.get(&node).ok_or_else(gone)?;
+        let answer = peer.link.request(deadline, |frame| encode(request, frame)).await;
+        if let Err(NetError::Unanswered { .. }) = &answer {
+            peer.shunned_until.store(self.now_ms() + SHUN_MS, Ordering::Relaxed);
+        }
+        let answer = answer?;
+        blob::decode(&answer)
+            .map_err(|error| PeerError { why: format!("sent an unreadable reply: {error}"), maybe: true })
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Appends a message to a frame.
+pub(crate) fn encode<T: serde::Serialize>(message: &T, frame: &mut BytesMut) {
+    postcard::to_io(message, frame.writer()).expect("messages always encode into memory");
+}
+
+fn unexpected(reply: Reply) -> PeerError {
+    match reply {
+        Reply::Error(error) => error.into(),
+        _ => PeerError { why: "sent a reply of the wrong kind".to_owned(), maybe: true },
+    }
+}

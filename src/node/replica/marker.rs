@@ -1,0 +1,70 @@
+//! Hint markers: "this owner lacks this record", kept beside the data in a partition of their own.
+//!
+//! A marker holds no value: the record itself lies at its ordinary place, also on a node that only stands in. The
+//! marker and its record are written in one batch.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::store::Slot;
+use crate::types::{Epoch, NodeId, PartitionId};
+
+/// The partition of markers: beyond every partition of data.
+pub(crate) const HINTS: PartitionId = PartitionId(u32::MAX);
+const FIXED: usize = 8 + 4;
+
+/// The value of a marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marker {
+    /// The digest of the record when the hint was last renewed.
+    pub(crate) digest: u64,
+    /// The epoch under which this node, standing in, names versions of this key. A stand-in forgets the key once its
+    /// hints are delivered, and its count with it, so each such stay has an epoch of its own.
+    pub(crate) minted: Option<Epoch>,
+}
+
+impl Marker {
+    /// The stored form.
+    pub(crate) fn encode(self) -> Bytes {
+        Bytes::from(postcard::to_stdvec(&self).expect("plain numbers always encode into memory"))
+    }
+
+    /// Reads the stored form. `None` when it is damaged.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+/// The place of the marker for this target and record.
+pub(crate) fn slot(target: NodeId, of: &Slot) -> Slot {
+    let mut key = BytesMut::with_capacity(FIXED + of.key.len());
+    key.put_u64(target.0);
+    key.put_u32(of.partition.0);
+    key.put_slice(&of.key);
+    Slot { partition: HINTS, key: key.freeze() }
+}
+
+/// What all markers for one target begin with.
+pub(crate) fn prefix(target: NodeId) -> [u8; 8] {
+    target.0.to_be_bytes()
+}
+
+/// The record that a marker at this key speaks of. `None` when the key is damaged.
+pub(crate) fn record_slot(marker_key: &Bytes) -> Option<Slot> {
+    let partition = marker_key.get(8..FIXED)?.try_into().ok().map(u32::from_be_bytes)?;
+    Some(Slot { partition: PartitionId(partition), key: marker_key.slice(FIXED..) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_leads_back_to_its_record() {
+        let record = Slot { partition: PartitionId(7), key: Bytes::from_static(b"default\0key") };
+        let marker = slot(NodeId(9), &record);
+        assert!(marker.key.starts_with(&prefix(NodeId(9))));
+        assert_eq!(record_slot(&marker.key), Some(record));
+        assert_eq!(record_slot(&Bytes::from_static(b"short")), None);
+    }
+}

@@ -1,0 +1,294 @@
+//! The only door into the storage: one loop that writes, one that reads.
+//!
+//! The write loop takes what is waiting, reads the records concerned, decides in memory ([`batch`]), and stores the
+//! result as one atomic batch. So the read-merge-write of a key is never interleaved with another, storage is asked in
+//! batches, and no lock is needed. Coordinated puts, replicated puts, read repair and hints all come through here.
+
+mod batch;
+pub(crate) mod marker;
+mod op;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::env::Env;
+use crate::hash::ClusterHash;
+use crate::limits;
+use crate::node::replica::batch::{Minter, Outcome, Plan};
+use crate::node::replica::op::{Op, ReplyTo};
+pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted};
+use crate::record::{self, RecordError};
+use crate::store::{Engine, Slot, StoreError};
+use crate::types::NodeId;
+use crate::version::{Clock, Stamp};
+use crate::wire::rpc::ServeError;
+
+/// Bytes one storage batch may hold beyond its first operation.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How often a batch is tried anew because the storage lost its epoch meanwhile.
+const EPOCH_TRIES: usize = 3;
+
+/// Counts of what a replica met.
+#[derive(Debug, Default)]
+pub(crate) struct ReplicaCounters {
+    /// Batches written.
+    pub(crate) batches: AtomicU64,
+    /// Operations in them.
+    pub(crate) operations: AtomicU64,
+    /// Records that failed their checksum.
+    pub(crate) damaged: AtomicU64,
+    /// Batches tried anew because the storage's epoch had changed.
+    pub(crate) epoch_retries: AtomicU64,
+}
+
+/// A handle on this node's storage. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Replica {
+    writes: mpsc::Sender<Op>,
+    reads: mpsc::Sender<Read>,
+    counters: Arc<ReplicaCounters>,
+}
+
+/// A read of some records.
+struct Read {
+    slots: Vec<Slot>,
+    reply: ReplyTo<Vec<Option<Bytes>>>,
+}
+
+impl Replica {
+    /// Starts both loops in the scope of `env`; they end, once it is stopped, after what was asked before.
+    pub(crate) fn start(engine: Arc<Engine>, hash: ClusterHash, node: NodeId, drift: Duration, env: &Env) -> Self {
+        let (writes, inbox) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
+        let (reads, reading) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
+        let counters = Arc::new(ReplicaCounters::default());
+        let drift_ms = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
+        let mut clock = Clock::new(drift_ms);
+        // Stamps serve as epochs of stays (see `marker`), so they must begin beyond the storage's own epoch.
+        clock.observe(Stamp(engine.epoch().0), u64::MAX);
+        let writer = Writer {
+            engine: engine.clone(),
+            hash,
+            node,
+            clock,
+            env: env.clone(),
+            counters: counters.clone(),
+        };
+        env.spawn("replica-writes", writer.run(inbox));
+        env.spawn("replica-reads", serve_reads(engine, reading, env.clone()));
+        Self { writes, reads, counters }
+    }
+
+    /// What was met so far.
+    pub(crate) fn counters(&self) -> &ReplicaCounters {
+        &self.counters
+    }
+
+    /// Names and stores a new version.
+    pub(crate) async fn mint(&self, mint: Mint) -> Result<Minted, ServeError> {
+        self.ask(|reply| Op::Mint(mint, reply)).await
+    }
+
+    /// Merges a record.
+    pub(crate) async fn apply(&self, apply: Apply) -> Result<(), ServeError> {
+        self.ask(|reply| Op::Apply(apply, reply)).await
+    }
+
+    /// Keeps hints for a record that is here.
+    pub(crate) async fn hint(&self, slot: Slot, targets: Vec<NodeId>) -> Result<(), ServeError> {
+        self.ask(|reply| Op::Hint(slot, targets, reply)).await
+    }
+
+    /// Forgets a hint that was delivered.
+    pub(crate) async fn hint_done(&self, done: HintDone) -> Result<(), ServeError> {
+        self.ask(|reply| Op::HintDone(done, reply)).await
+    }
+
+    /// The records of these places as stored, unchecked.
+    pub(crate) async fn fetch(&self, slots: Vec<Slot>) -> Result<Vec<Option<Bytes>>, ServeError> {
+        let (reply, answer) = oneshot::channel();
+        self.reads.send(Read { slots, reply }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// Checks a record that was read. A damaged one is counted and reported as if the replica could not answer.
+    pub(crate) fn verify(&self, hash: &ClusterHash, slot: &Slot, record: &Bytes) -> Result<(), ServeError> {
+        record::check(hash, &slot.key, record).map_err(|error| {
+            if error != RecordError::Damaged {
+                return ServeError::Unavailable(error.to_string());
+            }
+            self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(partition = %slot.partition, "a stored record is damaged; the other replicas repair it");
+            ServeError::Unavailable("the record stored here is damaged".to_owned())
+        })
+    }
+
+    async fn ask<T>(&self, op: impl FnOnce(ReplyTo<T>) -> Op) -> Result<T, ServeError> {
+        let (reply, answer) = oneshot::channel();
+        self.writes.send(op(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+fn stopping() -> ServeError {
+    ServeError::Unavailable("the node is shutting down".to_owned())
+}
+
+/// What a storage error means to whoever asked.
+pub(crate) fn storage_error(error: &StoreError) -> ServeError {
+    ServeError::Unavailable(format!("storage: {error}"))
+}
+
+/// The write loop's state.
+struct Writer {
+    engine: Arc<Engine>,
+    hash: ClusterHash,
+    node: NodeId,
+    clock: Clock,
+    env: Env,
+    counters: Arc<ReplicaCounters>,
+}
+
+impl Writer {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Op>) {
+        let env = self.env.clone();
+        let mut open = true;
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = env.stopped(), if open => {
+                    open = false;
+                    inbox.close();
+                    continue;
+                }
+                op = inbox.recv() => op,
+            };
+            let Some(first) = first else { return };
+            let mut weight = first.weight();
+            let mut ops = vec![first];
+            while ops.len() < limits::STORE_BATCH_MAX && weight < BATCH_BYTES {
+                let Ok(op) = inbox.try_recv() else { break };
+                weight += op.weight();
+                ops.push(op);
+            }
+            self.write(ops).await;
+        }
+    }
+
+    /// Decides and stores one batch, then tells everyone.
+    async fn write(&mut self, ops: Vec<Op>) {
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.counters.operations.fetch_add(ops.len() as u64, Ordering::Relaxed);
+        let mut result = Err(StoreError::EpochChanged);
+        for _ in 0..EPOCH_TRIES {
+            result = self.try_write(&ops).await;
+            if !matches!(result, Err(StoreError::EpochChanged)) {
+                break;
+            }
+            self.counters.epoch_retries.fetch_add(1, Ordering::Relaxed);
+        }
+        match result {
+            Ok(plan) => answer(ops, plan),
+            Err(error) => {
+                let error = storage_error(&error);
+                ops.into_iter().for_each(|op| refuse(op, &error));
+            }
+        }
+    }
+
+    async fn try_write(&mut self, ops: &[Op]) -> Result<Plan, StoreError> {
+        let slots = batch::slots(ops);
+        let mut epoch = self.engine.epoch();
+        let stored = self.engine.get_many(&slots).await?;
+        if batch::any_damaged(&self.hash, &slots, &stored) {
+            self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+            epoch = self.engine.renew_epoch("a damaged record is overwritten").await?;
+        }
+        let wall_ms = self.env.wall_ms();
+        let mut minter = Minter { hash: &self.hash, node: self.node, epoch, clock: &mut self.clock, wall_ms };
+        let mut plan = batch::plan(ops, slots, stored, &mut minter);
+        let mutations = std::mem::take(&mut plan.mutations);
+        if !mutations.is_empty() {
+            self.engine.write(epoch, mutations).await?;
+        }
+        Ok(plan)
+    }
+}
+
+/// Tells each operation its outcome.
+fn answer(ops: Vec<Op>, mut plan: Plan) {
+    let outcomes = std::mem::take(&mut plan.outcomes);
+    for (op, outcome) in ops.into_iter().zip(outcomes) {
+        match (op, outcome) {
+            (Op::Mint(mint, reply), Ok(Outcome::Minted(dot))) => {
+                let minted = plan.minted(&mint.slot, dot);
+                let minted = minted.ok_or_else(|| ServeError::Internal("a minted version has no record".to_owned()));
+                drop(reply.send(minted));
+            }
+            (Op::Apply(_, reply) | Op::Hint(_, _, reply) | Op::HintDone(_, reply), Ok(_)) => drop(reply.send(Ok(()))),
+            (op, Err(error)) => refuse(op, &error),
+            (op, Ok(Outcome::Done)) => refuse(op, &ServeError::Internal("an operation has no outcome".to_owned())),
+        }
+    }
+}
+
+fn refuse(op: Op, error: &ServeError) {
+    match op {
+        Op::Mint(_, reply) => drop(reply.send(Err(error.clone()))),
+        Op::Apply(_, reply) | Op::Hint(_, _, reply) | Op::HintDone(_, reply) => drop(reply.send(Err(error.clone()))),
+    }
+}
+
+/// Reads whatever is asked for in one go; while one batch is read, the next gathers.
+async fn serve_reads(engine: Arc<Engine>, mut inbox: mpsc::Receiver<Read>, env: Env) {
+    let mut open = true;
+    loop {
+        let first = tokio::select! {
+            biased;
+            () = env.stopped(), if open => {
+                open = false;
+                inbox.close();
+                continue;
+            }
+            read = inbox.recv() => read,
+        };
+        let Some(first) = first else { return };
+        let mut reads = vec![first];
+        let mut count = reads[0].slots.len();
+        while count < limits::STORE_BATCH_MAX {
+            let Ok(read) = inbox.try_recv() else { break };
+            count += read.slots.len();
+            reads.push(read);
+        }
+        let slots: Vec<Slot> = reads.iter().flat_map(|read| read.slots.iter().cloned()).collect();
+        match read_all(&engine, &slots).await {
+            Ok(records) => {
+                let mut records = records.into_iter();
+                for read in reads {
+                    let own = records.by_ref().take(read.slots.len()).collect();
+                    drop(read.reply.send(Ok(own)));
+                }
+            }
+            Err(error) => {
+                let error = storage_error(&error);
+                for read in reads {
+                    drop(read.reply.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+}
+
+async fn read_all(engine: &Engine, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
+    let mut result = engine.get_many(slots).await;
+    for _ in 1..EPOCH_TRIES {
+        if !matches!(result, Err(StoreError::EpochChanged)) {
+            break;
+        }
+        result = engine.get_many(slots).await;
+    }
+    result
+}

@@ -1,0 +1,91 @@
+//! What may be asked of a replica's write loop, and what it answers.
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::store::Slot;
+use crate::types::NodeId;
+use crate::version::{Context, Dot, RequestId};
+use crate::wire::rpc::ServeError;
+
+/// Where an outcome goes. The receiver may have given up; the work was done all the same.
+pub(crate) type ReplyTo<T> = oneshot::Sender<Result<T, ServeError>>;
+
+/// A write to this replica.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Coordinate a new version here.
+    Mint(Mint, ReplyTo<Minted>),
+    /// Merge a record of another replica.
+    Apply(Apply, ReplyTo<()>),
+    /// Keep hints for a record that is here already.
+    Hint(Slot, Vec<NodeId>, ReplyTo<()>),
+    /// A hint was delivered.
+    HintDone(HintDone, ReplyTo<()>),
+}
+
+/// A new version to be named and stored.
+#[derive(Debug)]
+pub(crate) struct Mint {
+    /// Its place.
+    pub(crate) slot: Slot,
+    /// What its writer has seen; `None` supersedes all that is here (last write wins).
+    pub(crate) seen: Option<Context>,
+    /// The client's name for the write.
+    pub(crate) request: RequestId,
+    /// Milliseconds since the Unix epoch from which on it is gone.
+    pub(crate) expires_at: Option<u64>,
+    /// The value; `None` deletes.
+    pub(crate) value: Option<Bytes>,
+    /// The owners, when this node is none of them and stands in for all.
+    pub(crate) stand_in_for: Vec<NodeId>,
+}
+
+/// A version that was named and stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Minted {
+    /// Its name.
+    pub(crate) dot: Dot,
+    /// What the key's state has seen, this version included.
+    pub(crate) context: Context,
+    /// The key's record, as it is to be on every replica.
+    pub(crate) record: Bytes,
+}
+
+/// A record to be merged.
+#[derive(Debug)]
+pub(crate) struct Apply {
+    /// Its place.
+    pub(crate) slot: Slot,
+    /// The record.
+    pub(crate) record: Bytes,
+    /// The owners this node stands in for.
+    pub(crate) hints: Vec<NodeId>,
+}
+
+/// A hint that reached its owner.
+#[derive(Debug)]
+pub(crate) struct HintDone {
+    /// The place of the record.
+    pub(crate) slot: Slot,
+    /// The owner that has it now.
+    pub(crate) target: NodeId,
+    /// The digest in the marker when the record was read for delivery; a renewed marker stays.
+    pub(crate) marked: u64,
+    /// The digest of the record that was delivered, `None` where there was none; a later record stays.
+    pub(crate) delivered: Option<u64>,
+    /// All owners, when this node is none of them: the record goes with its last hint.
+    pub(crate) drop_with: Option<Vec<NodeId>>,
+}
+
+impl Op {
+    /// Bytes this operation holds in memory.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Mint(mint, _) => mint.value.as_ref().map_or(0, Bytes::len) + mint.slot.key.len(),
+            Self::Apply(apply, _) => apply.record.len() + apply.slot.key.len(),
+            Self::Hint(slot, ..) => slot.key.len(),
+            Self::HintDone(done, _) => done.slot.key.len(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The door for requests: decode, check who asks, dispatch, encode.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
+
+use crate::limits;
+use crate::net::{Handler, Identity, Incoming, Verb};
+use crate::node::coordinate;
+use crate::node::core::{Core, slot_of};
+use crate::node::peers::encode;
+use crate::node::replica::Apply;
+use crate::node::status;
+use crate::types::Namespace;
+use crate::wire::blob;
+use crate::wire::rpc::{PutRequest, ReplicaWrite, Reply, Request, ServeError};
+
+/// Serves every connection of a node.
+#[derive(Clone)]
+pub(crate) struct Serve(pub(crate) Arc<Core>);
+
+impl Handler for Serve {
+    async fn handle(&self, incoming: Incoming) -> Bytes {
+        let reply = match self.reply(incoming).await {
+            Ok(reply) => reply,
+            Err(error) => Reply::Error(error),
+        };
+        let mut frame = BytesMut::new();
+        encode(&reply, &mut frame);
+        frame.freeze()
+    }
+}
+
+impl Serve {
+    async fn reply(&self, incoming: Incoming) -> Result<Reply, ServeError> {
+        let core = &self.0;
+        let request: Request = blob::decode(&incoming.body).map_err(|error| {
+            ServeError::Invalid(format!("the request cannot be read ({error}): is the other side newer?"))
+        })?;
+        let from = &incoming.peer.identity;
+        authorise(from, &request)?;
+        let deadline = incoming.deadline;
+        match request {
+            Request::Put(put) => coordinate::put(core, from, put, deadline).await.map(Reply::Put),
+            Request::Get(get) => coordinate::get(core, get, deadline).await.map(Reply::Get),
+            Request::Scan(scan) => coordinate::scan(core, scan, deadline).await.map(Reply::Scan),
+            Request::View => Ok(Reply::View(core.view.info().clone())),
+            Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),
+            Request::Apply(writes) => Ok(Reply::Apply(join_all(writes.into_iter().map(|w| self.apply(w))).await)),
+            Request::Fetch { slots, digest_only } => {
+                if slots.len() > limits::BATCH_KEYS_MAX {
+                    return Err(ServeError::Limit("too many keys in one fetch".to_owned()));
+                }
+                let slots: Option<Vec<_>> = slots.into_iter().map(slot_of).collect();
+                let slots = slots.ok_or_else(|| ServeError::Invalid("a place that cannot be".to_owned()))?;
+                Ok(Reply::Fetch(coordinate::fetch(core, slots, digest_only).await))
+            }
+            Request::FetchPage(page) => {
+                let (items, more) = coordinate::page(core, &page).await?;
+                let items = items.into_iter().map(|(key, record)| (key.into(), record.into())).collect();
+                Ok(Reply::FetchPage { items, more })
+            }
+        }
+    }
+
+    async fn apply(&self, write: ReplicaWrite) -> Result<(), ServeError> {
+        let core = &self.0;
+        let slot = slot_of(write.slot).ok_or_else(|| ServeError::Invalid("a place that cannot be".to_owned()))?;
+        if let Some(full) = write.hints.iter().find(|target| !core.hints.admit(**target)) {
+            let text = format!("no room for another hint for {}", core.view.name_of(*full));
+            return Err(ServeError::Unavailable(text));
+        }
+        core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await
+    }
+}
+
+/// Refuses what the certificate does not allow.
+fn authorise(from: &Identity, request: &Request) -> Result<(), ServeError> {
+    let (name, grants) = match from {
+        Identity::Node(_) => return Ok(()),
+        Identity::Admin(name) => (name, None),
+        Identity::Client { name, grants } => (name, Some(grants)),
+    };
+    let allow = |verb: Verb, namespace: &Namespace, key: &[u8]| match grants {
+        Some(grants) if !grants.allows(verb, namespace, key) => {
+            Err(ServeError::Forbidden(grants.refusal(name, verb, namespace)))
+        }
+        _ => Ok(()),
+    };
+    match request {
+        Request::Put(PutRequest { namespace, items, .. }) => items.iter().try_for_each(|item| {
+            let verb = if item.value.is_some() { Verb::Put } else { Verb::Delete };
+            allow(verb, namespace, &item.key)
+        }),
+        Request::Get(get) => get.keys.iter().try_for_each(|key| allow(Verb::Get, &get.namespace, key)),
+        Request::Scan(scan) => match grants {
+            Some(grants) if !grants.allows_scan(&scan.namespace, &scan.prefix) => {
+                Err(ServeError::Forbidden(grants.refusal(name, Verb::Scan, &scan.namespace)))
+            }
+            _ => Ok(()),
+        },
+        Request::View | Request::Status => Ok(()),
+        Request::Apply(_) | Request::Fetch { .. } | Request::FetchPage(_) => {
+            Err(ServeError::Forbidden(format!("{name} is not a node of the cluster")))
+        }
+    }
+}

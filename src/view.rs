@@ -1,0 +1,116 @@
+//! The cluster as one immutable value: members, namespaces, and the ring of each replica count in use.
+//!
+//! Nodes and clients compute it from the same [`ClusterInfo`], so they route alike. It says who owns what, never who is
+//! alive.
+
+use std::collections::BTreeMap;
+
+use crate::hash::ClusterHash;
+use crate::limits;
+use crate::ring::{Ring, RingError, RingMember};
+use crate::types::{Invalid, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
+use crate::wire::rpc::{ClusterInfo, MemberInfo};
+
+/// Why a cluster's description makes no cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// Two members have one name, or names with the same hash.
+    #[error("members {0} and {1} are the same node or have the same identifier: rename one")]
+    SameNode(NodeName, NodeName),
+    /// The members make no ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A namespace's numbers do not fit.
+    #[error("namespace {0}: {1}")]
+    Namespace(Namespace, Invalid),
+    /// There are more members than the limit.
+    #[error("{0} members are more than the limit of {max}", max = limits::MEMBERS_MAX)]
+    TooManyMembers(usize),
+}
+
+/// The cluster, ready for routing.
+#[derive(Debug, Clone)]
+pub struct ClusterView {
+    info: ClusterInfo,
+    hash: ClusterHash,
+    members: BTreeMap<NodeId, MemberInfo>,
+    namespaces: BTreeMap<Namespace, NamespacePolicy>,
+    rings: BTreeMap<u8, Ring>,
+}
+
+impl ClusterView {
+    /// Computes the rings.
+    ///
+    /// # Errors
+    /// [`ViewError`] when the description contradicts itself.
+    pub fn new(info: ClusterInfo) -> Result<Self, ViewError> {
+        if info.members.len() > limits::MEMBERS_MAX {
+            return Err(ViewError::TooManyMembers(info.members.len()));
+        }
+        let mut members = BTreeMap::<NodeId, MemberInfo>::new();
+        for member in &info.members {
+            if let Some(twin) = members.insert(ClusterHash::node_id(&member.name), member.clone()) {
+                return Err(ViewError::SameNode(twin.name, member.name.clone()));
+            }
+        }
+        let hash = ClusterHash::new(&info.cluster);
+        let namespaces: BTreeMap<_, _> = info.namespaces.iter().cloned().collect();
+        let mut rings = BTreeMap::new();
+        for (name, policy) in &namespaces {
+            policy.check().map_err(|invalid| ViewError::Namespace(name.clone(), invalid))?;
+            if !rings.contains_key(&policy.n) {
+                let ring_members = members.iter().map(|(id, member)| RingMember {
+                    id: *id,
+                    zone: member.zone.clone(),
+                    weight: member.weight,
+                });
+                rings.insert(policy.n, Ring::new(hash, info.partitions, policy.n, ring_members)?);
+            }
+        }
+        Ok(Self { info, hash, members, namespaces, rings })
+    }
+
+    /// The description this was computed from.
+    pub fn info(&self) -> &ClusterInfo {
+        &self.info
+    }
+
+    /// The cluster's hashes.
+    pub fn hash(&self) -> &ClusterHash {
+        &self.hash
+    }
+
+    /// All members by identifier.
+    pub fn members(&self) -> &BTreeMap<NodeId, MemberInfo> {
+        &self.members
+    }
+
+    /// The name of a member; its identifier in hexadecimal, which is a valid name, for one that is not known.
+    pub fn name_of(&self, node: NodeId) -> NodeName {
+        match self.members.get(&node) {
+            Some(member) => member.name.clone(),
+            None => NodeName::new(node.to_string()).expect("hexadecimal digits are a label"),
+        }
+    }
+
+    /// How a namespace's keys are kept. `None` when there is no such namespace.
+    pub fn policy(&self, namespace: &Namespace) -> Option<&NamespacePolicy> {
+        self.namespaces.get(namespace)
+    }
+
+    /// All namespaces in order.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&Namespace, &NamespacePolicy)> {
+        self.namespaces.iter()
+    }
+
+    /// The ring for keys of which there are `n` copies. `None` when no namespace has that many.
+    pub fn ring(&self, n: u8) -> Option<&Ring> {
+        self.rings.get(&n)
+    }
+
+    /// A key's position in the hash space and its partition.
+    pub fn place(&self, namespace: &Namespace, key: &[u8]) -> (u64, PartitionId) {
+        let position = self.hash.position(namespace, key);
+        (position, self.info.partitions.of(position))
+    }
+}
