@@ -5,6 +5,7 @@ pub mod limits;
 pub mod hash;
 pub mod types;
 
+pub mod ring;
 pub mod wire;
 
 pub mod env;
