@@ -6,9 +6,22 @@ pub mod hash;
 pub mod types;
 
 pub mod record;
+pub mod ring;
 pub mod version;
 pub mod wire;
 
 pub mod quorum;
+pub mod view;
 
 pub mod env;
+
+#[cfg(feature = "client")]
+pub mod net;
+#[cfg(feature = "server")]
+pub mod store;
+
+#[cfg(feature = "client")]
+pub mod client;
+
+#[cfg(feature = "server")]
+pub mod node;

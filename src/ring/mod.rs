@@ -1,0 +1,232 @@
+//! Placement: which nodes own which partition, and in which order.
+//!
+//! The hash space is cut into Q equal partitions ([`Partitions`]). A [`Ring`] gives each of them an ordered list of
+//! distinct owners. It is a pure function of the cluster's hash key, Q, the replica count and the *set* of members: every
+//! node that knows the same members computes the same ring, in whatever order it heard of them, so concurrent joins
+//! commute and nothing has to be agreed on.
+//!
+//! How it is computed:
+//!
+//! 1. `share` works out how many partitions each node ought to own, by weight and within what zones allow, and from
+//!    that a capacity: 5 % above the ideal, or one partition where that is more.
+//! 2. `score` gives every (partition, node) pair a number, as weighted rendezvous hashing does.
+//! 3. `place` lets partitions propose to nodes by score, and a full node keep its best (deferred acceptance). The
+//!    outcome does not depend on the order of proposals, and a join or leave disturbs little beyond what must move.
+//! 4. `order` orders each list so that first positions are spread as evenly as copies are.
+//!
+//! # What holds
+//!
+//! - Lists are `min(replicas, members with weight)` long. Copies are spread over zones as evenly as the sizes of the
+//!   zones allow: distinct zones whenever there are enough.
+//! - No node owns more than 5 % above its ideal, or one partition above it where that is more.
+//! - A join or leave moves at most about 1.3 times the least possible while a node owns 60 partitions or more (Q = 1024
+//!   and three replicas: up to 50 nodes). With fewer partitions per node the tight capacity costs movement: two to three
+//!   times the least at 30 partitions per node, and up to about six times at 15. A function of the set alone cannot
+//!   remember where slack was used, so balance has the precedence; more partitions give both.
+//! - Lists for different replica counts are computed apart: the one for three is not a prefix of the one for five,
+//!   because balancing rank by rank leaves too little slack per rank and moves more.
+//!
+//! An empty ring, or one whose members all have weight 0, is valid: its lists are empty.
+//!
+//! It deliberately knows nothing of who is alive, of transfers, or of how members are learnt.
+
+mod balance;
+mod order;
+mod place;
+mod score;
+mod share;
+
+#[cfg(test)]
+mod tests;
+
+pub use balance::Balance;
+pub use balance::Moves;
+pub use balance::NodeLoad;
+
+use crate::hash::ClusterHash;
+use crate::limits;
+use crate::types::Namespace;
+use crate::types::NodeId;
+use crate::types::PartitionId;
+use crate::types::Partitions;
+use crate::types::Zone;
+
+/// A member as far as placement is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingMember {
+    /// The node.
+    pub id: NodeId,
+    /// Its failure zone.
+    pub zone: Zone,
+    /// Its capacity relative to the others, up to [`limits::WEIGHT_MAX`]; with 0 it owns nothing.
+    pub weight: u32,
+}
+
+/// Why no ring can be made of these members. An existing ring is never changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// Two members have the same identifier.
+    #[error("node {0} is a member twice: give each node a name of its own")]
+    DuplicateNode(NodeId),
+    /// The node to remove is not in the ring.
+    #[error("node {0} is not a member of the ring: check its name")]
+    NotAMember(NodeId),
+    /// A weight is above the limit.
+    #[error("node {node} has weight {weight}: choose 0 to {}", limits::WEIGHT_MAX)]
+    Weight {
+        /// The node.
+        node: NodeId,
+        /// The weight that was refused.
+        weight: u32,
+    },
+    /// There are more members than a cluster may have.
+    #[error("there are too many members: a cluster has at most {}", limits::MEMBERS_MAX)]
+    TooManyMembers,
+    /// The replica count is 0 or above the limit.
+    #[error("{given} replicas are not possible: choose 1 to {}", limits::REPLICAS_MAX)]
+    Replicas {
+        /// The count that was refused.
+        given: u8,
+    },
+}
+
+/// The owners of every partition for one set of members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ring {
+    hash: ClusterHash,
+    partitions: Partitions,
+    replicas: u8,
+    members: Vec<RingMember>,
+    /// Length of every preference list.
+    width: usize,
+    /// The lists, one after the other.
+    owners: Vec<NodeId>,
+}
+
+impl Ring {
+    /// Computes the ring of these members, whose order does not matter.
+    ///
+    /// # Errors
+    /// When a node occurs twice, a weight or the number of members is above its limit, or `replicas` is not between 1
+    /// and [`limits::REPLICAS_MAX`]. Fewer nodes or zones than replicas are no error: see the module's documentation.
+    pub fn new(
+        hash: ClusterHash,
+        partitions: Partitions,
+        replicas: u8,
+        members: impl IntoIterator<Item = RingMember>,
+    ) -> Result<Self, RingError> {
+        // One more than the limit is enough to see that there are too many.
+        let mut members: Vec<RingMember> = members.into_iter().take(limits::MEMBERS_MAX + 1).collect();
+        members.sort_by_key(|member| member.id);
+        check(replicas, &members)?;
+        let usable: Vec<&RingMember> = members.iter().filter(|member| member.weight > 0).collect();
+        let width = usable.len().min(usize::from(replicas));
+        let shares = share::Shares::new(&hash, partitions, width, &usable);
+        let sets = place::place(&hash, partitions, &usable, &shares);
+        let lists = order::order(&hash, &usable, &shares, sets);
+        let owners = lists.into_iter().flatten().map(|node| usable[node].id).collect();
+        Ok(Self { hash, partitions, replicas, members, width, owners })
+    }
+
+    /// The ring with one more member.
+    ///
+    /// # Errors
+    /// As [`Ring::new`]; [`RingError::DuplicateNode`] when the node is a member already.
+    pub fn add(&self, member: RingMember) -> Result<Self, RingError> {
+        let members = self.members.iter().cloned().chain([member]);
+        Self::new(self.hash, self.partitions, self.replicas, members)
+    }
+
+    /// The ring without one member; without its last member a ring is empty.
+    ///
+    /// # Errors
+    /// [`RingError::NotAMember`] when there is no such member.
+    pub fn remove(&self, node: NodeId) -> Result<Self, RingError> {
+        if self.members.binary_search_by_key(&node, |member| member.id).is_err() {
+            return Err(RingError::NotAMember(node));
+        }
+        let members = self.members.iter().filter(|member| member.id != node).cloned();
+        Self::new(self.hash, self.partitions, self.replicas, members)
+    }
+
+    /// How many partitions the hash space has.
+    pub fn partitions(&self) -> Partitions {
+        self.partitions
+    }
+
+    /// How many copies of each key are wanted; lists are shorter where there are fewer members with weight.
+    pub fn replicas(&self) -> u8 {
+        self.replicas
+    }
+
+    /// All members, ordered by identifier.
+    pub fn members(&self) -> &[RingMember] {
+        &self.members
+    }
+
+    /// The partition of a key.
+    pub fn partition(&self, namespace: &Namespace, key: &[u8]) -> PartitionId {
+        self.partitions.of(self.hash.position(namespace, key))
+    }
+
+    /// The owners of a partition, distinct, the first being the preferred coordinator. Empty when the ring has no
+    /// member with weight, or no such partition.
+    pub fn preference_list(&self, partition: PartitionId) -> &[NodeId] {
+        let Ok(index) = usize::try_from(partition.0) else { return &[] };
+        let start = index.saturating_mul(self.width);
+        self.owners.get(start..start.saturating_add(self.width)).unwrap_or(&[])
+    }
+
+    /// The preferred coordinator of a key; none when the ring has no member with weight.
+    pub fn node_for(&self, namespace: &Namespace, key: &[u8]) -> Option<NodeId> {
+        self.preference_list(self.partition(namespace, key)).first().copied()
+    }
+
+    /// All members with weight that do not own the partition, in the order in which they stand in for owners that do
+    /// not answer: zones that have no owner first, and spread by partition and weight, so that the load of a failed node
+    /// is shared by all.
+    pub fn stand_ins(&self, partition: PartitionId) -> Vec<NodeId> {
+        let owners = self.preference_list(partition);
+        let zones: Vec<&Zone> = self.members.iter().filter(|m| owners.contains(&m.id)).map(|m| &m.zone).collect();
+        let mut others: Vec<(bool, u64, NodeId)> = self
+            .members
+            .iter()
+            .filter(|m| m.weight > 0 && !owners.contains(&m.id))
+            .map(|m| (zones.contains(&&m.zone), score::stand_in(&self.hash, partition, m), m.id))
+            .collect();
+        others.sort_unstable();
+        others.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// The partitions whose preference list has the node, in order.
+    pub fn owned(&self, node: NodeId) -> impl Iterator<Item = PartitionId> {
+        self.partitions.iter().filter(move |&partition| self.preference_list(partition).contains(&node))
+    }
+
+    /// How evenly partitions are spread.
+    pub fn balance(&self) -> Balance {
+        Balance::of(self)
+    }
+
+    /// What has to be copied when this ring becomes `next`.
+    pub fn moves_to(&self, next: &Self) -> Moves {
+        Moves::between(self, next)
+    }
+}
+
+/// Checks what is asked for; `members` are sorted by identifier.
+fn check(replicas: u8, members: &[RingMember]) -> Result<(), RingError> {
+    if replicas == 0 || usize::from(replicas) > limits::REPLICAS_MAX {
+        return Err(RingError::Replicas { given: replicas });
+    }
+    if members.len() > limits::MEMBERS_MAX {
+        return Err(RingError::TooManyMembers);
+    }
+    if let Some(member) = members.iter().find(|member| member.weight > limits::WEIGHT_MAX) {
+        return Err(RingError::Weight { node: member.id, weight: member.weight });
+    }
+    match members.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        Some(pair) => Err(RingError::DuplicateNode(pair[0].id)),
+        None => Ok(()),
+    }
+}
