@@ -8,3 +8,6 @@ pub mod types;
 pub mod wire;
 
 pub mod env;
+
+#[cfg(feature = "server")]
+pub mod store;
