@@ -91,6 +91,33 @@ pub const SCAN_PAGE_MAX: usize = 1_000;
 pub const SCAN_PAGE_BYTES: usize = 1024 * 1024;
 /// Operations the replica takes into one storage batch.
 pub const STORE_BATCH_MAX: usize = 256;
+/// Longest key inside a partition of the storage: a user's key, its namespace, and what the layer above puts around.
+pub const STORE_KEY_MAX: usize = KEY_MAX + NAMESPACE_NAME_MAX + 16;
+/// Reads, or mutations, of one call to the storage.
+pub const STORE_CALL_MAX: usize = 4 * STORE_BATCH_MAX;
+/// Average time of a storage call above which the storage counts as slow.
+pub const STORE_SLOW: Duration = Duration::from_millis(250);
+/// Time without any storage call finishing, while some are under way, after which the storage counts as down.
+pub const STORE_STALLED: Duration = Duration::from_secs(10);
+/// How often a storage engine looks after itself: retries what failed, checks its server.
+pub const STORE_UPKEEP: Duration = Duration::from_secs(1);
+/// How often the node writes down how far its storage has come, to notice later that it was rolled back.
+pub const STORE_MEMO_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the embedded engine syncs when it was told to sync never: its free pages come back only by syncing.
+pub const STORE_UNSYNCED_MAX: Duration = Duration::from_secs(60);
+/// Shortest interval between syncs of the embedded engine.
+pub const STORE_SYNC_INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// Keys the embedded engine deletes of a partition before it lets other writes through.
+pub const STORE_DELETE_STEP: usize = 1_000;
+/// Bytes the embedded engine writes to find out whether a full disk has room again.
+pub const STORE_ROOM_PROBE: usize = 256 * 1024;
+/// Longest wait between attempts to reach Redis again.
+pub const REDIS_BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// First wait between attempts to reach Redis again.
+pub const REDIS_BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest file in which a node remembers the state of its storage.
+pub const STORE_MEMO_MAX: u64 = 4 * 1024;
+
 /// Operations that may wait for the replica before callers wait too.
 pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
@@ -108,6 +135,7 @@ pub const PEM_FILE_MAX: u64 = 1024 * 1024;
 const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among the siblings");
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");
+const _: () = assert!(STORE_CALL_MAX >= BATCH_KEYS_MAX, "a multi-get must fit one call to the storage");
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);

@@ -1,0 +1,266 @@
+//! The embedded engine: redb on a file, or on any other disk.
+//!
+//! Each call is one transaction on one hop to a thread that may block. A keeper task syncs at the configured
+//! interval, tries broken disks again, and writes down how far the storage has come. With any durability but
+//! [`Durability::EveryBatch`], unsynced writes live in this process: its sudden death loses them, as a power cut
+//! would, and the epoch is renewed.
+
+mod core;
+mod disk;
+mod open;
+mod tables;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod sim_disk;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::MissedTickBehavior;
+
+use crate::env::Env;
+use crate::limits;
+use crate::store::Durability;
+use crate::store::Health;
+use crate::store::MemoFile;
+use crate::store::Mutation;
+use crate::store::OpenError;
+use crate::store::ScanPage;
+use crate::store::ScanRange;
+use crate::store::Slot;
+use crate::store::StoreError;
+use crate::store::StoreIdentity;
+use crate::store::StoreSize;
+use crate::store::Warning;
+use crate::store::embedded::core::Core;
+use crate::store::embedded::tables::Sync;
+use crate::types::Epoch;
+use crate::types::PartitionId;
+use crate::types::Partitions;
+
+pub use disk::OpenDisk;
+
+/// How each batch is synced under [`Durability::EveryBatch`].
+const BATCH_SYNC: Sync = Sync::Quick;
+/// How long closing waits for the keeper to finish what it is doing.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the embedded engine is to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddedOptions {
+    /// When writes are safe.
+    pub durability: Durability,
+    /// Memory for cached pages, in bytes.
+    pub cache_bytes: usize,
+}
+
+/// An open embedded storage. Clones share it; when the last is dropped without [`super::Engine::close`], the storage
+/// counts as crashed.
+#[derive(Clone)]
+pub struct Embedded {
+    core: Arc<Core>,
+    partitions: Partitions,
+    scope: Arc<Scope>,
+}
+
+/// Ends the keeper with the engine.
+struct Scope(Env);
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").field("epoch", &self.epoch()).field("health", &self.health()).finish_non_exhaustive()
+    }
+}
+
+impl Embedded {
+    pub(super) async fn open(
+        directory: &Path,
+        options: EmbeddedOptions,
+        identity: &StoreIdentity,
+        env: &Env,
+    ) -> Result<(Self, Vec<Warning>), OpenError> {
+        let path = directory.to_owned();
+        let created = env.blocking(move || std::fs::create_dir_all(&path)).await.ok_or(OpenError::Stopping)?;
+        created.map_err(|error| OpenError::File { path: directory.to_owned(), error })?;
+        let disk = OpenDisk::file(directory.join("store.redb"));
+        Self::open_named(disk, MemoFile::at(directory.join("store.memo")), options, identity, env, directory).await
+    }
+
+    pub(super) async fn open_on(
+        disk: OpenDisk,
+        memo: MemoFile,
+        options: EmbeddedOptions,
+        identity: &StoreIdentity,
+        env: &Env,
+    ) -> Result<(Self, Vec<Warning>), OpenError> {
+        Self::open_named(disk, memo, options, identity, env, Path::new("the given disk")).await
+    }
+
+    async fn open_named(
+        disk: OpenDisk,
+        memo: MemoFile,
+        options: EmbeddedOptions,
+        identity: &StoreIdentity,
+        env: &Env,
+        name: &Path,
+    ) -> Result<(Self, Vec<Warning>), OpenError> {
+        let scope = env.child();
+        let opening = open::Opening {
+            disk,
+            memo,
+            options,
+            identity: identity.clone(),
+            env: scope.clone(),
+            name: name.to_owned(),
+        };
+        let opened = env.blocking(move || opening.run()).await;
+        let (core, warnings) = match opened {
+            Some(result) => result?,
+            None if env.is_stopping() => return Err(OpenError::Stopping),
+            // redb trusts a file that was closed in order, and panics when it should not have.
+            None => {
+                let what = format!("the storage in {}", name.display());
+                return Err(OpenError::Damaged { what, reason: "reading it failed".to_owned() });
+            }
+        };
+        let core = Arc::new(core);
+        scope.spawn("store.keeper", keep(Arc::downgrade(&core), scope.clone()));
+        Ok((Self { core, partitions: identity.partitions, scope: Arc::new(Scope(scope)) }, warnings))
+    }
+
+    pub(super) fn partitions(&self) -> Partitions {
+        self.partitions
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.core.epoch()
+    }
+
+    pub(super) async fn renew_epoch(&self, _reason: &str) -> Result<Epoch, StoreError> {
+        self.run(Core::renew_epoch).await
+    }
+
+    pub(super) async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let slots = slots.to_vec();
+        self.run(move |core| core.read(|db| tables::get_many(db, &slots))).await
+    }
+
+    pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
+        self.run(move |core| core.write(epoch, &batch)).await
+    }
+
+    pub(super) async fn scan(&self, range: ScanRange) -> Result<ScanPage, StoreError> {
+        self.run(move |core| core.read(|db| tables::scan(db, &range))).await
+    }
+
+    pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        loop {
+            // One hop per step, so that writes that wait get their turn between them.
+            let step = self.run(move |core| core.delete_some(partition)).await?;
+            gone += step;
+            if step == 0 {
+                return Ok(gone);
+            }
+        }
+    }
+
+    pub(super) async fn flush(&self) -> Result<(), StoreError> {
+        self.run(Core::flush).await
+    }
+
+    pub(super) async fn size(&self) -> Result<StoreSize, StoreError> {
+        let keys = self.run(|core| core.read(tables::count)).await?;
+        Ok(StoreSize { keys, bytes: self.core.length.load(Ordering::Relaxed) })
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.core.pulse.health()
+    }
+
+    pub(super) async fn close(self) -> Result<(), StoreError> {
+        let left = self.scope.0.shutdown(CLOSE_PATIENCE).await;
+        if left > 0 {
+            tracing::warn!("the storage's keeper did not end in time");
+        }
+        self.run(Core::close).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Core) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let core = self.core.clone();
+        let result = self.core.env.blocking(move || job(&core)).await;
+        result.unwrap_or_else(|| Err(StoreError::Damaged("a transaction ended in a panic".to_owned())))
+    }
+}
+
+/// Looks after the storage until it is dropped or told to stop.
+async fn keep(core: Weak<Core>, env: Env) {
+    let (options, jobs) = match core.upgrade() {
+        Some(core) => (core.options, core.env.clone()),
+        None => return,
+    };
+    let sync_every = match options.durability {
+        Durability::Interval(interval) => interval.max(limits::STORE_SYNC_INTERVAL_MIN),
+        Durability::Off | Durability::EveryBatch => limits::STORE_UNSYNCED_MAX,
+    };
+    let timer = |period| {
+        let mut timer = tokio::time::interval(period);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        timer
+    };
+    let (mut sync, mut upkeep) = (timer(sync_every), timer(limits::STORE_UPKEEP));
+    let mut memo = timer(limits::STORE_MEMO_INTERVAL);
+    loop {
+        let job: fn(&Core) = tokio::select! {
+            biased;
+            () = env.stopped() => return,
+            _ = sync.tick() => sync_now,
+            _ = upkeep.tick() => recover_if_needed,
+            _ = memo.tick() => remember,
+        };
+        let Some(core) = core.upgrade() else { return };
+        if jobs.blocking(move || job(&core)).await.is_none() && !env.is_stopping() {
+            tracing::error!("the storage's upkeep ended in a panic");
+        }
+    }
+}
+
+fn sync_now(core: &Core) {
+    // A failure is reported to the health by the transaction itself.
+    if core.pulse.trouble().is_none()
+        && let Err(error) = core.flush()
+    {
+        tracing::warn!(%error, "syncing the storage");
+    }
+}
+
+fn recover_if_needed(core: &Core) {
+    if core.pulse.trouble().is_some() {
+        core.recover();
+    }
+}
+
+fn remember(core: &Core) {
+    if let Err(error) = core.save_memo(false) {
+        tracing::warn!(%error, path = %core.memo.path().display(), "writing the storage's memo");
+    }
+}

@@ -1,0 +1,162 @@
+//! The small file beside a storage in which the node remembers how far that storage had come.
+//!
+//! It is replaced as a whole, so a crash leaves the old or the new one. It decides nothing: see [`super::epoch`].
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::hash::ClusterHash;
+use crate::limits;
+use crate::store::epoch::Memo;
+
+/// Where a memo is kept.
+#[derive(Debug, Clone)]
+pub struct MemoFile(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    File(PathBuf),
+    Memory(Arc<Mutex<Vec<u8>>>),
+}
+
+/// What was found where a memo should be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Memo(Memo),
+    Nothing,
+    /// Something that is not a memo of this cluster.
+    Damaged,
+}
+
+impl MemoFile {
+    /// A file; it need not exist.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(Place::File(path.into()))
+    }
+
+    /// A place in memory, shared by clones: the disk of a simulated node.
+    pub fn in_memory() -> Self {
+        Self(Place::Memory(Arc::default()))
+    }
+
+    /// The file's path, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        match &self.0 {
+            Place::File(path) => path,
+            Place::Memory(_) => Path::new("memory"),
+        }
+    }
+
+    /// Reads the memo.
+    pub(crate) fn load(&self, hash: &ClusterHash) -> io::Result<Found> {
+        let text = match &self.0 {
+            Place::Memory(bytes) => bytes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Place::File(path) => match File::open(path) {
+                Ok(file) => {
+                    let mut bytes = Vec::new();
+                    file.take(limits::STORE_MEMO_MAX).read_to_end(&mut bytes)?;
+                    bytes
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                Err(error) => return Err(error),
+            },
+        };
+        if text.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        Ok(decode(&text, hash).map_or(Found::Damaged, Found::Memo))
+    }
+
+    /// Replaces the memo; it is on disk when this returns.
+    pub(crate) fn save(&self, memo: &Memo, hash: &ClusterHash) -> io::Result<()> {
+        let bytes = encode(memo, hash)?;
+        match &self.0 {
+            Place::Memory(place) => {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+                Ok(())
+            }
+            Place::File(path) => replace(path, &bytes),
+        }
+    }
+}
+
+const MAGIC: &[u8; 8] = b"DMMEMO01";
+const DOMAIN: &[u8] = b"store memo";
+
+fn encode(memo: &Memo, hash: &ClusterHash) -> io::Result<Vec<u8>> {
+    let body = postcard::to_stdvec(memo).map_err(io::Error::other)?;
+    let checksum = hash.checksum(DOMAIN, &body).to_be_bytes();
+    Ok([MAGIC.as_slice(), &checksum, &body].concat())
+}
+
+fn decode(text: &[u8], hash: &ClusterHash) -> Option<Memo> {
+    let rest = text.strip_prefix(MAGIC)?;
+    let (checksum, body) = rest.split_first_chunk::<8>()?;
+    if hash.checksum(DOMAIN, body) != u64::from_be_bytes(*checksum) {
+        return None;
+    }
+    postcard::from_bytes(body).ok()
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(directory)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = directory.join(name);
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    // The rename itself is durable only with its directory.
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::epoch::Mark;
+    use crate::types::ClusterName;
+    use crate::types::Epoch;
+
+    fn hash(name: &str) -> ClusterHash {
+        ClusterHash::new(&ClusterName::new(name).unwrap())
+    }
+
+    fn memo() -> Memo {
+        let mark = Mark { epoch: Epoch(9), boot: 2, commits: 1 << 40 };
+        Memo { mark, clean: true, synced: false, run: "abc".into() }
+    }
+
+    #[test]
+    fn a_memo_is_found_again_and_a_damaged_one_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = MemoFile::at(dir.path().join("deep/memo"));
+        assert_eq!(file.load(&hash("a")).unwrap(), Found::Nothing);
+        file.save(&memo(), &hash("a")).unwrap();
+        file.save(&memo(), &hash("a")).unwrap();
+        assert_eq!(file.load(&hash("a")).unwrap(), Found::Memo(memo()));
+        assert_eq!(file.load(&hash("b")).unwrap(), Found::Damaged, "another cluster's memo was believed");
+
+        let whole = fs::read(file.path()).unwrap();
+        for at in 0..whole.len() {
+            let mut bent = whole.clone();
+            bent[at] ^= 1;
+            fs::write(file.path(), &bent).unwrap();
+            assert_eq!(file.load(&hash("a")).unwrap(), Found::Damaged, "byte {at}");
+            fs::write(file.path(), &whole[..at]).unwrap();
+            assert_ne!(file.load(&hash("a")).unwrap(), Found::Memo(memo()), "cut at {at}");
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The storage of one node: bytes in, bytes out, in atomic batches.
+//!
+//! Three engines behind one closed enum, [`Engine`]: memory, an embedded database, and a Redis server of the node's
+//! own. The room knows neither versions nor peers; it never expires or merges anything. What it does know about
+//! time's arrow is the storage epoch: an engine renews it whenever it may have lost what it once held (see
+//! [`epoch`](Engine::epoch)), and refuses batches that were decided under another.
+//!
+//! Calls are not cancel-safe: a dropped write may happen or not. Callers batch; one call is one transaction, one
+//! pipeline, or one script.
+
+mod config;
+mod embedded;
+mod epoch;
+mod error;
+mod health;
+mod memo;
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+
+#[cfg(test)]
+pub(crate) mod contract;
+
+use bytes::Bytes;
+
+use crate::env::Env;
+use crate::limits;
+use crate::types::ClusterName;
+use crate::types::Epoch;
+use crate::types::NodeName;
+use crate::types::PartitionId;
+use crate::types::Partitions;
+
+pub use config::Durability;
+pub use config::RedisConfig;
+pub use config::RedisTls;
+pub use config::RedisTlsIdentity;
+pub use config::StoreConfig;
+pub use embedded::Embedded;
+pub use embedded::EmbeddedOptions;
+pub use embedded::OpenDisk;
+pub use error::OpenError;
+pub use error::StoreError;
+pub use error::Warning;
+pub use health::Health;
+pub use memo::MemoFile;
+pub use memory::Memory;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
+
+/// Where a record lies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Its key within the partition: 1 to [`limits::STORE_KEY_MAX`] bytes of any value.
+    pub key: Bytes,
+}
+
+/// One change of a batch. When a batch names a slot twice, the later change holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mutation {
+    /// Stores the value, in place of what was there.
+    Put {
+        /// Where.
+        slot: Slot,
+        /// What: up to [`limits::RECORD_MAX`] bytes.
+        value: Bytes,
+    },
+    /// Removes what is there, if anything.
+    Delete {
+        /// Where.
+        slot: Slot,
+    },
+}
+
+impl Mutation {
+    /// The slot that is changed.
+    pub fn slot(&self) -> &Slot {
+        match self {
+            Self::Put { slot, .. } | Self::Delete { slot } => slot,
+        }
+    }
+}
+
+/// Part of a partition's records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScanPage {
+    /// Keys and values in ascending order of keys.
+    pub items: Vec<(Bytes, Bytes)>,
+    /// Whether there may be more after the last item.
+    pub more: bool,
+}
+
+/// How much a storage holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreSize {
+    /// Records.
+    pub keys: u64,
+    /// Bytes as the engine knows them: memory, keys and values; embedded, the length of the file, free pages
+    /// included; Redis, the memory of the whole server.
+    pub bytes: u64,
+}
+
+/// Whose storage it is. A storage that belongs to somebody else is not opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The node.
+    pub node: NodeName,
+    /// The cluster's number of partitions.
+    pub partitions: Partitions,
+}
+
+impl std::fmt::Display for StoreIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cluster, node, partitions } = self;
+        write!(f, "node {node} of cluster {cluster} with {} partitions", partitions.count())
+    }
+}
+
+/// An open storage. Clones share it.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// Memory of this process.
+    Memory(Memory),
+    /// The embedded database.
+    Embedded(Embedded),
+    /// A Redis server.
+    #[cfg(feature = "redis")]
+    Redis(Redis),
+}
+
+/// Calls the same method of whichever engine it is.
+macro_rules! each {
+    ($engine:expr, $inner:ident => $call:expr) => {
+        match $engine {
+            Engine::Memory($inner) => $call,
+            Engine::Embedded($inner) => $call,
+            #[cfg(feature = "redis")]
+            Engine::Redis($inner) => $call,
+        }
+    };
+}
+
+impl Engine {
+    /// Opens the storage, creating it when there is none, and decides whether its epoch may stay. The engine's own
+    /// tasks run in a scope inside `env`.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong and what to do about it; the storage is as it was.
+    pub async fn open(
+        config: &StoreConfig,
+        identity: &StoreIdentity,
+        env: &Env,
+    ) -> Result<(Self, Vec<Warning>), OpenError> {
+        match config {
+            StoreConfig::Memory => Ok((Self::Memory(Memory::new(identity, env)), Vec::new())),
+            StoreConfig::Embedded { path, durability, cache_bytes } => {
+                let options = EmbeddedOptions { durability: *durability, cache_bytes: *cache_bytes };
+                let (engine, warnings) = Embedded::open(path, options, identity, env).await?;
+                Ok((Self::Embedded(engine), warnings))
+            }
+            #[cfg(feature = "redis")]
+            StoreConfig::Redis(config) => {
+                let (engine, warnings) = Redis::open(config, identity, env).await?;
+                Ok((Self::Redis(engine), warnings))
+            }
+            #[cfg(not(feature = "redis"))]
+            StoreConfig::Redis(_) => {
+                Err(OpenError::Config("this program was built without the `redis` feature".to_owned()))
+            }
+        }
+    }
+
+    /// Opens the embedded engine on a disk that the caller provides, such as a simulated one. `disk` is called again
+    /// whenever the engine has to reopen the disk after a failure of it; `memo` stands for the file beside it.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn open_on_backend(
+        disk: OpenDisk,
+        memo: MemoFile,
+        options: EmbeddedOptions,
+        identity: &StoreIdentity,
+        env: &Env,
+    ) -> Result<(Self, Vec<Warning>), OpenError> {
+        let (engine, warnings) = Embedded::open_on(disk, memo, options, identity, env).await?;
+        Ok((Self::Embedded(engine), warnings))
+    }
+
+    /// The storage epoch now. It changes when the storage was wiped, rolled back, or may have lost writes that it
+    /// acknowledged, so that no dot (node, epoch, counter) ever names two values.
+    pub fn epoch(&self) -> Epoch {
+        each!(self, engine => engine.epoch())
+    }
+
+    /// Gives the storage a new epoch because the node found it damaged; it is durable when this returns. The reason
+    /// is for the log.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the old epoch may then hold or not.
+    pub async fn renew_epoch(&self, reason: &str) -> Result<Epoch, StoreError> {
+        let epoch = each!(self, engine => engine.renew_epoch(reason).await)?;
+        tracing::warn!(%epoch, reason, "storage epoch renewed on request");
+        Ok(epoch)
+    }
+
+    /// Reads up to [`limits::STORE_CALL_MAX`] records, in the order asked for.
+    ///
+    /// # Errors
+    /// [`StoreError::EpochChanged`] when the storage turned out to be flushed or replaced; never "missing" then.
+    pub async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        check_count(slots.len())?;
+        each!(self, engine => {
+            slots.iter().try_for_each(|slot| check_slot(slot, engine.partitions()))?;
+            engine.get_many(slots).await
+        })
+    }
+
+    /// Applies up to [`limits::STORE_CALL_MAX`] changes, all or none. They are as durable as the configuration says
+    /// when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::EpochChanged`] when the storage is not at `epoch`; then nothing was written. After
+    /// [`StoreError::Unavailable`] and [`StoreError::Timeout`] the batch may have been applied; reads tell.
+    pub async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
+        check_count(batch.len())?;
+        each!(self, engine => {
+            batch.iter().try_for_each(|mutation| check_mutation(mutation, engine.partitions()))?;
+            engine.write(epoch, batch).await
+        })
+    }
+
+    /// Reads a partition's records whose keys begin with `prefix`, in order, from behind the key `after`. The page
+    /// ends after `limit` records, or after the record with which keys and values fill `bytes`.
+    ///
+    /// # Errors
+    /// As [`Engine::get_many`].
+    pub async fn scan(
+        &self,
+        partition: PartitionId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<ScanPage, StoreError> {
+        let range = ScanRange::new(partition, prefix, after, limit, bytes)?;
+        each!(self, engine => {
+            check_partition(partition, engine.partitions())?;
+            engine.scan(range).await
+        })
+    }
+
+    /// Deletes all records of a partition and returns how many there were. Not atomic: after an error, or beside
+    /// concurrent writes, some may be left.
+    ///
+    /// # Errors
+    /// As [`Engine::get_many`].
+    pub async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
+        each!(self, engine => {
+            check_partition(partition, engine.partitions())?;
+            engine.delete_partition(partition).await
+        })
+    }
+
+    /// Makes every acknowledged write durable, as far as it is in the engine's hands: Redis keeps its own schedule.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that cannot be said.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        each!(self, engine => engine.flush().await)
+    }
+
+    /// How much the storage holds.
+    ///
+    /// # Errors
+    /// As [`Engine::get_many`].
+    pub async fn size(&self) -> Result<StoreSize, StoreError> {
+        each!(self, engine => engine.size().await)
+    }
+
+    /// How well the storage is, as last seen; cheap.
+    pub fn health(&self) -> Health {
+        each!(self, engine => engine.health())
+    }
+
+    /// Closes the storage for all clones and marks it as closed in order, so that the epoch may stay next time.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the mark could not be made: the next open will then renew the epoch.
+    pub async fn close(self) -> Result<(), StoreError> {
+        each!(self, engine => engine.close().await)
+    }
+}
+
+/// What a scan asks for, checked.
+#[derive(Debug, Clone)]
+struct ScanRange {
+    partition: PartitionId,
+    prefix: Bytes,
+    after: Option<Bytes>,
+    limit: usize,
+    bytes: usize,
+}
+
+impl ScanRange {
+    fn new(
+        partition: PartitionId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Self, StoreError> {
+        if limit == 0 || limit > limits::SCAN_PAGE_MAX {
+            return Err(StoreError::Misuse(format!("a page of {limit} records: 1 to {}", limits::SCAN_PAGE_MAX)));
+        }
+        if prefix.len().max(after.map_or(0, <[u8]>::len)) > limits::STORE_KEY_MAX {
+            return Err(StoreError::Misuse("a prefix or cursor longer than any key".to_owned()));
+        }
+        // A cursor before the prefix begins nothing that the prefix does not.
+        let after = after.filter(|after| *after >= prefix).map(Bytes::copy_from_slice);
+        Ok(Self { partition, prefix: Bytes::copy_from_slice(prefix), after, limit, bytes })
+    }
+}
+
+fn check_count(count: usize) -> Result<(), StoreError> {
+    if count <= limits::STORE_CALL_MAX {
+        return Ok(());
+    }
+    Err(StoreError::Misuse(format!("{count} operations in one call: at most {}", limits::STORE_CALL_MAX)))
+}
+
+fn check_partition(partition: PartitionId, partitions: Partitions) -> Result<(), StoreError> {
+    if partition.0 < partitions.count() {
+        return Ok(());
+    }
+    Err(StoreError::Misuse(format!("partition {partition} of {}", partitions.count())))
+}
+
+fn check_slot(slot: &Slot, partitions: Partitions) -> Result<(), StoreError> {
+    if slot.key.is_empty() || slot.key.len() > limits::STORE_KEY_MAX {
+        return Err(StoreError::Misuse(format!("a key of {} bytes: 1 to {}", slot.key.len(), limits::STORE_KEY_MAX)));
+    }
+    check_partition(slot.partition, partitions)
+}
+
+fn check_mutation(mutation: &Mutation, partitions: Partitions) -> Result<(), StoreError> {
+    if let Mutation::Put { value, .. } = mutation
+        && value.len() > limits::RECORD_MAX
+    {
+        return Err(StoreError::Misuse(format!("a value of {} bytes: at most {}", value.len(), limits::RECORD_MAX)));
+    }
+    check_slot(mutation.slot(), partitions)
+}
+
+/// The smallest key above every key that begins with `prefix`; `None` when there is no such key.
+fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_the_next_key_that_does_not_begin_with_it() {
+        assert_eq!(prefix_end(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(prefix_end(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(prefix_end(b"\xff"), None);
+        assert_eq!(prefix_end(b""), None);
+    }
+}
