@@ -175,6 +175,11 @@ impl fmt::Display for Epoch {
 #[serde(transparent)]
 pub struct PartitionId(pub u32);
 
+impl PartitionId {
+    /// Not a part of the hash space: where a node keeps notes on what it owes other nodes.
+    pub const HINTS: Self = Self(u32::MAX);
+}
+
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -4,6 +4,7 @@
 //! alive.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::hash::ClusterHash;
 use crate::limits;
@@ -58,13 +59,13 @@ impl ClusterView {
         let mut rings = BTreeMap::new();
         for (name, policy) in &namespaces {
             policy.check().map_err(|invalid| ViewError::Namespace(name.clone(), invalid))?;
-            if !rings.contains_key(&policy.n) {
+            if let Entry::Vacant(vacant) = rings.entry(policy.n) {
                 let ring_members = members.iter().map(|(id, member)| RingMember {
                     id: *id,
                     zone: member.zone.clone(),
                     weight: member.weight,
                 });
-                rings.insert(policy.n, Ring::new(hash, info.partitions, policy.n, ring_members)?);
+                vacant.insert(Ring::new(hash, info.partitions, policy.n, ring_members)?);
             }
         }
         Ok(Self { info, hash, members, namespaces, rings })

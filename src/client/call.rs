@@ -82,7 +82,7 @@ impl<'a> Call<'a> {
         let share = if self.targets.len() > 1 { left / ATTEMPT_SHARE } else { left };
         let answer = target
             .link
-            .request(now + share, |frame: &mut BytesMut| {
+            .request(share, |frame: &mut BytesMut| {
                 postcard::to_io(request, frame.writer()).expect("messages always encode into memory");
             })
             .await;
@@ -122,14 +122,14 @@ impl<'a> Call<'a> {
     }
 
     /// The error after all tries: what the last node said, if it said something, else who could not be reached.
-    fn give_up(self, last: Option<ClientError>, timed_out: bool) -> ClientError {
+    fn give_up(&self, last: Option<ClientError>, timed_out: bool) -> ClientError {
         match last {
             Some(ClientError::Quorum(mut error)) => {
                 error.may_appear |= self.maybe;
                 ClientError::Quorum(error)
             }
             Some(error @ ClientError::Rejected(_)) if !self.maybe => error,
-            _ => ClientError::Unreachable(Unreachable { timed_out, maybe: self.maybe, tried: self.tried }),
+            _ => ClientError::Unreachable(Unreachable { timed_out, maybe: self.maybe, tried: self.tried.clone() }),
         }
     }
 }

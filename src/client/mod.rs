@@ -54,6 +54,7 @@ use crate::client::call::{Call, unexpected};
 use crate::client::route::Routes;
 use crate::env::Env;
 use crate::limits;
+use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Endpoint, EndpointKeys, Socket, TlsMaterial, TransportSettings, tls};
 use crate::types::{Namespace, NodeName};
 use crate::version::RequestId;
@@ -72,7 +73,7 @@ pub struct ClientBuilder {
     namespace: Namespace,
     timeout: Duration,
     pinned: Option<NodeName>,
-    lanes: usize,
+    links: LinkSettings,
     transport: TransportSettings,
     edges: Option<(Endpoint, Env)>,
 }
@@ -106,6 +107,13 @@ impl ClientBuilder {
         self
     }
 
+    /// How nodes are connected to, and by how many lanes.
+    #[must_use]
+    pub fn links(mut self, links: LinkSettings) -> Self {
+        self.links = links;
+        self
+    }
+
     /// Settings of the connections.
     #[must_use]
     pub fn transport(mut self, transport: TransportSettings) -> Self {
@@ -125,7 +133,7 @@ impl ClientBuilder {
     /// # Errors
     /// When no node answers in time, or one refuses this client.
     pub async fn connect(self) -> Result<Client, ClientError> {
-        let Self { tls, seeds, namespace, timeout, pinned, lanes, transport, edges } = self;
+        let Self { tls, seeds, namespace, timeout, pinned, links, transport, edges } = self;
         if seeds.is_empty() {
             return Err(ClientError::Config("no node to connect to: give the address of one or more".to_owned()));
         }
@@ -138,7 +146,7 @@ impl ClientBuilder {
         };
         let session = env.rng("client-session").next_u64();
         let inner = Inner {
-            routes: Routes::new(endpoint, &seeds, lanes),
+            routes: Routes::new(endpoint, &seeds, &links, &env),
             env,
             session,
             sequence: AtomicU64::new(1),
@@ -216,7 +224,7 @@ impl Client {
             namespace: Namespace::default(),
             timeout: Duration::from_secs(5),
             pinned: None,
-            lanes: 1,
+            links: LinkSettings::default(),
             transport: TransportSettings::default(),
             edges: None,
         }

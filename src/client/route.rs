@@ -1,10 +1,12 @@
 //! Which node to ask: the owners of the key first, those that answer before those that do not.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::net::{Endpoint, Expect, Link, LinkState};
-use crate::types::{Namespace, NodeName};
+use crate::env::Env;
+use crate::net::link::{Link, LinkSettings, LinkState};
+use crate::net::pool::Pool;
+use crate::net::{Endpoint, Expect};
+use crate::types::{Namespace, NodeId, NodeName};
 use crate::view::ClusterView;
 
 /// A node to ask.
@@ -19,24 +21,19 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) struct Routes {
     endpoint: Endpoint,
-    lanes: usize,
+    pool: Pool,
     seeds: Vec<Target>,
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    view: Option<Arc<ClusterView>>,
-    links: BTreeMap<NodeName, (String, Link)>,
+    view: Mutex<Option<Arc<ClusterView>>>,
 }
 
 impl Routes {
-    pub(crate) fn new(endpoint: Endpoint, seeds: &[String], lanes: usize) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, seeds: &[String], settings: &LinkSettings, env: &Env) -> Self {
         let seeds = seeds.iter().map(|seed| Target {
             label: seed.clone(),
-            link: Link::new(&endpoint, seed.clone(), Expect::AnyNode, lanes),
+            link: Link::new(&endpoint, Expect::AnyNode, vec![seed.clone()], settings.clone(), env),
         });
-        Self { seeds: seeds.collect(), endpoint, lanes, known: Mutex::default() }
+        let pool = Pool::new(&endpoint, settings.clone(), env);
+        Self { seeds: seeds.collect(), endpoint, pool, view: Mutex::default() }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -45,69 +42,56 @@ impl Routes {
 
     /// The cluster as last learnt.
     pub(crate) fn view(&self) -> Option<Arc<ClusterView>> {
-        self.lock().view.clone()
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes a newly learnt cluster: connections to members that stay are kept.
     pub(crate) fn learn(&self, view: ClusterView) -> Arc<ClusterView> {
         let view = Arc::new(view);
-        let mut known = self.lock();
-        let mut links = BTreeMap::new();
+        self.pool.retain(|name| view.members().values().any(|member| member.name == *name));
         for member in view.members().values() {
-            let kept = known.links.remove(&member.name).filter(|(address, _)| *address == member.quic);
-            let link = kept.map_or_else(
-                || Link::new(&self.endpoint, member.quic.clone(), Expect::Node(member.name.clone()), self.lanes),
-                |(_, link)| link,
-            );
-            links.insert(member.name.clone(), (member.quic.clone(), link));
+            self.pool.link(&member.name, std::slice::from_ref(&member.quic));
         }
-        known.links = links;
-        known.view = Some(view.clone());
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view.clone());
         view
     }
 
     /// Whom to ask for a key, best first: its owners in the order of the preference list, then the other members;
-    /// within each, those that are connected or untried before those that failed of late.
+    /// within each, those that are not known to be down before those that are.
     pub(crate) fn for_key(&self, namespace: &Namespace, key: &[u8]) -> Vec<Target> {
-        let known = self.lock();
-        let Some(view) = &known.view else { return self.seeds.clone() };
+        let Some(view) = self.view() else { return self.seeds.clone() };
         let (_, partition) = view.place(namespace, key);
         let ring = view.policy(namespace).and_then(|policy| view.ring(policy.n));
         let owners = ring.map_or(&[][..], |ring| ring.preference_list(partition));
-        let mut names: Vec<NodeName> = owners.iter().map(|owner| view.name_of(*owner)).collect();
-        let count = names.len();
-        let others: Vec<NodeName> = known.links.keys().filter(|name| !names.contains(name)).cloned().collect();
-        names.extend(others);
-        let mut targets: Vec<(bool, Target)> = Vec::with_capacity(names.len());
-        for (place, name) in names.into_iter().enumerate() {
-            if let Some((_, link)) = known.links.get(&name) {
-                let down = matches!(link.state(), LinkState::Down { .. });
-                targets.push((down, Target { label: name.to_string(), link: link.clone() }));
-            }
-            if place + 1 == count {
-                targets.sort_by_key(|(down, _)| *down);
-            }
-        }
-        targets.into_iter().map(|(_, target)| target).collect()
+        let others = view.members().keys().filter(|node| !owners.contains(node));
+        let targets = |nodes: &mut dyn Iterator<Item = &NodeId>| {
+            let mut targets: Vec<Target> = nodes.filter_map(|node| self.node(&view.name_of(*node))).collect();
+            targets.sort_by_key(Target::is_down);
+            targets
+        };
+        let mut order = targets(&mut owners.iter());
+        order.extend(targets(&mut others.into_iter()));
+        order
     }
 
-    /// Whom to ask for what every node can answer: members when they are known, else seeds.
+    /// Whom to ask for what every node can answer: members when they are known, then seeds.
     pub(crate) fn any(&self) -> Vec<Target> {
-        let known = self.lock();
-        let members = known.links.iter().map(|(name, (_, link))| Target { label: name.to_string(), link: link.clone() });
-        let mut targets: Vec<Target> = members.collect();
-        targets.sort_by_key(|target| matches!(target.link.state(), LinkState::Down { .. }));
+        let view = self.view();
+        let members = view.iter().flat_map(|view| view.members().values());
+        let mut targets: Vec<Target> = members.filter_map(|member| self.node(&member.name)).collect();
+        targets.sort_by_key(Target::is_down);
         targets.extend(self.seeds.iter().cloned());
         targets
     }
 
     /// The node of this name.
     pub(crate) fn node(&self, name: &NodeName) -> Option<Target> {
-        let known = self.lock();
-        known.links.get(name).map(|(_, link)| Target { label: name.to_string(), link: link.clone() })
+        self.pool.get(name).map(|link| Target { label: name.to_string(), link })
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+impl Target {
+    fn is_down(&self) -> bool {
+        matches!(self.link.state(), LinkState::Down { .. })
     }
 }

@@ -18,7 +18,7 @@ use crate::node::replica::HintDone;
 use crate::node::replica::marker::{self, Marker};
 use crate::record;
 use crate::store::Slot;
-use crate::types::NodeId;
+use crate::types::{NodeId, PartitionId};
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{ReplicaWrite, ServeError};
 
@@ -102,7 +102,7 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) {
     loop {
         let page = core
             .engine
-            .scan(marker::HINTS, &prefix, after.as_deref(), limits::HINT_PAGE_MAX, limits::SCAN_PAGE_BYTES)
+            .scan(PartitionId::HINTS, &prefix, after.as_deref(), limits::HINT_PAGE_MAX, limits::SCAN_PAGE_BYTES)
             .await;
         let page = match page {
             Ok(page) => page,

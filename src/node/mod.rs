@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::net::Endpoint;
+use crate::net::link::LinkSettings;
 use crate::node::core::{Core, Counters};
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub engine: Engine,
     /// The open network.
     pub endpoint: Endpoint,
+    /// How it connects to the other members.
+    pub links: LinkSettings,
     /// Limits of waiting.
     pub timeouts: Timeouts,
     /// How far a stamp of another node may lead this one's wall clock before it is not followed.
@@ -59,12 +62,17 @@ pub enum StartError {
 }
 
 /// A running node.
-#[derive(Debug)]
 pub struct Node {
     core: Arc<Core>,
     endpoint: Endpoint,
     /// The scope of the replica's loops, which outlive every service that may write.
     storage: Env,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("node", &self.core.view.info().node).finish_non_exhaustive()
+    }
 }
 
 impl Node {
@@ -73,7 +81,7 @@ impl Node {
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, timeouts, clock_drift } = parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift } = parts;
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
         if !view.members().contains_key(&id) {
@@ -82,7 +90,7 @@ impl Node {
         let storage = env.child();
         let rest = env.child();
         let replica = Replica::start(engine.clone(), *view.hash(), id, clock_drift, &storage);
-        let peers = Peers::start(&endpoint, &view, id);
+        let peers = Peers::start(&endpoint, &links, &view, id, env);
         let hints = HintBudget::new(view.members().keys().copied());
         let core = Arc::new(Core {
             id,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use crate::net::{Endpoint, Expect, Link, LinkState, NetError};
+use crate::env::Env;
+use crate::net::link::{Link, LinkSettings, LinkState};
+use crate::net::{Endpoint, Expect, NetError};
 use crate::types::NodeId;
 use crate::view::ClusterView;
 use crate::wire::blob;
@@ -59,11 +61,18 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Connects to every member but this one, in the background and for as long as the endpoint lives.
-    pub(crate) fn start(endpoint: &Endpoint, view: &ClusterView, own: NodeId) -> Arc<Self> {
+    pub(crate) fn start(
+        endpoint: &Endpoint,
+        settings: &LinkSettings,
+        view: &ClusterView,
+        own: NodeId,
+        env: &Env,
+    ) -> Arc<Self> {
         let others = view.members().iter().filter(|(id, _)| **id != own);
         let peers = others.map(|(id, member)| {
-            let link = endpoint.link(member.quic.clone(), Expect::Node(member.name.clone()));
-            link.keep_connected();
+            let expect = Expect::Node(member.name.clone());
+            let link = Link::new(endpoint, expect, vec![member.quic.clone()], settings.clone(), env);
+            link.start();
             (*id, Peer { link, shunned_until: AtomicU64::new(0) })
         });
         Arc::new(Self { peers: peers.collect(), started: Instant::now() })
@@ -92,7 +101,7 @@ impl Peers {
         let describe = |(id, peer): (&NodeId, &Peer)| {
             let state = match peer.link.state() {
                 LinkState::Up => "up".to_owned(),
-                LinkState::Connecting => "connecting".to_owned(),
+                LinkState::Idle | LinkState::Connecting => "connecting".to_owned(),
                 LinkState::Down { error, .. } => format!("down: {error}"),
             };
             let quic = view.members().get(id).map(|member| member.quic.clone()).unwrap_or_default();
@@ -153,7 +162,7 @@ impl Peers {
     ) -> Result<Reply, PeerError> {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.peers.get(&node).ok_or_else(gone)?;
-        let answer = peer.link.request(deadline, |frame| encode(request, frame)).await;
+        let answer = peer.link.request(deadline - Instant::now(), |frame| encode(request, frame)).await;
         if let Err(NetError::Unanswered { .. }) = &answer {
             peer.shunned_until.store(self.now_ms() + SHUN_MS, Ordering::Relaxed);
         }

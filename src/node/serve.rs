@@ -38,7 +38,7 @@ impl Serve {
         let request: Request = blob::decode(&incoming.body).map_err(|error| {
             ServeError::Invalid(format!("the request cannot be read ({error}): is the other side newer?"))
         })?;
-        let from = &incoming.peer.identity;
+        let from = incoming.peer.identity();
         authorise(from, &request)?;
         let deadline = incoming.deadline;
         match request {

@@ -333,7 +333,7 @@ fn check_count(count: usize) -> Result<(), StoreError> {
 }
 
 fn check_partition(partition: PartitionId, partitions: Partitions) -> Result<(), StoreError> {
-    if partition.0 < partitions.count() {
+    if partition.0 < partitions.count() || partition == PartitionId::HINTS {
         return Ok(());
     }
     Err(StoreError::Misuse(format!("partition {partition} of {}", partitions.count())))

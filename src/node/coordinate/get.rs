@@ -154,14 +154,13 @@ struct Asking<'a> {
     quorum: GetQuorum,
     asked: FuturesUnordered<Asked>,
     records: Vec<(NodeId, Option<Bytes>)>,
-    /// Whether records are wanted of all, or of the first only.
-    full: bool,
 }
 
 impl<'a> Asking<'a> {
+    /// Asks the first `needed` candidates: all for their records, or, unless `full`, all but one for digests.
     fn start(core: &'a Arc<Core>, slot: &'a Slot, needed: u8, candidates: &[NodeId], full: bool) -> Self {
         let (quorum, first) = GetQuorum::start(needed, candidates.iter().copied());
-        let mut asking = Self { core, slot, quorum, asked: FuturesUnordered::new(), records: Vec::new(), full };
+        let mut asking = Self { core, slot, quorum, asked: FuturesUnordered::new(), records: Vec::new() };
         for (place, node) in first.into_iter().enumerate() {
             asking.ask(node, !full && place > 0);
         }

@@ -4,9 +4,9 @@ mod get;
 mod put;
 mod scan;
 
-pub(crate) use get::get;
+pub(crate) use get::{fetch, get};
 pub(crate) use put::put;
-pub(crate) use scan::scan;
+pub(crate) use scan::{page, scan};
 
 use std::sync::atomic::Ordering;
 

@@ -13,7 +13,7 @@ use crate::node::replica::marker::{self, Marker};
 use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
 use crate::record::{self, RecordError};
 use crate::store::{Mutation, Slot};
-use crate::types::{Epoch, NodeId};
+use crate::types::{Epoch, NodeId, PartitionId};
 use crate::version::{Actor, Clock, Context, Dot, NewVersion, Put, Siblings};
 use crate::wire::rpc::ServeError;
 
@@ -96,7 +96,7 @@ pub(crate) fn slots(ops: &[Op]) -> Vec<Slot> {
 /// Whether any of the stored records fails its checksum. Overwriting one forgets what this node named in it, so the
 /// caller must renew the epoch first.
 pub(crate) fn any_damaged(hash: &ClusterHash, slots: &[Slot], stored: &[Option<Bytes>]) -> bool {
-    let records = slots.iter().zip(stored).filter(|(slot, _)| slot.partition != marker::HINTS);
+    let records = slots.iter().zip(stored).filter(|(slot, _)| slot.partition != PartitionId::HINTS);
     records.filter_map(|(slot, stored)| Some((slot, stored.as_ref()?))).any(|(slot, stored)| {
         matches!(record::check(hash, &slot.key, stored), Err(RecordError::Damaged | RecordError::Malformed))
     })

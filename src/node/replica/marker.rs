@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::store::Slot;
 use crate::types::{Epoch, NodeId, PartitionId};
 
-/// The partition of markers: beyond every partition of data.
-pub(crate) const HINTS: PartitionId = PartitionId(u32::MAX);
 const FIXED: usize = 8 + 4;
 
 /// The value of a marker.
@@ -41,7 +39,7 @@ pub(crate) fn slot(target: NodeId, of: &Slot) -> Slot {
     key.put_u64(target.0);
     key.put_u32(of.partition.0);
     key.put_slice(&of.key);
-    Slot { partition: HINTS, key: key.freeze() }
+    Slot { partition: PartitionId::HINTS, key: key.freeze() }
 }
 
 /// What all markers for one target begin with.

@@ -7,6 +7,8 @@
 mod batch;
 pub(crate) mod marker;
 mod op;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +31,8 @@ use crate::wire::rpc::ServeError;
 
 /// Bytes one storage batch may hold beyond its first operation.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Places one storage batch may touch beyond its last operation.
+const SLOTS_MAX: usize = limits::STORE_CALL_MAX - limits::REPLICAS_MAX - 2;
 /// How often a batch is tried anew because the storage lost its epoch meanwhile.
 const EPOCH_TRIES: usize = 3;
 
@@ -61,7 +65,7 @@ struct Read {
 
 impl Replica {
     /// Starts both loops in the scope of `env`; they end, once it is stopped, after what was asked before.
-    pub(crate) fn start(engine: Arc<Engine>, hash: ClusterHash, node: NodeId, drift: Duration, env: &Env) -> Self {
+    pub(crate) fn start(engine: Engine, hash: ClusterHash, node: NodeId, drift: Duration, env: &Env) -> Self {
         let (writes, inbox) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
         let (reads, reading) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
         let counters = Arc::new(ReplicaCounters::default());
@@ -144,7 +148,7 @@ pub(crate) fn storage_error(error: &StoreError) -> ServeError {
 
 /// The write loop's state.
 struct Writer {
-    engine: Arc<Engine>,
+    engine: Engine,
     hash: ClusterHash,
     node: NodeId,
     clock: Clock,
@@ -167,11 +171,12 @@ impl Writer {
                 op = inbox.recv() => op,
             };
             let Some(first) = first else { return };
-            let mut weight = first.weight();
+            let (mut weight, mut slots) = (first.weight(), first.slots());
             let mut ops = vec![first];
-            while ops.len() < limits::STORE_BATCH_MAX && weight < BATCH_BYTES {
+            while ops.len() < limits::STORE_BATCH_MAX && weight < BATCH_BYTES && slots < SLOTS_MAX {
                 let Ok(op) = inbox.try_recv() else { break };
                 weight += op.weight();
+                slots += op.slots();
                 ops.push(op);
             }
             self.write(ops).await;
@@ -243,7 +248,7 @@ fn refuse(op: Op, error: &ServeError) {
 }
 
 /// Reads whatever is asked for in one go; while one batch is read, the next gathers.
-async fn serve_reads(engine: Arc<Engine>, mut inbox: mpsc::Receiver<Read>, env: Env) {
+async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, env: Env) {
     let mut open = true;
     loop {
         let first = tokio::select! {
@@ -283,12 +288,16 @@ async fn serve_reads(engine: Arc<Engine>, mut inbox: mpsc::Receiver<Read>, env: 
 }
 
 async fn read_all(engine: &Engine, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
-    let mut result = engine.get_many(slots).await;
-    for _ in 1..EPOCH_TRIES {
-        if !matches!(result, Err(StoreError::EpochChanged)) {
-            break;
+    let mut records = Vec::with_capacity(slots.len());
+    for chunk in slots.chunks(limits::STORE_CALL_MAX) {
+        let mut result = engine.get_many(chunk).await;
+        for _ in 1..EPOCH_TRIES {
+            if !matches!(result, Err(StoreError::EpochChanged)) {
+                break;
+            }
+            result = engine.get_many(chunk).await;
         }
-        result = engine.get_many(slots).await;
+        records.extend(result?);
     }
-    result
+    Ok(records)
 }

@@ -79,6 +79,16 @@ pub(crate) struct HintDone {
 }
 
 impl Op {
+    /// Places this operation reads at most.
+    pub(crate) fn slots(&self) -> usize {
+        1 + match self {
+            Self::Mint(mint, _) => mint.stand_in_for.len(),
+            Self::Apply(apply, _) => apply.hints.len(),
+            Self::Hint(_, targets, _) => targets.len(),
+            Self::HintDone(done, _) => 1 + done.drop_with.as_ref().map_or(0, Vec::len),
+        }
+    }
+
     /// Bytes this operation holds in memory.
     pub(crate) fn weight(&self) -> usize {
         match self {

@@ -1,0 +1,199 @@
+//! Batches decided in memory, and what stays true over them.
+
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use tokio::sync::oneshot;
+
+use crate::hash::ClusterHash;
+use crate::node::replica::batch::{Minter, Outcome, any_damaged, plan, slots};
+use crate::node::replica::marker;
+use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
+use crate::record;
+use crate::store::{Mutation, Slot};
+use crate::types::{ClusterName, Epoch, NodeId, PartitionId};
+use crate::version::{Clock, Context, Dot, RequestId, Siblings};
+use crate::wire::rpc::ServeError;
+
+/// A replica's storage and its planner, without a loop.
+struct Bench {
+    hash: ClusterHash,
+    node: NodeId,
+    epoch: Epoch,
+    clock: Clock,
+    stored: BTreeMap<Slot, Bytes>,
+    sequence: u64,
+}
+
+fn key(name: &'static str) -> Slot {
+    Slot { partition: PartitionId(1), key: Bytes::from_static(name.as_bytes()) }
+}
+
+impl Bench {
+    fn new(node: u64) -> Self {
+        let hash = ClusterHash::new(&ClusterName::new("demo").unwrap());
+        let clock = Clock::new(1_000);
+        Self { hash, node: NodeId(node), epoch: Epoch(1), clock, stored: BTreeMap::new(), sequence: node * 1_000 }
+    }
+
+    fn run(&mut self, ops: &[Op]) -> Vec<Result<Option<Minted>, ServeError>> {
+        let slots = slots(ops);
+        let stored: Vec<Option<Bytes>> = slots.iter().map(|slot| self.stored.get(slot).cloned()).collect();
+        let mut minter =
+            Minter { hash: &self.hash, node: self.node, epoch: self.epoch, clock: &mut self.clock, wall_ms: 1 };
+        let mut plan = plan(ops, slots, stored, &mut minter);
+        for mutation in std::mem::take(&mut plan.mutations) {
+            match mutation {
+                Mutation::Put { slot, value } => drop(self.stored.insert(slot, value)),
+                Mutation::Delete { slot } => drop(self.stored.remove(&slot)),
+            }
+        }
+        let outcomes = std::mem::take(&mut plan.outcomes);
+        ops.iter()
+            .zip(outcomes)
+            .map(|(op, outcome)| {
+                Ok(match (op, outcome?) {
+                    (Op::Mint(mint, _), Outcome::Minted(dot)) => plan.minted(&mint.slot, dot),
+                    _ => None,
+                })
+            })
+            .collect()
+    }
+
+    fn mint_op(&mut self, slot: &Slot, seen: Option<Context>, stand_in_for: &[NodeId]) -> Op {
+        self.sequence += 1;
+        let mint = Mint {
+            slot: slot.clone(),
+            seen,
+            request: RequestId { client: 1, sequence: self.sequence },
+            expires_at: None,
+            value: Some(Bytes::from(self.sequence.to_string())),
+            stand_in_for: stand_in_for.to_vec(),
+        };
+        Op::Mint(mint, oneshot::channel().0)
+    }
+
+    fn mint(&mut self, slot: &Slot, stand_in_for: &[NodeId]) -> Minted {
+        let op = self.mint_op(slot, Some(Context::new()), stand_in_for);
+        self.run(&[op]).pop().unwrap().unwrap().unwrap()
+    }
+
+    fn apply(&mut self, slot: &Slot, record: &Bytes, hints: &[NodeId]) -> Result<(), ServeError> {
+        let apply = Apply { slot: slot.clone(), record: record.clone(), hints: hints.to_vec() };
+        self.run(&[Op::Apply(apply, oneshot::channel().0)]).pop().unwrap().map(drop)
+    }
+
+    fn hint_done(&mut self, slot: &Slot, target: NodeId, owners: &[NodeId]) {
+        let marker = self.stored[&marker::slot(target, slot)].clone();
+        let done = HintDone {
+            slot: slot.clone(),
+            target,
+            marked: marker::Marker::decode(&marker).unwrap().digest,
+            delivered: self.stored.get(slot).and_then(|record| record::digest(record)),
+            drop_with: Some(owners.to_vec()),
+        };
+        self.run(&[Op::HintDone(done, oneshot::channel().0)]);
+    }
+
+    fn state(&self, slot: &Slot) -> Siblings {
+        record::decode(&self.hash, &slot.key, &self.stored[slot]).unwrap()
+    }
+}
+
+#[test]
+fn puts_of_one_batch_see_each_other() {
+    let mut bench = Bench::new(1);
+    let slot = key("a");
+    let ops = [bench.mint_op(&slot, Some(Context::new()), &[]), bench.mint_op(&slot, None, &[])];
+    let outcomes = bench.run(&ops);
+    assert_eq!(bench.state(&slot).versions().len(), 1, "the second put supersedes all it finds");
+    for outcome in outcomes {
+        let minted = outcome.unwrap().unwrap();
+        assert_eq!(minted.context.count(minted.dot.actor), 2);
+        assert_eq!(minted.record, bench.stored[&slot]);
+    }
+}
+
+#[test]
+fn a_record_merged_twice_or_out_of_order_changes_nothing_more() {
+    let (mut a, mut b) = (Bench::new(1), Bench::new(2));
+    let slot = key("a");
+    let first = a.mint(&slot, &[]).record;
+    let second = a.mint(&slot, &[]).record;
+    for record in [&second, &first, &second] {
+        b.apply(&slot, record, &[]).unwrap();
+    }
+    assert_eq!(b.stored, a.stored);
+}
+
+#[test]
+fn a_damaged_record_from_a_peer_is_refused_and_a_stored_one_is_noticed() {
+    let mut bench = Bench::new(1);
+    let slot = key("a");
+    let mut damaged = bench.mint(&slot, &[]).record.to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let damaged = Bytes::from(damaged);
+    assert!(matches!(bench.apply(&slot, &damaged, &[]), Err(ServeError::Invalid(_))));
+    assert!(any_damaged(&bench.hash, std::slice::from_ref(&slot), &[Some(damaged)]));
+}
+
+#[test]
+fn siblings_are_bounded_and_a_repeated_request_is_let_through() {
+    let mut bench = Bench::new(1);
+    let slot = key("a");
+    for _ in 0..crate::limits::SIBLINGS_MAX {
+        bench.mint(&slot, &[]);
+    }
+    let op = bench.mint_op(&slot, Some(Context::new()), &[]);
+    assert!(matches!(bench.run(&[op]).pop().unwrap(), Err(ServeError::Limit(_))));
+    bench.sequence -= 2;
+    let again = bench.mint_op(&slot, Some(Context::new()), &[]);
+    assert!(bench.run(&[again]).pop().unwrap().is_ok());
+    let resolving = bench.state(&slot).context().clone();
+    bench.sequence += 10;
+    let op = bench.mint_op(&slot, Some(resolving), &[]);
+    assert!(bench.run(&[op]).pop().unwrap().is_ok());
+    assert_eq!(bench.state(&slot).versions().len(), 1);
+}
+
+/// A stand-in forgets a key with its last hint. Were it to count from 1 again under the same actor, its next version
+/// would be taken for the one it handed over before, and be lost.
+#[test]
+fn a_stand_in_never_issues_a_dot_twice_though_it_forgets_the_key() {
+    let mut bench = Bench::new(9);
+    let (slot, owners) = (key("a"), [NodeId(1), NodeId(2)]);
+    let mut dots: Vec<Dot> = Vec::new();
+    for _ in 0..3 {
+        dots.push(bench.mint(&slot, &owners).dot);
+        dots.push(bench.mint(&slot, &owners).dot);
+        bench.hint_done(&slot, owners[0], &owners);
+        assert!(bench.stored.contains_key(&slot), "one owner still lacks it");
+        dots.push(bench.mint(&slot, &owners).dot);
+        bench.hint_done(&slot, owners[0], &owners);
+        bench.hint_done(&slot, owners[1], &owners);
+        assert!(bench.stored.is_empty(), "{:?}", bench.stored);
+    }
+    let mut unique = dots.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), dots.len(), "{dots:?}");
+}
+
+#[test]
+fn a_hint_renewed_while_it_was_delivered_stays() {
+    let (mut owner, mut bench) = (Bench::new(1), Bench::new(9));
+    let (slot, owners) = (key("a"), [NodeId(1)]);
+    let first = owner.mint(&slot, &[]).record;
+    bench.apply(&slot, &first, &owners).unwrap();
+    let marked = marker::Marker::decode(&bench.stored[&marker::slot(owners[0], &slot)]).unwrap().digest;
+    let second = owner.mint(&slot, &[]).record;
+    bench.apply(&slot, &second, &owners).unwrap();
+    let done = HintDone {
+        slot: slot.clone(),
+        target: owners[0],
+        marked,
+        delivered: record::digest(&first),
+        drop_with: Some(owners.to_vec()),
+    };
+    bench.run(&[Op::HintDone(done, oneshot::channel().0)]);
+    assert_eq!(bench.stored.len(), 2, "marker and record stay for the second delivery");
+}
