@@ -24,8 +24,9 @@
 //!   partitions the tight capacity costs movement: at Q = 1024 about twice the least at 100 nodes, and 1.5 to 5 times at
 //!   200, most where the ideal passes a whole number. A function of the set alone cannot remember where slack was used,
 //!   so balance has the precedence; more partitions give both.
-//! - Lists for different replica counts are computed apart: the one for three is not a prefix of the one for five,
-//!   because balancing rank by rank leaves too little slack per rank and moves more.
+//!   Somewhat more, up to 1.4, is moved where there are a few more zones than replicas.
+//! - Lists for different replica counts are computed apart: the one for three need not be a prefix of the one for five,
+//!   because capacities kept rank by rank would leave each rank less slack.
 //!
 //! An empty ring, or one whose members all have weight 0, is valid: its lists are empty.
 //!

@@ -247,7 +247,7 @@ fn any_members() -> impl Strategy<Value = Vec<RingMember>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_members_get_the_same_sound_ring_in_any_order(
