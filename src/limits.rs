@@ -36,6 +36,9 @@ pub const PARTITIONS_MAX: u32 = 65_536;
 pub const PARTITIONS_DEFAULT: u32 = 1024;
 /// Largest weight of a node.
 pub const WEIGHT_MAX: u32 = 1_000;
+/// Searches for room on other nodes that may fail before placement leaves the remaining nodes above their limits:
+/// failures are expensive. None has been seen in tens of thousands of random rings.
+pub const RING_SEARCHES_FAILED_MAX: u32 = 8;
 
 /// Most bytes a record takes beside the values it holds: context, dots, stamps and header.
 pub const RECORD_OVERHEAD_MAX: usize = 64 * 1024;

@@ -13,15 +13,12 @@ use std::collections::BinaryHeap;
 use std::collections::VecDeque;
 
 use crate::hash::ClusterHash;
+use crate::limits;
 use crate::ring::RingMember;
 use crate::ring::score::Scores;
 use crate::ring::score::Use;
 use crate::ring::share::Shares;
 use crate::types::Partitions;
-
-/// Searches for room that may fail before the rest of the overfull nodes is left as it is: failures are expensive, and
-/// each leaves a node one partition above its limit. None has been seen.
-const FAILED_SEARCHES_MAX: u32 = 8;
 
 /// The owners (indices of `members`) of each partition, in no particular order.
 pub(super) fn place(
@@ -163,7 +160,7 @@ impl<'a> Placement<'a> {
         let mut chains = Chains::new(self.shares, &mut self.owners);
         let mut failed = 0;
         for node in overfull {
-            while failed < FAILED_SEARCHES_MAX && chains.owned[node].len() > self.shares.limit[node] {
+            while failed < limits::RING_SEARCHES_FAILED_MAX && chains.owned[node].len() > self.shares.limit[node] {
                 if !chains.relieve(node) {
                     failed += 1;
                     break;

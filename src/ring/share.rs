@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn zones_take_owners_as_evenly_as_their_sizes_allow() {
-        let cases: [(&[usize], usize, &[(usize, usize)]); 6] = [
+        type Case<'a> = (&'a [usize], usize, &'a [(usize, usize)]);
+        let cases: [Case<'_>; 6] = [
             (&[1, 1, 1], 3, &[(1, 1), (1, 1), (1, 1)]),
             (&[5, 5], 3, &[(1, 2), (1, 2)]),
             (&[5, 5, 5], 4, &[(1, 2), (1, 2), (1, 2)]),
@@ -173,7 +174,8 @@ mod tests {
 
     #[test]
     fn shares_follow_weight_until_a_bound_is_met() {
-        let cases: [(&[f64], &[usize], usize, &[f64]); 5] = [
+        type Case<'a> = (&'a [f64], &'a [usize], usize, &'a [f64]);
+        let cases: [Case<'_>; 5] = [
             (&[1.0, 1.0, 2.0], &[0, 0, 0], 1, &[0.25, 0.25, 0.5]),
             // One copy of each partition is all that a node can hold.
             (&[1.0, 1.0, 1000.0], &[0, 0, 0], 2, &[0.5, 0.5, 1.0]),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use proptest::prelude::*;
 
@@ -17,7 +18,7 @@ fn id(name: &str) -> NodeId {
     ClusterHash::node_id(&NodeName::new(name).unwrap())
 }
 
-fn member(n: usize, zone: usize, weight: u32) -> RingMember {
+fn member(n: u32, zone: u32, weight: u32) -> RingMember {
     RingMember { id: id(&format!("n{n}")), zone: Zone::new(format!("z{zone}")).unwrap(), weight }
 }
 
@@ -25,19 +26,22 @@ fn ring(partitions: u32, replicas: u8, members: &[RingMember]) -> Ring {
     Ring::new(hash(), Partitions::new(partitions).unwrap(), replicas, members.iter().cloned()).unwrap()
 }
 
+/// How the nth node of a cluster is given a zone and a weight.
+type Shape = fn(u32) -> (u32, u32);
+
 /// Shapes of clusters: how zones and weights are given to the nth node.
-const SHAPES: [(&str, fn(usize) -> (usize, u32)); 5] = [
+const SHAPES: [(&str, Shape); 5] = [
     ("equal", |_| (0, 1)),
-    ("weighted", |n| (0, 1 + (n * 7 % 4) as u32)),
+    ("weighted", |n| (0, 1 + n * 7 % 4)),
     ("three zones", |n| (n % 3, 1)),
     ("a zone each", |n| (n, 100)),
-    ("uneven zones and weights", |n| (n * n % 7 % 4, 1 + (n % 3) as u32)),
+    ("uneven zones and weights", |n| (n * n % 7 % 4, 1 + n % 3)),
 ];
 
-fn cluster(shape: usize, nodes: std::ops::Range<usize>) -> Vec<RingMember> {
+fn cluster(shape: Shape, nodes: Range<u32>) -> Vec<RingMember> {
     nodes
         .map(|n| {
-            let (zone, weight) = SHAPES[shape].1(n);
+            let (zone, weight) = shape(n);
             member(n, zone, weight)
         })
         .collect()
@@ -68,7 +72,8 @@ fn check_lists(ring: &Ring) {
 
 /// Panics when a node holds more than 5 % above its ideal and more than one partition above it.
 fn check_balance(ring: &Ring, what: &str) {
-    let width = ring.members().iter().filter(|m| m.weight > 0).count().min(usize::from(ring.replicas()));
+    // Without any owner nothing is divided by this.
+    let width = ring.preference_list(PartitionId(0)).len().max(1);
     for load in ring.balance().nodes {
         let owned = f64::from(load.owned);
         assert!(owned <= (load.ideal * 1.05).max(load.ideal + 1.0) + 1e-6, "{what}: {load:?} owns too much");
@@ -80,25 +85,26 @@ fn check_balance(ring: &Ring, what: &str) {
 
 #[test]
 fn lists_are_distinct_spread_over_zones_and_balanced_at_every_size() {
-    for shape in 0..SHAPES.len() {
+    for (name, shape) in SHAPES {
         for (nodes, replicas) in
             [(1, 3), (2, 3), (3, 3), (4, 3), (5, 5), (6, 2), (9, 3), (16, 16), (33, 3), (70, 3), (200, 3)]
         {
             let ring = ring(1024, replicas, &cluster(shape, 0..nodes));
             check_lists(&ring);
-            check_balance(&ring, &format!("{} with {nodes} nodes, {replicas} replicas", SHAPES[shape].0));
+            check_balance(&ring, &format!("{} with {nodes} nodes, {replicas} replicas", name));
         }
     }
 }
 
 /// Copies moved by joins and leaves of single nodes, as a multiple of what the node owns or ought to own.
-fn movement(shape: usize, partitions: u32, nodes: usize) -> f64 {
+fn movement(shape: Shape, partitions: u32, nodes: u32) -> f64 {
     let all = cluster(shape, 0..nodes + 1);
     let large = ring(partitions, 3, &all);
     let changed = [0, nodes / 2, nodes];
     let moved = changed.map(|n| {
-        let small = large.remove(all[n].id).unwrap();
-        let load = large.balance().nodes.into_iter().find(|load| load.node == all[n].id).unwrap();
+        let node = id(&format!("n{n}"));
+        let small = large.remove(node).unwrap();
+        let load = large.balance().nodes.into_iter().find(|load| load.node == node).unwrap();
         let (join, leave) = (small.moves_to(&large), large.moves_to(&small));
         assert!(join.total >= join.least && leave.total >= leave.least);
         let join = join.total as f64 / load.ideal.max(f64::from(load.owned));
@@ -109,11 +115,10 @@ fn movement(shape: usize, partitions: u32, nodes: usize) -> f64 {
 
 #[test]
 fn a_join_or_leave_moves_little_more_than_it_must() {
-    // With three replicas, 1024 partitions are 60 per node at 50 nodes.
-    for shape in 0..SHAPES.len() {
+    for (name, shape) in SHAPES {
         for nodes in [3, 4, 6, 10, 20, 40] {
             let ratio = movement(shape, 1024, nodes);
-            assert!(ratio <= 1.3, "{} with {nodes} nodes: {ratio:.2} times the least", SHAPES[shape].0);
+            assert!(ratio <= 1.3, "{} with {nodes} nodes: {ratio:.2} times the least", name);
         }
     }
 }
@@ -121,14 +126,14 @@ fn a_join_or_leave_moves_little_more_than_it_must() {
 #[test]
 fn a_change_of_a_large_ring_with_few_partitions_stays_local() {
     for (nodes, bound) in [(100, 3.5), (200, 6.5)] {
-        let ratio = movement(0, 1024, nodes);
+        let ratio = movement(SHAPES[0].1, 1024, nodes);
         assert!(ratio <= bound, "{nodes} nodes: {ratio:.2} times the least");
     }
 }
 
 #[test]
 fn moves_count_copies_and_know_the_least() {
-    let all = cluster(0, 0..4);
+    let all = cluster(SHAPES[0].1, 0..4);
     let (small, large) = (ring(64, 1, &all[..3]), ring(64, 1, &all));
     let moves = small.moves_to(&large);
     let mut gained = BTreeMap::new();
@@ -183,7 +188,7 @@ fn impossible_rings_are_refused_with_a_reason() {
     assert_eq!(build(3, vec![member(1, 0, 1001)]), RingError::Weight { node, weight: 1001 });
     assert_eq!(build(0, vec![]), RingError::Replicas { given: 0 });
     assert_eq!(build(17, vec![]), RingError::Replicas { given: 17 });
-    let crowd = (0..=limits::MEMBERS_MAX).map(|n| member(n, 0, 1)).collect();
+    let crowd = (0..=u32::try_from(limits::MEMBERS_MAX).unwrap()).map(|n| member(n, 0, 1)).collect();
     assert_eq!(build(3, crowd), RingError::TooManyMembers);
     let ring = ring(16, 3, &[member(1, 0, 1)]);
     assert_eq!(ring.remove(id("n2")).unwrap_err(), RingError::NotAMember(id("n2")));
@@ -209,7 +214,7 @@ fn stand_ins_are_all_others_with_unused_zones_first_and_spread_by_partition() {
 
 #[test]
 fn keys_go_to_the_first_owner_of_their_partition() {
-    let ring = ring(64, 2, &cluster(0, 0..5));
+    let ring = ring(64, 2, &cluster(SHAPES[0].1, 0..5));
     let namespace = Namespace::default();
     let partition = ring.partition(&namespace, b"key");
     assert_eq!(partition, ring.partitions().of(hash().position(&namespace, b"key")));
@@ -226,23 +231,23 @@ fn the_layout_is_pinned_because_data_lies_where_it_says() {
             .fold(0xcbf2_9ce4_8422_2325_u64, |h, node| (h ^ node.0).wrapping_mul(0x0100_0000_01b3).rotate_left(23))
     };
     let got = [
-        fingerprint(&ring(64, 3, &cluster(4, 0..7))),
-        fingerprint(&ring(1024, 3, &cluster(1, 0..40))),
-        fingerprint(&ring(256, 5, &cluster(2, 0..9))),
+        fingerprint(&ring(64, 3, &cluster(SHAPES[4].1, 0..7))),
+        fingerprint(&ring(1024, 3, &cluster(SHAPES[1].1, 0..40))),
+        fingerprint(&ring(256, 5, &cluster(SHAPES[2].1, 0..9))),
     ];
     assert_eq!(got, PINNED, "{got:#x?}");
 }
 
-const PINNED: [u64; 3] = [0, 0, 0];
+const PINNED: [u64; 3] = [0xf286_11f2_1ef5_668a, 0xdfa2_33df_b0c8_5ee9, 0x340a_e0b0_104e_1b70];
 
 fn any_members() -> impl Strategy<Value = Vec<RingMember>> {
     let weight = prop_oneof![4 => 1_u32..5, 1 => Just(0), 1 => 1..=limits::WEIGHT_MAX];
-    proptest::collection::vec((0..6_usize, weight), 0..24)
-        .prop_map(|nodes| nodes.into_iter().enumerate().map(|(n, (zone, weight))| member(n, zone, weight)).collect())
+    proptest::collection::vec((0..6_u32, weight), 0..24)
+        .prop_map(|nodes| (0..).zip(nodes).map(|(n, (zone, weight))| member(n, zone, weight)).collect())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_members_get_the_same_sound_ring_in_any_order(
@@ -259,7 +264,7 @@ proptest! {
     }
 
     #[test]
-    fn a_member_that_joins_and_leaves_leaves_no_trace(members in any_members(), weight in 0_u32..9, zone in 0..7_usize) {
+    fn a_member_that_joins_and_leaves_leaves_no_trace(members in any_members(), weight in 0_u32..9, zone in 0..7_u32) {
         let before = ring(64, 3, &members);
         let joined = before.add(member(999, zone, weight)).unwrap();
         let moves = before.moves_to(&joined);
