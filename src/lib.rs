@@ -8,3 +8,12 @@ pub mod types;
 pub mod wire;
 
 pub mod env;
+
+#[cfg(feature = "cli")]
+pub mod config;
+
+#[cfg(feature = "cli")]
+pub mod certs;
+
+#[cfg(feature = "cli")]
+pub mod cli;

@@ -78,6 +78,10 @@ pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
 pub const HINT_BYTES_PER_TARGET_MAX: u64 = 1024 * 1024 * 1024;
 /// Longest configuration file that is read.
 pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
+/// Longest validity of a certificate that is issued, in days.
+pub const CERTIFICATE_DAYS_MAX: u32 = 36_500;
+/// Host names and addresses one node certificate may carry beside the node's own name.
+pub const CERTIFICATE_HOSTS_MAX: usize = 64;
 /// Longest certificate or key file that is read.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
 
