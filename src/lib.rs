@@ -9,6 +9,9 @@ pub mod wire;
 
 pub mod env;
 
+#[cfg(feature = "client")]
+pub mod net;
+
 #[cfg(feature = "cli")]
 pub mod config;
 

@@ -59,6 +59,27 @@ pub const BULK_STREAMS_MAX: u32 = 64;
 /// Connections one node accepts, from clients and peers together.
 pub const CONNECTIONS_MAX: usize = 10_000;
 
+/// Connections that may be in their handshake at once; beyond it new ones are refused.
+pub const HANDSHAKES_MAX: usize = 512;
+/// Handshakes in progress above which a new peer must first prove that it owns its address.
+pub const HANDSHAKES_UNPROVEN_MAX: usize = 64;
+/// Refused peers (address and reason) a node remembers, so that it logs each once.
+pub const REFUSALS_REMEMBERED_MAX: usize = 1024;
+/// Longest time a handshake may take.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes a peer may have under way on one connection before it must wait for the reader.
+pub const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
+/// Bytes a peer may have under way on one stream before it must wait for the reader.
+pub const STREAM_RECEIVE_WINDOW: u32 = 8 * 1024 * 1024;
+/// Bytes one connection keeps sent but not yet acknowledged: the largest frame, and room for the lanes beside it.
+pub const SEND_WINDOW: usize = FRAME_MAX + 8 * 1024 * 1024;
+/// Grants one client certificate may carry.
+pub const GRANTS_MAX: usize = 64;
+/// Longest name of a client or an administrator.
+pub const CLIENT_NAME_MAX: usize = 64;
+/// Addresses one peer may be reached at.
+pub const ADDRESSES_MAX: usize = 16;
+
 /// Keys of one multi-get or multi-put.
 pub const BATCH_KEYS_MAX: usize = 1_000;
 /// Bytes of keys and values of one multi-put.
@@ -89,5 +110,7 @@ const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
+const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
+const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);
 const _: () = assert!(PARTITIONS_MIN.is_power_of_two() && PARTITIONS_MAX.is_power_of_two());
 const _: () = assert!(SCAN_PAGE_BYTES + RECORD_MAX <= FRAME_MAX, "a page ends after the record that fills it");
