@@ -25,3 +25,11 @@ pub mod client;
 
 #[cfg(feature = "server")]
 pub mod node;
+
+#[cfg(feature = "cli")]
+pub mod certs;
+#[cfg(feature = "cli")]
+pub mod config;
+
+#[cfg(feature = "cli")]
+pub mod cli;

@@ -132,6 +132,10 @@ pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
 pub const HINT_PAGE_MAX: usize = 128;
 /// Longest configuration file that is read.
 pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
+/// Longest validity of a certificate that is issued, in days.
+pub const CERTIFICATE_DAYS_MAX: u32 = 36_500;
+/// Host names and addresses one node certificate may carry beside the node's own name.
+pub const CERTIFICATE_HOSTS_MAX: usize = 64;
 /// Longest certificate or key file that is read.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
 

@@ -1,0 +1,119 @@
+//! The command line: one file per verb, each with an `Args` struct and a `run(self, &Context)` beside it.
+//!
+//! To add a verb: write `src/cli/VERB.rs` with `pub struct Args` (derive `clap::Args`) and
+//! `impl Args { pub fn run(self, context: &Context) -> anyhow::Result<()> }`, add it to [`Verb`] and to its `match` below.
+//! Results go out through [`Output`], errors are returned; nothing here exits the process or prints by itself.
+
+mod output;
+
+mod failure;
+
+mod logging;
+
+mod completions;
+
+mod config;
+
+mod certs;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+
+use clap::Parser;
+use clap::Subcommand;
+
+pub use failure::Failure;
+pub use failure::Usage;
+pub use logging::start as start_logging;
+pub use output::Output;
+
+use crate::config::node::LogConfig;
+use crate::env::Env;
+
+/// A leaderless, replicated key-value store: it always takes writes, and never loses one that it acknowledged.
+#[derive(Debug, Parser)]
+#[command(name = "dynamomini", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 done, 1 failed or refused, 2 wrong usage or configuration.")]
+pub struct Cli {
+    /// Print results, and errors, as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more to standard error: -v info, -vv debug, -vvv trace.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check and show configuration, and list its keys.
+    Config(config::Args),
+    /// Make, request, renew and show certificates.
+    Certs(certs::Args),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+}
+
+/// What every verb is given.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The world: clock, random numbers, tasks.
+    pub env: Env,
+    /// Where results go.
+    pub output: Output,
+    /// How often `-v` was given.
+    pub verbose: u8,
+}
+
+impl Context {
+    /// Runs a verb's future to its end on a runtime of its own; `threads` as in `runtime.threads`, `None` for one per core.
+    ///
+    /// # Errors
+    /// Those of the future, and when the runtime cannot be started.
+    pub fn block_on<T>(
+        &self,
+        threads: Option<usize>,
+        future: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        if let Some(threads) = threads {
+            builder.worker_threads(threads);
+        }
+        builder.enable_all().build()?.block_on(future)
+    }
+
+    /// Starts logging for a verb without log settings of its own: warnings, and more with `-v`.
+    ///
+    /// # Errors
+    /// When logging was started before.
+    pub fn log_for_people(&self) -> anyhow::Result<()> {
+        let level = match self.verbose {
+            0 => "warn",
+            1 => "info",
+            2 => "debug",
+            _ => "trace",
+        };
+        logging::start(&LogConfig { level: level.to_owned(), json: false })
+    }
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// What to print, and the exit status.
+    pub fn run(self) -> Result<(), Failure> {
+        let json = self.json;
+        let context = Context { env: Env::real(), output: Output::new(json), verbose: self.verbose };
+        let done = match self.verb {
+            Verb::Config(args) => args.run(&context),
+            Verb::Certs(args) => args.run(&context),
+            Verb::Completions(args) => args.run(&context),
+        };
+        done.map_err(|error| Failure::new(error, json))
+    }
+}

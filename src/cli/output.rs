@@ -1,0 +1,54 @@
+//! Results on standard output: text for people, or JSON for programs.
+
+use std::io::ErrorKind;
+use std::io::Write;
+
+use serde::Serialize;
+
+/// Where results go, and in which form.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// JSON, or text.
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Whether results go out as JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints a result: the value as one JSON document, or the text that `text` makes of it.
+    ///
+    /// # Errors
+    /// When standard output cannot be written. A reader that has gone away is not an error.
+    pub fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+        if self.json { self.line(&serde_json::to_string(value)?) } else { self.line(&text(value)) }
+    }
+
+    /// Prints raw bytes as they are, such as the value of a key.
+    ///
+    /// # Errors
+    /// When standard output cannot be written. A reader that has gone away is not an error.
+    pub fn bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            // As with `dynamomini scan | head`: the reader has what it wants.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Prints text, and ends it with a line break if it has none.
+    ///
+    /// # Errors
+    /// When standard output cannot be written. A reader that has gone away is not an error.
+    pub fn line(&self, text: &str) -> anyhow::Result<()> {
+        let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
+        self.bytes(format!("{text}{end}").as_bytes())
+    }
+}

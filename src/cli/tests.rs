@@ -1,0 +1,70 @@
+//! The command line as a whole: every help text, and how failures end.
+
+use clap::Command;
+use clap::CommandFactory;
+use clap::Parser;
+
+use crate::certs::CertsError;
+use crate::cli::Cli;
+use crate::cli::Failure;
+use crate::cli::Usage;
+use crate::config::ConfigError;
+use crate::config::Problem;
+
+#[test]
+fn the_arguments_of_all_verbs_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+fn render(command: &mut Command, path: &str, texts: &mut Vec<(String, String)>) {
+    let path = format!("{path} {}", command.get_name());
+    texts.push((path.clone(), command.render_long_help().to_string()));
+    for inner in command.get_subcommands_mut() {
+        render(inner, &path, texts);
+    }
+}
+
+#[test]
+fn every_verb_has_a_help_text_that_says_what_it_does() {
+    let mut texts = Vec::new();
+    render(&mut Cli::command(), "", &mut texts);
+    assert!(texts.len() > 10, "{}", texts.len());
+    for (path, text) in texts {
+        assert!(text.contains("Usage:") && !text.starts_with("Usage:"), "{path} says nothing of itself: {text}");
+    }
+}
+
+#[test]
+fn settings_have_flags_and_global_flags_go_anywhere() {
+    let good = [
+        "dynamomini --json config show --node-name n1 --set net.lanes=3 --member name=n1,quic=h:1",
+        "dynamomini config check-client --nodes a:1,b:2 --timeout 5s -r 2 -w quorum --json",
+        "dynamomini certs client web --grant orders:get+put:user/ --dir x -v",
+        "dynamomini certs node n1 --host a --host b --days 3",
+    ];
+    for line in good {
+        let parsed = Cli::try_parse_from(line.split(' '));
+        assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+    }
+    for line in ["dynamomini certs client web --grant orders", "dynamomini certs node N1", "dynamomini frob"] {
+        assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line} was taken");
+    }
+}
+
+#[test]
+fn wrong_usage_and_configuration_exit_with_2_and_all_else_with_1() {
+    let problems = vec![Problem::at("f:1", "is wrong", "correct it")];
+    let invalid = || ConfigError::Invalid { title: "node", problems: problems.clone() };
+    assert_eq!(Failure::new(invalid().into(), false).status(), 2);
+    assert_eq!(Failure::new(Usage("no".to_owned()).into(), false).status(), 2);
+    assert_eq!(Failure::new(CertsError::NoGrant("web".to_owned()).into(), false).status(), 2);
+    assert_eq!(Failure::new(CertsError::Exists("x".into()).into(), false).status(), 1);
+    assert_eq!(Failure::new(anyhow::anyhow!("refused"), false).status(), 1);
+    assert_eq!(
+        Failure::new(invalid().into(), false).to_string(),
+        "error: the node configuration has 1 problem:\n  f:1: is wrong; correct it"
+    );
+    let json: serde_json::Value = serde_json::from_str(&Failure::new(invalid().into(), true).to_string()).unwrap();
+    assert_eq!(json["error"]["problems"][0], "f:1: is wrong; correct it");
+    assert_eq!(json["error"]["status"], 2);
+}
