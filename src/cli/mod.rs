@@ -16,6 +16,8 @@ mod config;
 
 mod certs;
 
+mod node;
+
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +52,8 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run a node of a cluster.
+    Node(node::Args),
     /// Check and show configuration, and list its keys.
     Config(config::Args),
     /// Make, request, renew and show certificates.
@@ -110,6 +114,7 @@ impl Cli {
         let json = self.json;
         let context = Context { env: Env::real(), output: Output::new(json), verbose: self.verbose };
         let done = match self.verb {
+            Verb::Node(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),
             Verb::Completions(args) => args.run(&context),

@@ -14,6 +14,7 @@
 //!     PemFile { name: "ca.crt", bytes: &ca },
 //!     PemFile { name: "app.crt", bytes: &cert },
 //!     PemFile { name: "app.key", bytes: &key },
+//!     &dynamomini::net::tls::ring_provider(),
 //! )?;
 //! let client = Client::builder(tls).node("10.0.0.1:7600").connect().await?;
 //!

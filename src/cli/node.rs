@@ -1,0 +1,170 @@
+//! `dynamomini node`: runs one node until it is told to stop.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::Context;
+use crate::cli::start_logging;
+use crate::config::node::{Durability, EngineConfig};
+use crate::config::redis::{RedisEndpoint, Secret};
+use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
+use crate::net::link::LinkSettings;
+use crate::net::{BindConfig, Endpoint, PemFile, Socket, TlsMaterial, TransportSettings, tls};
+use crate::node::{Node, Parts, Timeouts, keys};
+use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
+use crate::types::Namespace;
+use crate::wire::rpc::{ClusterInfo, MemberInfo};
+
+/// How far a stamp of another node may lead this one's wall clock before it is not followed.
+const CLOCK_DRIFT: Duration = Duration::from_secs(60);
+
+/// Arguments of `node`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  dynamomini node --config n1.toml")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    flags: NodeFlags,
+}
+
+impl Args {
+    /// Checks the configuration as a whole, then runs until SIGTERM or SIGINT.
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        let judged = judge_node(&self.flags.inputs(), HostChecks::All, context.env.wall_ms());
+        let warnings: Vec<String> = judged.settled.warnings.iter().map(ToString::to_string).collect();
+        let config = judged.into_result()?;
+        start_logging(&config.log)?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        context.block_on(config.threads, serve(context, &config))
+    }
+}
+
+async fn serve(context: &Context, config: &NodeConfig) -> anyhow::Result<()> {
+    // From here on a signal ends the node in order, also while it starts.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let node = start(context, config).await?;
+    tracing::info!(
+        node = %config.name, cluster = %config.cluster, quic = %config.listen.quic,
+        version = env!("CARGO_PKG_VERSION"), "node serves"
+    );
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => tracing::info!("told to terminate"),
+        _ = interrupt.recv() => tracing::info!("interrupted"),
+    }
+    node.shutdown().await.context("the storage was not closed cleanly")?;
+    tracing::info!("node stopped");
+    Ok(())
+}
+
+/// Opens storage and network, and starts the node on them.
+async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
+    let env = &context.env;
+    fs::create_dir_all(&config.data_dir).with_context(|| format!("node.data_dir {}", config.data_dir.display()))?;
+    let identity = StoreIdentity {
+        cluster: config.cluster.clone(),
+        node: config.name.clone(),
+        partitions: config.partitions,
+    };
+    let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let settings = TransportSettings {
+        keep_alive: config.timeouts.keepalive,
+        idle_timeout: config.timeouts.idle,
+        mtu_upper_bound: config.mtu_max,
+        ..TransportSettings::default()
+    };
+    let bind = BindConfig {
+        socket: Socket::Address(config.listen.quic),
+        material: material(config)?,
+        provider: tls::ring_provider(),
+        keys: keys::load_or_create(&config.data_dir, env)?,
+        settings,
+    };
+    let endpoint = Endpoint::bind(bind, env)?;
+    let timeouts = Timeouts {
+        replica: config.timeouts.replica,
+        hedge: config.timeouts.hedge,
+        shutdown: config.timeouts.shutdown,
+    };
+    let lanes = usize::try_from(config.lanes).unwrap_or(1);
+    let links = LinkSettings { lanes, ..LinkSettings::default() };
+    let parts = Parts { cluster: cluster(config), engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT };
+    Ok(Node::start(parts, env).await?)
+}
+
+/// The cluster as the configuration lists it.
+fn cluster(config: &NodeConfig) -> ClusterInfo {
+    let members = config.members.iter().map(|member| MemberInfo {
+        name: member.name.clone(),
+        quic: member.quic.to_string(),
+        zone: member.zone.clone(),
+        weight: member.weight,
+    });
+    let namespaces: Vec<(Namespace, _)> =
+        config.namespaces.iter().map(|(name, policy)| (name.clone(), policy.clone())).collect();
+    ClusterInfo {
+        cluster: config.cluster.clone(),
+        partitions: config.partitions,
+        members: members.collect(),
+        namespaces,
+        node: config.name.clone(),
+    }
+}
+
+fn material(config: &NodeConfig) -> anyhow::Result<TlsMaterial> {
+    let files = &config.tls;
+    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
+    let (ca, cert, key) = (read(&files.ca)?, read(&files.cert)?, read(&files.key)?);
+    let name = |path: &Path| path.display().to_string();
+    let (ca_name, cert_name, key_name) = (name(&files.ca), name(&files.cert), name(&files.key));
+    Ok(TlsMaterial::from_pem(
+        PemFile { name: &ca_name, bytes: &ca },
+        PemFile { name: &cert_name, bytes: &cert },
+        PemFile { name: &key_name, bytes: &key },
+        &tls::ring_provider(),
+    )?)
+}
+
+fn store_config(config: &NodeConfig) -> anyhow::Result<StoreConfig> {
+    let storage = &config.storage;
+    let durability = match storage.durability {
+        Durability::Off => store::Durability::Off,
+        Durability::Interval(interval) => store::Durability::Interval(interval),
+        Durability::EveryBatch => store::Durability::EveryBatch,
+    };
+    Ok(match &storage.engine {
+        EngineConfig::Memory => StoreConfig::Memory,
+        EngineConfig::Embedded => StoreConfig::Embedded {
+            path: config.data_dir.join("store"),
+            durability,
+            cache_bytes: storage.cache_bytes,
+        },
+        EngineConfig::Redis(redis) => {
+            let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
+            let url = match &redis.endpoint {
+                RedisEndpoint::Tcp(at) => format!("redis://{at}"),
+                RedisEndpoint::Tls(at) => format!("rediss://{at}"),
+                RedisEndpoint::Unix(path) => format!("unix://{}", path.display()),
+            };
+            let identity = match &redis.identity {
+                Some((cert, key)) => Some(RedisTlsIdentity { certificate: read(cert)?, key: read(key)? }),
+                None => None,
+            };
+            StoreConfig::Redis(store::RedisConfig {
+                username: redis.username.clone(),
+                password: redis.password.as_ref().map(|password: &Secret| password.expose().to_owned()),
+                database: Some(redis.database),
+                tls: RedisTls { ca: redis.ca.as_deref().map(read).transpose()?, identity },
+                connect_timeout: redis.connect_timeout,
+                response_timeout: redis.response_timeout,
+                key_prefix: redis.prefix.clone(),
+                ..store::RedisConfig::new(url, config.data_dir.join("redis.state"))
+            })
+        }
+    })
+}
