@@ -8,6 +8,8 @@ pub mod authority;
 
 pub mod subject;
 
+pub mod files;
+
 pub mod store;
 
 pub mod describe;

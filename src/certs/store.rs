@@ -9,7 +9,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::certs::CertsError;
-use crate::config::files;
+use crate::certs::files;
 
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
@@ -19,7 +19,7 @@ const PUBLIC: u32 = 0o644;
 /// # Errors
 /// When it is missing, unreadable or too large.
 pub fn read(path: &Path) -> Result<String, CertsError> {
-    files::readable(path).map_err(|refusal| CertsError::refused(refusal.what, refusal.fix))
+    files::readable(path).map_err(|unusable| CertsError::refused(unusable.what, unusable.fix))
 }
 
 /// Reads a key file.
@@ -27,7 +27,7 @@ pub fn read(path: &Path) -> Result<String, CertsError> {
 /// # Errors
 /// Also when others than its owner may read it.
 pub fn read_private(path: &Path) -> Result<String, CertsError> {
-    files::private(path).map_err(|refusal| CertsError::refused(refusal.what, refusal.fix))
+    files::private(path).map_err(|unusable| CertsError::refused(unusable.what, unusable.fix))
 }
 
 /// Writes a certificate (or request) and its key. Neither is written if one of them exists, unless `force` is given.

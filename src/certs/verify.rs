@@ -19,9 +19,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 
 use crate::certs::describe;
-use crate::config::files;
-use crate::config::node::TlsFiles;
-use crate::config::value::Refusal;
+use crate::certs::files;
+use crate::certs::files::TlsFiles;
+use crate::certs::files::Unusable;
 use crate::net::identity::Certificate;
 use crate::net::identity::Identity;
 use crate::net::tls::PemFile;
@@ -55,8 +55,8 @@ impl Fault {
         Self { key, what: what.into(), fix: fix.into() }
     }
 
-    fn of(key: &'static str) -> impl Fn(Refusal) -> Self {
-        move |refusal| Self::new(key, refusal.what, refusal.fix)
+    fn of(key: &'static str) -> impl Fn(Unusable) -> Self {
+        move |unusable| Self::new(key, unusable.what, unusable.fix)
     }
 }
 
@@ -194,11 +194,7 @@ fn keys_match(tls: &TlsFiles, chain: &[CertificateDer<'static>], key: &PrivateKe
     let (cert, key_file) = (tls.cert.display(), tls.key.display());
     let loaded = provider().key_provider.load_private_key(key.clone_key());
     let signer = loaded.map_err(|error| {
-        Fault::new(
-            "tls.key",
-            format!("{key_file} cannot be used: {error}"),
-            "use an Ed25519 or ECDSA key in PKCS #8 form",
-        )
+        Fault::new("tls.key", format!("{key_file} cannot be used: {error}"), "use an Ed25519 or ECDSA key in PEM form")
     })?;
     CertifiedKey::new(chain.to_vec(), signer).keys_match().map_err(|_| {
         let what = format!("{key_file} does not belong to the certificate in {cert}");

@@ -79,7 +79,7 @@ enum What {
         #[command(subcommand)]
         subject: Asked,
     },
-    /// Sign a request with this folder's authority, after saying what it asks for.
+    /// Sign a request with this folder's authority; look at it with `certs show` first: it gets what it asks for.
     #[command(after_help = "Example:\n  dynamomini certs sign n1.csr --out n1.crt")]
     Sign {
         /// The request.

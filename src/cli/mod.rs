@@ -1,7 +1,7 @@
-//! The command line: one file per verb, each with an `Args` struct and a `run(self, &Context)` beside it.
+//! The command line: one file per verb, each with an `Args` struct and its `run(self, &Context)`.
 //!
-//! To add a verb: write `src/cli/VERB.rs` with `pub struct Args` (derive `clap::Args`) and
-//! `impl Args { pub fn run(self, context: &Context) -> anyhow::Result<()> }`, add it to [`Verb`] and to its `match` below.
+//! To add a verb: write `src/cli/VERB.rs` with `pub(crate) struct Args` (derive `clap::Args`) and
+//! `impl Args { pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> }`, add it to `Verb` and to its `match`.
 //! Results go out through [`Output`], errors are returned; nothing here exits the process or prints by itself.
 
 mod output;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::certs::files::TlsFiles;
 use crate::config::node;
-use crate::config::node::TlsFiles;
 use crate::config::problem::ConfigError;
 use crate::config::settle::ENV_CLIENT_CONFIG;
 use crate::config::settle::Inputs;

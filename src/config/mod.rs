@@ -20,8 +20,6 @@ pub mod redis;
 
 pub mod client;
 
-pub mod files;
-
 mod check;
 
 pub mod flags;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::certs::files::TlsFiles;
 use crate::config::problem::Source;
 use crate::config::redis;
 use crate::config::redis::RedisConfig;
@@ -117,17 +118,6 @@ pub enum Durability {
     Interval(Duration),
     /// Before each batch is acknowledged.
     EveryBatch,
-}
-
-/// PEM files; they are read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The trusted authority.
-    pub ca: PathBuf,
-    /// The own certificate.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
 }
 
 /// How long a node waits for things.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::files;
+use crate::certs::files;
 use crate::config::settle::Settled;
 use crate::config::value::HostPort;
 use crate::types::Invalid;
@@ -203,8 +203,8 @@ fn tls_files(settled: &mut Settled, url: &RedisUrl) {
             continue;
         }
         let checked = if field == "key" { files::private(&path) } else { files::readable(&path) };
-        if let Err(refusal) = checked {
-            settled.report(&key, refusal.what, refusal.fix);
+        if let Err(unusable) = checked {
+            settled.report(&key, unusable.what, unusable.fix);
         }
     }
     for (one, other) in [("cert", "key"), ("key", "cert")] {
@@ -227,8 +227,8 @@ fn password(settled: &mut Settled, from_url: Option<Secret>) -> Option<Secret> {
     let Some(file) = file else { return given.or(from_url) };
     match files::private(&file) {
         Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
-        Err(refusal) => {
-            settled.report("storage.redis.password_file", refusal.what, refusal.fix);
+        Err(unusable) => {
+            settled.report("storage.redis.password_file", unusable.what, unusable.fix);
             None
         }
     }

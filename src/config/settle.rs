@@ -90,7 +90,7 @@ impl Settled {
         let mut settled = Self::from_document(catalogue, inputs.file.clone(), read.unwrap_or_default());
         settled.take_env(&inputs.env);
         for (key, text) in &inputs.flags {
-            let flag = catalogue.find(key).map(|setting| flag_shown(setting)).unwrap_or_default();
+            let flag = catalogue.find(key).map(flag_shown).unwrap_or_default();
             settled.take_text(key, text, Source::Flag(flag));
         }
         for set in &inputs.sets {

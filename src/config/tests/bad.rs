@@ -130,6 +130,10 @@ fn wrong_types_and_values_say_what_is_allowed() {
     for (name, added, expected) in cases {
         check(name, "", added, &[expected]);
     }
+}
+
+#[test]
+fn names_counts_and_addresses_say_what_is_allowed() {
     check(
         "t11",
         "\"n1\"",

@@ -1,17 +1,38 @@
-//! Small files that configuration names: read within a bound, private ones only if nobody else can read them.
+//! Small files that users name: read within a bound, private ones only if nobody else can read them.
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::path::PathBuf;
 
-use crate::config::value::Refusal;
 use crate::limits;
+
+/// The PEM files of one identity; they are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The trusted authority.
+    pub ca: PathBuf,
+    /// The own certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}; {fix}")]
+pub struct Unusable {
+    /// What is wrong with it.
+    pub what: String,
+    /// What to do.
+    pub fix: String,
+}
 
 /// Reads a text file.
 ///
 /// # Errors
 /// What is wrong with it and what to do.
-pub fn readable(path: &Path) -> Result<String, Refusal> {
+pub fn readable(path: &Path) -> Result<String, Unusable> {
     read(path, false)
 }
 
@@ -19,13 +40,13 @@ pub fn readable(path: &Path) -> Result<String, Refusal> {
 ///
 /// # Errors
 /// Also when its group or others may read it.
-pub fn private(path: &Path) -> Result<String, Refusal> {
+pub fn private(path: &Path) -> Result<String, Unusable> {
     read(path, true)
 }
 
-fn read(path: &Path, private: bool) -> Result<String, Refusal> {
+fn read(path: &Path, private: bool) -> Result<String, Unusable> {
     let shown = path.display();
-    let refuse = |what: String, fix: &str| Refusal { what, fix: fix.to_owned() };
+    let refuse = |what: String, fix: &str| Unusable { what, fix: fix.to_owned() };
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             refuse(format!("there is no file {shown}"), "correct the path, or make the file")
