@@ -137,7 +137,7 @@ impl Endpoint {
         let rebuild = Rebuild { provider, keys, settings };
         let quic = rebuild.build(&material, env)?;
         let scope = env.child();
-        let runtime: Arc<dyn Runtime> = Arc::new(EnvRuntime(scope.child()));
+        let runtime: Arc<dyn Runtime> = Arc::new(EnvRuntime::new(scope.child(), rebuild.settings.mtu_upper_bound));
         let socket = open(socket, &*runtime)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(quic.endpoint.clone(), None, socket, runtime)
             .map_err(|source| BindError::Socket { address: "given socket".to_owned(), source })?;

@@ -219,7 +219,7 @@ impl Link {
 
     /// Ends the wait between attempts: there is news that the peer is back.
     pub fn retry_now(&self) {
-        self.0.core.retry.notify_waiters();
+        self.0.core.retry.notify_one();
     }
 }
 
