@@ -198,7 +198,7 @@ struct NodeVerifier {
 }
 
 /// Why a server with a certificate of the right authority is still not the right one.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum WrongServer {
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -206,6 +206,13 @@ enum WrongServer {
     NotANode(Identity),
     #[error("the certificate is of node {found}, but node {expected} was expected here: check the address")]
     AnotherNode { found: NodeName, expected: String },
+}
+
+/// rustls prints foreign errors in their debug form, and this text is for users.
+impl fmt::Debug for WrongServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl NodeVerifier {
