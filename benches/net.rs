@@ -123,7 +123,16 @@ async fn measure<H: Handler>(name: &str, handler: H, settings: TransportSettings
         let (requests, cpu, wall) = load(&connection, in_flight, size, length).await;
         let sent = (client.counters().frames_sent.get() - sent.0, client.counters().batches_sent.get() - sent.1);
         let path = connection.peer().stats().path;
-        println!("   lost {} congestion {} cwnd {} mtu {} sent {} blackholes {} rtt {:?}", path.lost_packets, path.congestion_events, path.cwnd, path.current_mtu, path.sent_packets, path.black_holes_detected, path.rtt);
+        println!(
+            "   lost {} congestion {} cwnd {} mtu {} sent {} blackholes {} rtt {:?}",
+            path.lost_packets,
+            path.congestion_events,
+            path.cwnd,
+            path.current_mtu,
+            path.sent_packets,
+            path.black_holes_detected,
+            path.rtt
+        );
         let (requests, batch) = (requests as f64, sent.0 as f64 / sent.1 as f64);
         println!(
             "{name:28} lanes {lanes} in flight {in_flight:5} size {size:5}: {:8.0} requests/s {:6.2} us CPU each, batch {batch:.1}",

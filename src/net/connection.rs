@@ -110,9 +110,8 @@ impl Connection {
         let lane = self.lane(deadline).await?;
         let mut ticket = shared.pending.register()?;
         let id = ticket.id;
-        let push = lane.push(|buffer| {
-            frame::put_request(buffer, RequestHead { id, deadline_ms: remaining_ms(deadline) }, encode)
-        });
+        let push = lane
+            .push(|buffer| frame::put_request(buffer, RequestHead { id, deadline_ms: remaining_ms(deadline) }, encode));
         let placed = timeout_at(deadline, push).await.map_err(|_| late())?;
         match placed.map_err(|_| shared.gone())? {
             Placed::Lane => {}
@@ -158,12 +157,14 @@ impl Connection {
         // Until its last byte is written, the peer cannot have executed the request.
         let sent = timeout_at(deadline, async {
             let permit = bulk::acquire(&shared.bulk, body.len()).await;
-            let (send, receive) = shared.quic.open_bi().await.map_err(|error| shared.lost_by(&error).before_sending())?;
+            let (send, receive) =
+                shared.quic.open_bi().await.map_err(|error| shared.lost_by(&error).before_sending())?;
             let write = bulk::send(send, [prefix, body], shared.patience);
             write.await.map_err(|error| shared.not_sent(error.to_string()))?;
             Ok((permit, receive))
         });
-        let (_permit, receive) = sent.await.map_err(|_| shared.not_sent("it was not written before its deadline"))??;
+        let (_permit, receive) =
+            sent.await.map_err(|_| shared.not_sent("it was not written before its deadline"))??;
         shared.counters.bulk_streams.one();
         shared.counters.frames_sent.one();
         let mut reader = FrameReader::bulk(receive);

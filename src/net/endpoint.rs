@@ -170,7 +170,8 @@ impl Endpoint {
     /// # Errors
     /// `NotSent` when nobody answers, `Refused` when one side does not accept the other.
     pub async fn connect(&self, address: SocketAddr, expect: &Expect, lanes: usize) -> Result<Connection, NetError> {
-        let label = expect.node().map_or_else(|| format!("node at {address}"), |name| format!("node {name} at {address}"));
+        let label =
+            expect.node().map_or_else(|| format!("node at {address}"), |name| format!("node {name} at {address}"));
         let client = self.config().client;
         let connecting = match self.0.quic.connect_with(client, address, &server_name(expect.node())) {
             Ok(connecting) => connecting,

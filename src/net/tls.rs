@@ -119,10 +119,9 @@ impl TlsMaterial {
             provider.key_provider.load_private_key(der).map_err(unusable)
         })?;
         let certified = CertifiedKey::new(certificates, signer);
-        certified.keys_match().map_err(|_| TlsError::KeyMismatch {
-            key: key.name.to_owned(),
-            chain: chain.name.to_owned(),
-        })?;
+        certified
+            .keys_match()
+            .map_err(|_| TlsError::KeyMismatch { key: key.name.to_owned(), chain: chain.name.to_owned() })?;
         let mut store = RootCertStore::empty();
         for root in read_certificates(roots)? {
             let unusable = |error| file_error(roots, format!("a root certificate cannot be used: {error}"));

@@ -336,7 +336,7 @@ impl AsyncUdpSocket for SimSocket {
             let len = packet.bytes.len().min(buffers[received].len());
             buffers[received][..len].copy_from_slice(&packet.bytes[..len]);
             let (addr, dst_ip) = (packet.from, Some(self.address.ip()));
-            meta[received] = RecvMeta { addr, len, stride: len, ecn: None, dst_ip, ..RecvMeta::default() };
+            meta[received] = RecvMeta { addr, len, stride: len, ecn: None, dst_ip };
             received += 1;
         }
         if received > 0 { Poll::Ready(Ok(received)) } else { Poll::Pending }

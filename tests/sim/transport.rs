@@ -133,6 +133,7 @@ fn one_seed_gives_one_trace_down_to_the_last_byte() {
         assert_eq!(one, other, "the runs part at event {line}");
     }
     assert_eq!(first, second);
+    println!("trace {:016x}", first.trace);
     let other = simulate(8, 0.1, scenario);
     assert_ne!(first.trace, other.trace, "the seed decides nothing");
 }

@@ -1,4 +1,4 @@
-//! Certificates for tests, made in memory. Keys come from a seed, so that a simulation gets the same ones each time.
+//! Certificates for tests, benches and simulations, made in memory; shared by `#[path]`, since it knows nothing of the crate. Keys come from a seed, so that a simulation gets the same ones each time.
 
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
@@ -36,14 +36,6 @@ impl Authority {
     /// A certificate with these URI names.
     pub(crate) fn issue(&self, uris: &[&str]) -> Issued {
         self.issue_with(uris, |_| {})
-    }
-
-    /// A certificate that expired long ago.
-    pub(crate) fn issue_expired(&self, uris: &[&str]) -> Issued {
-        self.issue_with(uris, |params| {
-            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
-        })
     }
 
     /// A certificate with these URI names, and what else `change` makes of it.

@@ -22,6 +22,14 @@ async fn server_refuses(issued: &Issued, kind: HandshakeFailure, reason: &str) {
     unharmed(address).await;
 }
 
+/// A certificate that expired long ago.
+fn expired(uri: &str) -> Issued {
+    authority().issue_with(&[uri], |params| {
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    })
+}
+
 /// That a client refuses a server with this certificate.
 async fn client_refuses(server: TlsMaterial, expect: Expect, kind: HandshakeFailure, reason: &str) {
     let server = endpoint(server);
@@ -42,8 +50,7 @@ async fn a_client_of_another_authority_is_refused() {
 
 #[tokio::test]
 async fn an_expired_client_is_refused() {
-    let expired = authority().issue_expired(&[CLIENT]);
-    server_refuses(&expired, HandshakeFailure::Expired, "of this process has expired").await;
+    server_refuses(&expired(CLIENT), HandshakeFailure::Expired, "of this process has expired").await;
 }
 
 #[tokio::test]
@@ -69,7 +76,6 @@ async fn a_peer_without_a_certificate_is_refused() {
         .with_root_certificates(roots())
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN[0].to_vec()];
-    // The name is checked by this stranger's own rules, so the server's certificate carries one for it.
     let error = dial(tls, address).await;
     assert!(error.contains("certificate"), "{error}");
     until("it was counted", || server.counters().handshakes_failed(HandshakeFailure::NoCertificate) == 1).await;
@@ -85,7 +91,7 @@ async fn a_server_of_another_authority_is_refused() {
 
 #[tokio::test]
 async fn an_expired_server_is_refused() {
-    let server = load(&authority().issue_expired(&[NODE]), &authority().root).unwrap();
+    let server = load(&expired(NODE), &authority().root).unwrap();
     client_refuses(server, Expect::AnyNode, HandshakeFailure::Expired, "its certificate has expired").await;
 }
 
@@ -120,7 +126,7 @@ async fn peers_that_share_no_protocol_version_refuse_each_other() {
 
     let newer = bind(&newer, true);
     let client = super::endpoint(material(CLIENT));
-    tokio::spawn({
+    background({
         let newer = newer.clone();
         async move { newer.accept().await.unwrap().await.map(drop) }
     });

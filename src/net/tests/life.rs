@@ -54,10 +54,12 @@ async fn a_link_connects_on_demand_and_requests_share_the_attempt() {
     let client = endpoint(material(CLIENT));
     let link = link(&client, vec![dead_address_refused(), address.to_string()]);
     assert!(matches!(link.state(), LinkState::Idle));
-    let requests: JoinSet<_> = (0..50).map(|_| {
-        let link = link.clone();
-        async move { ask_link(&link, b"hello").await }
-    }).collect();
+    let requests: JoinSet<_> = (0..50)
+        .map(|_| {
+            let link = link.clone();
+            async move { ask_link(&link, b"hello").await }
+        })
+        .collect();
     assert!(requests.join_all().await.into_iter().all(|reply| reply.unwrap() == "hello"));
     assert!(matches!(link.state(), LinkState::Up));
     assert!(link.rtt().is_some());
@@ -159,7 +161,7 @@ async fn a_client_that_moves_to_another_address_keeps_its_requests_going() {
     let client = endpoint(material(CLIENT));
     let connection = connect(&client, address).await.unwrap();
     ask(&connection, b"hello").await.unwrap();
-    let slow = tokio::spawn({
+    let slow = background({
         let connection = connection.clone();
         async move { ask(&connection, b"slow").await }
     });
@@ -176,7 +178,7 @@ async fn a_node_that_closes_answers_what_it_took_and_takes_nothing_more() {
     let client = endpoint(material(CLIENT));
     let connection = connect(&client, address).await.unwrap();
     ask(&connection, b"hello").await.unwrap();
-    let slow = tokio::spawn({
+    let slow = background({
         let connection = connection.clone();
         async move { ask(&connection, b"slow").await }
     });
@@ -194,7 +196,7 @@ async fn a_request_that_outlasts_the_patience_of_a_closing_node_is_told() {
     let (server, address) = echo_server();
     let client = endpoint(material(CLIENT));
     let connection = connect(&client, address).await.unwrap();
-    let waits = tokio::spawn({
+    let waits = background({
         let connection = connection.clone();
         async move { ask(&connection, b"wait").await }
     });

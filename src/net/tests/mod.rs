@@ -140,3 +140,8 @@ async fn unharmed(address: SocketAddr) {
     assert_eq!(ask(&connection, b"still there?").await.unwrap(), "still there?");
 }
 
+/// Runs something beside the test.
+#[expect(clippy::disallowed_methods, reason = "a test awaits what it starts")]
+fn background<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(future)
+}

@@ -3,7 +3,6 @@
 use quinn::ConnectionError;
 use quinn::RecvStream;
 use quinn::SendStream;
-use tokio::io::AsyncReadExt;
 
 use super::*;
 use crate::net::settings::QuicConfig;

@@ -1,11 +1,8 @@
 //! Requests and replies between peers that accept each other.
 
-
-
 use tokio::task::JoinSet;
 
 use super::*;
-
 
 #[tokio::test]
 async fn small_and_large_bodies_come_back_as_they_went() {
@@ -90,7 +87,7 @@ async fn a_small_request_does_not_wait_for_a_large_one() {
     let client = endpoint(material(CLIENT));
     let connection = connect(&client, address).await.unwrap();
     let large = Bytes::from(vec![1; 20_000_000]);
-    let in_bulk = tokio::spawn({
+    let in_bulk = background({
         let (connection, large) = (connection.clone(), large.clone());
         async move { connection.request_bytes(PATIENCE, large).await }
     });
