@@ -58,7 +58,7 @@ pub struct Incoming {
 /// What every request costs of its connection's budget beside its bytes, so that one budget bounds both.
 const REQUEST_COST: usize = limits::REQUEST_BYTES_PER_CONNECTION_MAX / limits::REQUESTS_PER_CONNECTION_MAX;
 /// The whole budget of one connection.
-const BUDGET: usize = limits::REQUEST_BYTES_PER_CONNECTION_MAX + REQUEST_COST;
+const BUDGET: usize = limits::REQUEST_BYTES_PER_CONNECTION_MAX;
 
 /// What all requests of one connection share.
 pub(crate) struct Serving<H> {

@@ -10,6 +10,7 @@ use super::*;
 use crate::env::BoxTask;
 use crate::env::RealWorld;
 use crate::env::World;
+use crate::limits;
 use crate::net::Link;
 use crate::net::LinkSettings;
 use crate::net::LinkState;
@@ -204,6 +205,22 @@ async fn a_request_that_outlasts_the_patience_of_a_closing_node_is_told() {
     assert!(server.close(Duration::from_millis(50)).await > 0);
     let error = waits.await.unwrap().unwrap_err();
     assert!(matches!(error, NetError::Unanswered { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn many_peers_that_come_at_once_are_all_let_in() {
+    let (server, address) = echo_server();
+    let client = endpoint(material(CLIENT));
+    let connect = |_| {
+        let client = client.clone();
+        async move { connect(&client, address).await.unwrap() }
+    };
+    // More than may be in their handshake without having proved their address.
+    let count = limits::HANDSHAKES_UNPROVEN_MAX * 2;
+    let connections = (0..count).map(connect).collect::<JoinSet<_>>().join_all().await;
+    let let_in = u64::try_from(count).unwrap();
+    until("the server let them in", || server.counters().handshakes_ok.get() == let_in).await;
+    assert!(connections.iter().all(|connection| connection.ended().is_none()));
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
 //! Requests and replies between peers that accept each other.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::limits;
 
 #[tokio::test]
 async fn small_and_large_bodies_come_back_as_they_went() {
@@ -26,11 +31,32 @@ async fn small_and_large_bodies_come_back_as_they_went() {
     assert_eq!(server.counters().peers_disconnected.get(), 0);
 }
 
+/// Holds every request until the gate opens.
+#[derive(Clone)]
+struct Gate {
+    held: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    open: watch::Receiver<bool>,
+}
+
+impl Handler for Gate {
+    async fn handle(&self, request: Incoming) -> Bytes {
+        let held = self.held.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(held, Ordering::SeqCst);
+        self.open.clone().wait_for(|open| *open).await.unwrap();
+        self.held.fetch_sub(1, Ordering::SeqCst);
+        request.body
+    }
+}
+
 #[tokio::test]
-async fn ten_thousand_requests_in_flight_are_all_answered() {
-    let (_server, address) = echo_server();
+async fn ten_thousand_requests_in_flight_are_bounded_at_the_server_and_all_answered() {
+    let (opener, open) = watch::channel(false);
+    let gate = Gate { held: Arc::default(), most: Arc::default(), open };
+    let server = endpoint(material(NODE));
+    server.serve(gate.clone());
     let client = endpoint(material(CLIENT));
-    let connection = client.connect(address, &Expect::AnyNode, 2).await.unwrap();
+    let connection = client.connect(server.local_addr().unwrap(), &Expect::AnyNode, 2).await.unwrap();
     let ask = |number: u32| {
         let connection = connection.clone();
         async move {
@@ -38,8 +64,15 @@ async fn ten_thousand_requests_in_flight_are_all_answered() {
             reply.unwrap() == number.to_be_bytes().as_slice()
         }
     };
-    let answers = (0..10_000).map(ask).collect::<JoinSet<_>>().join_all().await;
-    assert!(answers.into_iter().all(|right| right), "replies were mixed up");
+    let asking: JoinSet<_> = (0..10_000).map(ask).collect();
+    until("all are in flight", || connection.pending() == 10_000).await;
+    // Each costs its share of the requests and its four bytes.
+    let cost = limits::REQUEST_BYTES_PER_CONNECTION_MAX / limits::REQUESTS_PER_CONNECTION_MAX + 4;
+    let most = limits::REQUEST_BYTES_PER_CONNECTION_MAX / cost;
+    until("the server holds what it may", || gate.held.load(Ordering::SeqCst) == most).await;
+    opener.send(true).unwrap();
+    assert!(asking.join_all().await.into_iter().all(|right| right), "replies were mixed up");
+    assert_eq!(gate.most.load(Ordering::SeqCst), most, "the bound on requests did not hold");
     assert_eq!(connection.pending(), 0);
 }
 
