@@ -164,6 +164,30 @@ fn a_cut_in_one_direction_stops_replies_and_heals() {
 }
 
 #[test]
+fn a_small_request_overtakes_a_large_one_on_a_far_link() {
+    simulate(3, 0.0, |simulation| async move {
+        let latency = Duration::from_millis(20);
+        let network = Network::new(&simulation, Conditions { latency, ..Conditions::default() });
+        let server = start(&simulation, &network, "dynamomini://node/n1", 1);
+        let client = start(&simulation, &network, "dynamomini://client/c", 1);
+        let connection = client.endpoint.connect(server.address, &Expect::AnyNode, 1).await.unwrap();
+        let patience = Duration::from_secs(60);
+        let large = connection.request_bytes(patience, vec![1; 4_000_000].into());
+        let small = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let before = simulation.elapsed();
+            connection.request(patience, |buffer| buffer.put_u8(1)).await.unwrap();
+            simulation.elapsed() - before
+        };
+        tokio::pin!(large);
+        let took =
+            tokio::select! { biased; _ = &mut large => panic!("the large request came first"), took = small => took };
+        assert!(took < 4 * latency, "the small request waited {took:?} behind the large one");
+        assert_eq!(large.await.unwrap().len(), 4_000_000);
+    });
+}
+
+#[test]
 fn clocks_of_processes_can_differ() {
     let difference = simulate(1, 0.0, |simulation| async move {
         let (right, wrong) = (simulation.world("a", 1), simulation.world("b", 1));
