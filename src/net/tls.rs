@@ -149,10 +149,9 @@ impl TlsMaterial {
             provider.key_provider.load_private_key(der).map_err(unusable)
         })?;
         let certified = CertifiedKey::new(certificates, signer);
-        certified.keys_match().map_err(|_| TlsError::KeyMismatch {
-            key: key.name.to_owned(),
-            chain: chain.name.to_owned(),
-        })?;
+        certified
+            .keys_match()
+            .map_err(|_| TlsError::KeyMismatch { key: key.name.to_owned(), chain: chain.name.to_owned() })?;
         let mut store = RootCertStore::empty();
         for root in read_certificates(roots)? {
             let unusable = |error| file_error(roots, format!("a root certificate cannot be used: {error}"));
@@ -228,7 +227,7 @@ struct NodeVerifier {
 }
 
 /// Why a server with a certificate of the right authority is still not the right one.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum WrongServer {
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -236,6 +235,13 @@ enum WrongServer {
     NotANode(Identity),
     #[error("the certificate is of node {found}, but node {expected} was expected here: check the address")]
     AnotherNode { found: NodeName, expected: String },
+}
+
+/// rustls prints foreign errors in their debug form, and this text is for users.
+impl fmt::Debug for WrongServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl NodeVerifier {
