@@ -154,7 +154,9 @@ fn commits_known(remembered: &Found) -> u64 {
 
 fn unreachable(name: &str, error: &RedisError) -> OpenError {
     let refused = error.kind() == ErrorKind::AuthenticationFailed
-        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+        // When the first command that is refused is the choice of the database, the code is lost.
+        || error.to_string().contains("Authentication required");
     let remedy = if refused {
         "check the user name and password, and that the user may use INFO and the database"
     } else if error.code() == Some("LOADING") {
