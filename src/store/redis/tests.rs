@@ -157,7 +157,11 @@ async fn a_node_that_died_keeps_its_epoch_if_the_server_lost_nothing_meanwhile()
         let engine = server.open().await;
         let epoch = engine.epoch();
         assert!(writes(&engine, "a").await);
-        if closes { engine.close().await.unwrap() } else { drop(engine) }
+        if closes {
+            engine.close().await.unwrap()
+        } else {
+            drop(engine)
+        }
         if restarts {
             server.kill();
             server.restart().await;
