@@ -1,15 +1,15 @@
 //! The rooms of `src`, as data: ARCHITECTURE.md shows the same table, and a test holds the two together.
 
 /// One room: a module directly under `src`.
-pub struct Room {
+pub(crate) struct Room {
     /// Its floor. Rooms of one floor may use each other only where `uses` names them.
-    pub floor: &'static str,
+    pub(crate) floor: &'static str,
     /// Its name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The rooms it may name; each stands above it in the table, so that no two can need each other.
-    pub uses: &'static [&'static str],
+    pub(crate) uses: &'static [&'static str],
     /// Whether it is free of input, output, clocks, randomness and tasks.
-    pub pure: bool,
+    pub(crate) pure: bool,
 }
 
 const fn pure(floor: &'static str, name: &'static str, uses: &'static [&'static str]) -> Room {
@@ -21,7 +21,7 @@ const fn worldly(floor: &'static str, name: &'static str, uses: &'static [&'stat
 }
 
 /// All rooms, lowest first.
-pub const ROOMS: &[Room] = &[
+pub(crate) const ROOMS: &[Room] = &[
     pure("0", "limits", &[]),
     pure("0", "types", &["limits"]),
     pure("0", "hash", &["types"]),
@@ -54,7 +54,7 @@ pub const ROOMS: &[Room] = &[
 ];
 
 /// What pure rooms never name, in code: each would let the world in.
-pub const IMPURE: &[&str] = &[
+pub(crate) const IMPURE: &[&str] = &[
     "tokio",
     "quinn",
     "rustls",
@@ -71,12 +71,12 @@ pub const IMPURE: &[&str] = &[
 ];
 
 /// The room with this name.
-pub fn room(name: &str) -> Option<&'static Room> {
+pub(crate) fn room(name: &str) -> Option<&'static Room> {
     ROOMS.iter().find(|room| room.name == name)
 }
 
 /// The table as ARCHITECTURE.md has it: floor, room, what it may use, pure or not.
-pub fn table() -> Vec<[String; 4]> {
+pub(crate) fn table() -> Vec<[String; 4]> {
     let row = |room: &Room| {
         let uses: Vec<String> = room.uses.iter().map(|name| format!("`{name}`")).collect();
         let uses = if uses.is_empty() { "nothing".to_owned() } else { uses.join(" ") };
@@ -87,7 +87,7 @@ pub fn table() -> Vec<[String; 4]> {
 }
 
 /// The first four cells of the rows of the one table in `markdown` whose header begins with floor and room.
-pub fn table_in(markdown: &str) -> Vec<[String; 4]> {
+pub(crate) fn table_in(markdown: &str) -> Vec<[String; 4]> {
     let rows = markdown.lines().skip_while(|line| !line.starts_with("| floor | room |")).skip(2);
     let rows = rows.take_while(|line| line.starts_with('|'));
     let cells = |line: &str| {

@@ -4,9 +4,9 @@ use crate::layers::{self, IMPURE};
 use crate::source::{Fault, Source, closing, in_name};
 
 /// Most lines of a file, test modules apart.
-pub const FILE_LINES_MAX: usize = 600;
+pub(crate) const FILE_LINES_MAX: usize = 600;
 /// Most lines of a function, from its name to its closing brace.
-pub const FUNCTION_LINES_MAX: usize = 70;
+pub(crate) const FUNCTION_LINES_MAX: usize = 70;
 
 /// The one file that starts tasks and blocking work.
 const SPAWNS: &str = "src/env.rs";
@@ -14,15 +14,15 @@ const SPAWNS: &str = "src/env.rs";
 const GATED: &[&str] = &["src/store/mod.rs", "src/node/status.rs"];
 
 /// A rule.
-pub type Rule = fn(&Source) -> Vec<Fault>;
+pub(crate) type Rule = fn(&Source) -> Vec<Fault>;
 
 /// The rules for `src`.
-pub const FOR_SRC: &[Rule] = &[imports, escapes, purity, opening, gates, spawns, absolute_paths];
+pub(crate) const FOR_SRC: &[Rule] = &[imports, escapes, purity, opening, gates, spawns, absolute_paths];
 /// The rules for every Rust file.
-pub const FOR_ALL: &[Rule] = &[file_length, function_length, banned_words, marks, biased];
+pub(crate) const FOR_ALL: &[Rule] = &[file_length, function_length, banned_words, marks, biased];
 
 /// A room names only the rooms that its row allows, one path for each `use`, and passes on none of another room.
-pub fn imports(source: &Source) -> Vec<Fault> {
+pub(crate) fn imports(source: &Source) -> Vec<Fault> {
     let Some(own) = source.room() else { return Vec::new() };
     let Some(room) = layers::room(own) else {
         return vec![source.fault(0, format!("room {own} is not in the table: add it to tests/tidy/layers.rs"))];
@@ -45,7 +45,7 @@ pub fn imports(source: &Source) -> Vec<Fault> {
 }
 
 /// Paths that reach other rooms without naming the crate.
-pub fn escapes(source: &Source) -> Vec<Fault> {
+pub(crate) fn escapes(source: &Source) -> Vec<Fault> {
     let mut faults = Vec::new();
     for at in source.words("super::super") {
         faults.push(source.fault(at, "`super::super` reaches too far: begin with `crate::`"));
@@ -69,7 +69,7 @@ pub fn escapes(source: &Source) -> Vec<Fault> {
 }
 
 /// A pure room names nothing that lets the world in.
-pub fn purity(source: &Source) -> Vec<Fault> {
+pub(crate) fn purity(source: &Source) -> Vec<Fault> {
     let pure = source.room().and_then(layers::room).is_some_and(|room| room.pure);
     let mut faults = Vec::new();
     for word in IMPURE.iter().filter(|_| pure) {
@@ -81,13 +81,13 @@ pub fn purity(source: &Source) -> Vec<Fault> {
 }
 
 /// Every file says what it is for.
-pub fn opening(source: &Source) -> Vec<Fault> {
+pub(crate) fn opening(source: &Source) -> Vec<Fault> {
     let opens = source.text.starts_with("//! ");
     if opens { Vec::new() } else { vec![source.fault(0, "begin with `//!`: what it is for, and what it does not do")] }
 }
 
 /// Features leave out whole rooms, in `lib.rs`.
-pub fn gates(source: &Source) -> Vec<Fault> {
+pub(crate) fn gates(source: &Source) -> Vec<Fault> {
     // The name of the feature is inside a literal, so the text is what is searched.
     let mut faults = Vec::new();
     for (at, _) in source.text.match_indices("feature = ").filter(|(at, _)| !in_comment(source, *at)) {
@@ -100,7 +100,7 @@ pub fn gates(source: &Source) -> Vec<Fault> {
 }
 
 /// Tasks and blocking work are started in one place.
-pub fn spawns(source: &Source) -> Vec<Fault> {
+pub(crate) fn spawns(source: &Source) -> Vec<Fault> {
     let mut faults = Vec::new();
     for word in ["tokio::spawn(", "task::spawn(", "spawn_blocking(", "block_in_place(", "thread::spawn("] {
         let places = source.words(word).filter(|at| source.path != SPAWNS && !source.is_test(*at));
@@ -110,7 +110,7 @@ pub fn spawns(source: &Source) -> Vec<Fault> {
 }
 
 /// Nothing depends on one machine's folders.
-pub fn absolute_paths(source: &Source) -> Vec<Fault> {
+pub(crate) fn absolute_paths(source: &Source) -> Vec<Fault> {
     let mut faults = Vec::new();
     // Split, so that this very file stays free of them.
     for folder in ["wo\0rk", "ro\0ot", "t\0mp", "ho\0me"].map(|name| format!("/{}", name.replace('\0', ""))) {
@@ -127,14 +127,14 @@ pub fn absolute_paths(source: &Source) -> Vec<Fault> {
 }
 
 /// No file beyond the cap.
-pub fn file_length(source: &Source) -> Vec<Fault> {
+pub(crate) fn file_length(source: &Source) -> Vec<Fault> {
     let lines = source.own_lines();
     let what = format!("{lines} lines, the most is {FILE_LINES_MAX}: split it by noun");
     if lines > FILE_LINES_MAX { vec![source.fault(0, what)] } else { Vec::new() }
 }
 
 /// No function beyond the cap.
-pub fn function_length(source: &Source) -> Vec<Fault> {
+pub(crate) fn function_length(source: &Source) -> Vec<Fault> {
     let long = functions(source).into_iter().filter(|(_, lines)| *lines > FUNCTION_LINES_MAX);
     let fault = |(at, lines): (usize, usize)| {
         let name = name_at(&source.code, at + "fn ".len());
@@ -144,7 +144,7 @@ pub fn function_length(source: &Source) -> Vec<Fault> {
 }
 
 /// Where functions with bodies begin, and their lengths in lines.
-pub fn functions(source: &Source) -> Vec<(usize, usize)> {
+pub(crate) fn functions(source: &Source) -> Vec<(usize, usize)> {
     let length = |at: usize| {
         let open = at + end_of_signature(&source.code[at..])?;
         let body = source.code.as_bytes()[open] == b'{';
@@ -163,7 +163,7 @@ fn end_of_signature(code: &str) -> Option<usize> {
 }
 
 /// Words that must not be in the code.
-pub fn banned_words(source: &Source) -> Vec<Fault> {
+pub(crate) fn banned_words(source: &Source) -> Vec<Fault> {
     let banned = [
         ("unbounded_channel", "every queue has a bound"),
         ("todo!", "nothing unfinished is merged"),
@@ -177,7 +177,7 @@ pub fn banned_words(source: &Source) -> Vec<Fault> {
 }
 
 /// Marks of unfinished work, in comments too.
-pub fn marks(source: &Source) -> Vec<Fault> {
+pub(crate) fn marks(source: &Source) -> Vec<Fault> {
     let mut faults = Vec::new();
     for mark in [concat!("TO", "DO"), concat!("FIX", "ME")] {
         let places = source.text.match_indices(mark);
@@ -187,7 +187,7 @@ pub fn marks(source: &Source) -> Vec<Fault> {
 }
 
 /// A random choice between branches would make a simulation run differently from its seed.
-pub fn biased(source: &Source) -> Vec<Fault> {
+pub(crate) fn biased(source: &Source) -> Vec<Fault> {
     let unbiased = source.words("select!").filter(|at| {
         let inside = source.code[at + "select!".len()..].trim_start().strip_prefix('{').map(str::trim_start);
         !inside.is_some_and(|inside| inside.starts_with("biased;"))

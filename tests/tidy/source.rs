@@ -5,28 +5,28 @@
 use std::ops::Range;
 
 /// One file.
-pub struct Source {
+pub(crate) struct Source {
     /// Its path from the root of the repository, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// Everything in it.
-    pub text: String,
+    pub(crate) text: String,
     /// The same length, but comments and the insides of literals are spaces.
-    pub code: String,
+    pub(crate) code: String,
     /// Where `#[cfg(test)]` items lie.
     tests: Vec<Range<usize>>,
     /// Whether the whole file belongs to a test module.
-    pub all_test: bool,
+    pub(crate) all_test: bool,
 }
 
 /// A rule that was broken.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Where.
-    pub path: String,
+    pub(crate) path: String,
     /// The line, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What is wrong, and what to do.
-    pub what: String,
+    pub(crate) what: String,
 }
 
 impl std::fmt::Display for Fault {
@@ -37,7 +37,7 @@ impl std::fmt::Display for Fault {
 
 impl Source {
     /// Takes a file.
-    pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
+    pub(crate) fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
         let (path, text) = (path.into(), text.into());
         let code = blank(&text);
         let tests = test_items(&code);
@@ -46,7 +46,7 @@ impl Source {
     }
 
     /// The room it belongs to; `None` outside `src` and for `lib.rs`.
-    pub fn room(&self) -> Option<&str> {
+    pub(crate) fn room(&self) -> Option<&str> {
         let inside = self.path.strip_prefix("src/")?;
         let name = inside.split('/').next()?;
         let name = name.strip_suffix(".rs").unwrap_or(name);
@@ -54,28 +54,28 @@ impl Source {
     }
 
     /// How deep its module lies: 0 for the root of a crate, 1 for a room.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
         if matches!(inside, "lib" | "main") { 0 } else { inside.split('/').count() }
     }
 
     /// A fault at a place of this file.
-    pub fn fault(&self, at: usize, what: impl Into<String>) -> Fault {
+    pub(crate) fn fault(&self, at: usize, what: impl Into<String>) -> Fault {
         Fault { path: self.path.clone(), line: self.line(at), what: what.into() }
     }
 
     /// The line of a place, from 1.
-    pub fn line(&self, at: usize) -> usize {
+    pub(crate) fn line(&self, at: usize) -> usize {
         1 + self.text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count()
     }
 
     /// Whether a place belongs to tests.
-    pub fn is_test(&self, at: usize) -> bool {
+    pub(crate) fn is_test(&self, at: usize) -> bool {
         self.all_test || self.tests.iter().any(|range| range.contains(&at))
     }
 
     /// Lines outside of test modules.
-    pub fn own_lines(&self) -> usize {
+    pub(crate) fn own_lines(&self) -> usize {
         let mut at = 0;
         let mut lines = 0;
         for line in self.text.split_inclusive('\n') {
@@ -86,7 +86,7 @@ impl Source {
     }
 
     /// Where this appears in the code as words of their own: not inside a longer name or path.
-    pub fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    pub(crate) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         let code = self.code.as_bytes();
         self.code.match_indices(word).map(|(at, _)| at).filter(move |at| {
             let before = at.checked_sub(1).map(|before| code[before]);
@@ -98,7 +98,7 @@ impl Source {
     }
 
     /// The names of modules that are declared for tests only, as the paths where they may lie.
-    pub fn test_modules(&self) -> Vec<String> {
+    pub(crate) fn test_modules(&self) -> Vec<String> {
         let folder = match self.path.rsplit_once('/') {
             Some((folder, "mod.rs" | "lib.rs" | "main.rs")) => folder.to_owned(),
             _ => self.path.trim_end_matches(".rs").to_owned(),
@@ -112,7 +112,7 @@ impl Source {
     }
 
     /// The modules written in place that hold a position.
-    pub fn modules_around(&self, at: usize) -> usize {
+    pub(crate) fn modules_around(&self, at: usize) -> usize {
         let open = |start: usize| {
             let brace = start + self.code[start..].find(['{', ';'])?;
             (self.code.as_bytes()[brace] == b'{').then(|| brace..closing(&self.code, brace))
@@ -122,12 +122,12 @@ impl Source {
 }
 
 /// Whether a byte can be part of a name.
-pub fn in_name(byte: u8) -> bool {
+pub(crate) fn in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
 /// The place of the brace that closes the one at `open`; the end of the code if there is none.
-pub fn closing(code: &str, open: usize) -> usize {
+pub(crate) fn closing(code: &str, open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, byte) in code.bytes().enumerate().skip(open) {
         match byte {
