@@ -7,17 +7,6 @@ use std::path::PathBuf;
 
 use crate::limits;
 
-/// The PEM files of one identity; they are read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The trusted authority.
-    pub ca: PathBuf,
-    /// The own certificate.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
 /// Why a file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {fix}")]

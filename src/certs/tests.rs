@@ -10,7 +10,7 @@ use crate::certs::Subject;
 use crate::certs::authority;
 use crate::certs::describe::Described;
 use crate::certs::describe::describe;
-use crate::certs::files::TlsFiles;
+use crate::net::TlsFiles;
 use crate::certs::store;
 use crate::certs::subject::parse_grant;
 use crate::certs::verify;

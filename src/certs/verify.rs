@@ -20,7 +20,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::certs::describe;
 use crate::certs::files;
-use crate::certs::files::TlsFiles;
+use crate::net::TlsFiles;
 use crate::certs::files::Unusable;
 use crate::net::identity::Certificate;
 use crate::net::identity::Identity;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certs::files::TlsFiles;
+use crate::net::TlsFiles;
 use crate::config::node;
 use crate::config::problem::ConfigError;
 use crate::config::settle::ENV_CLIENT_CONFIG;

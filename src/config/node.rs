@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certs::files::TlsFiles;
+use crate::net::TlsFiles;
 use crate::config::problem::Source;
 use crate::config::redis;
 use crate::config::redis::RedisConfig;
