@@ -158,4 +158,3 @@ fn bind(material: TlsMaterial, settings: TransportSettings, env: &Env) -> Result
     let endpoint = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).or_else(|_| bind(([0, 0, 0, 0], 0).into()));
     endpoint.map_err(|error| ClientError::Config(error.to_string()))
 }
-
