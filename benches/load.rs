@@ -3,7 +3,13 @@
 //! `cargo bench --bench load -- DIR [IN_FLIGHT] [SECONDS] [VALUE_BYTES]`, where DIR is the folder of a `dynamomini dev` cluster
 //! (its `cluster.json` and `client.toml`). Each of the in-flight tasks has one operation under way at a time.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::cast_possible_truncation, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    missing_docs
+)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -99,7 +105,11 @@ async fn phase(name: &str, work: Work, client: &Client, cluster: &Cluster, tasks
     let count = done.load(Ordering::Relaxed) as f64;
     println!(
         "{name:10} {:8.0} op/s  p50 {:6.2} p99 {:7.2} p99.9 {:7.2} max {:7.2} ms  server {:.4} CPU-s/1000  client {:.4}  errors {}",
-        count / elapsed, at(0.5), at(0.99), at(0.999), at(1.0),
+        count / elapsed,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0),
         (after - before) / count * 1000.0,
         (cpu(std::process::id()) - own) / count * 1000.0,
         errors.load(Ordering::Relaxed),

@@ -3,7 +3,6 @@
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::path::PathBuf;
 
 use crate::limits;
 

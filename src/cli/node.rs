@@ -65,11 +65,8 @@ async fn serve(context: &Context, config: &NodeConfig) -> anyhow::Result<()> {
 async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
     let env = &context.env;
     fs::create_dir_all(&config.data_dir).with_context(|| format!("node.data_dir {}", config.data_dir.display()))?;
-    let identity = StoreIdentity {
-        cluster: config.cluster.clone(),
-        node: config.name.clone(),
-        partitions: config.partitions,
-    };
+    let identity =
+        StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: config.partitions };
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let settings = TransportSettings {
@@ -86,11 +83,8 @@ async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
         settings,
     };
     let endpoint = Endpoint::bind(bind, env)?;
-    let timeouts = Timeouts {
-        replica: config.timeouts.replica,
-        hedge: config.timeouts.hedge,
-        shutdown: config.timeouts.shutdown,
-    };
+    let timeouts =
+        Timeouts { replica: config.timeouts.replica, hedge: config.timeouts.hedge, shutdown: config.timeouts.shutdown };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
     let parts = Parts { cluster: cluster(config), engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT };
@@ -125,11 +119,9 @@ fn store_config(config: &NodeConfig) -> anyhow::Result<StoreConfig> {
     };
     Ok(match &storage.engine {
         EngineConfig::Memory => StoreConfig::Memory,
-        EngineConfig::Embedded => StoreConfig::Embedded {
-            path: config.data_dir.join("store"),
-            durability,
-            cache_bytes: storage.cache_bytes,
-        },
+        EngineConfig::Embedded => {
+            StoreConfig::Embedded { path: config.data_dir.join("store"), durability, cache_bytes: storage.cache_bytes }
+        }
         EngineConfig::Redis(redis) => {
             let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
             let url = match &redis.endpoint {

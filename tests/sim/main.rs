@@ -8,4 +8,5 @@ mod network;
 mod provider;
 mod world;
 
+mod cluster;
 mod transport;

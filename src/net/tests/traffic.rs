@@ -14,7 +14,7 @@ async fn small_and_large_bodies_come_back_as_they_went() {
     let (server, address) = echo_server();
     let client = endpoint(material(CLIENT));
     let connection = connect(&client, address).await.unwrap();
-    for size in [0, 1, 1000, 65_536, 65_537, 1_000_000, 24 * 1024 * 1024] {
+    for size in [0, 1, 1000, 65_536, 65_537, 1_000_000, limits::FRAME_MAX] {
         let body: Vec<u8> = (0..size).map(|i| u8::try_from(i % 251).unwrap()).collect();
         assert!(ask(&connection, &body).await.unwrap() == body, "{size} bytes were changed");
         let reply = connection.request_bytes(PATIENCE, body.clone().into()).await.unwrap();
@@ -23,7 +23,7 @@ async fn small_and_large_bodies_come_back_as_they_went() {
     assert_eq!(ask(&connection, b"large").await.unwrap().len(), 3_000_000);
     assert_eq!(ask(&connection, b"who").await.unwrap(), "client c");
     assert!(client.counters().bulk_streams.get() >= 6);
-    let too_large = vec![0; 24 * 1024 * 1024 + 1];
+    let too_large = vec![0; limits::FRAME_MAX + 1];
     assert!(matches!(ask(&connection, &too_large).await, Err(NetError::TooLarge { .. })));
     let bytes = connection.request_bytes(PATIENCE, too_large.into()).await;
     assert!(matches!(bytes, Err(NetError::TooLarge { .. })));

@@ -120,7 +120,7 @@ impl Core {
 
     /// Makes a new epoch durable.
     pub(super) fn renew_epoch(&self) -> Result<Epoch, StoreError> {
-        let epoch = self.commit(Sync::Yes, |_| {
+        let epoch = self.commit(self.full_sync(), |_| {
             // Inside the transaction, so that no batch decided under the old epoch can come after it.
             let epoch = epoch::fresh(&self.env, &[Some(self.epoch())]);
             self.epoch.store(epoch.0, Ordering::Release);
@@ -132,7 +132,7 @@ impl Core {
 
     /// Makes everything durable.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
-        if self.unsynced.load(Ordering::Acquire) { self.commit(Sync::Yes, |_| Ok(())) } else { Ok(()) }
+        if self.unsynced.load(Ordering::Acquire) { self.commit(self.full_sync(), |_| Ok(())) } else { Ok(()) }
     }
 
     /// Tries whether what is broken works again. Each failing try means to reopen the database, and perhaps to walk
@@ -196,7 +196,7 @@ impl Core {
         };
         let commits = self.tried.fetch_add(1, Ordering::AcqRel) + 1;
         let mark = Mark { epoch: self.epoch(), boot: self.boot, commits };
-        let sealed = tables::begin(&db, Sync::Yes).and_then(|tx| {
+        let sealed = tables::begin(&db, Sync::Quick).and_then(|tx| {
             tables::put_seal(&tx, &Seal { mark, clean: true, synced: self.synced() })?;
             Ok(tx.commit()?)
         });
@@ -344,7 +344,11 @@ impl Core {
     }
 
     fn write_sync(&self) -> Sync {
-        if self.synced() { Sync::Yes } else { Sync::No }
+        if self.synced() { self.full_sync() } else { Sync::No }
+    }
+
+    fn full_sync(&self) -> Sync {
+        if self.synced() { Sync::Walk } else { Sync::Quick }
     }
 
     fn lock(&self) -> RwLockReadGuard<'_, Open> {

@@ -90,7 +90,7 @@ impl Opening {
     /// Checks whose storage it is, decides on the epoch, and seals the storage for this session.
     fn admit(&self, db: &Database, memo: &Found) -> Result<(Seal, Vec<Warning>), OpenError> {
         let damaged = |error: redb::Error| self.redb_error(error);
-        let tx = tables::begin(db, Sync::Yes).map_err(damaged)?;
+        let tx = tables::begin(db, Sync::Quick).map_err(damaged)?;
         let (owner, old) = tables::create(&tx).map_err(damaged)?;
         let expected = identity_text(&self.identity);
         match owner {

@@ -132,6 +132,27 @@ async fn a_rollback_to_a_snapshot_renews_the_epoch() {
 }
 
 #[tokio::test]
+async fn a_rollback_under_a_living_connection_is_noticed_by_reads_and_writes() {
+    let Some(server) = TestServer::start(&[]).await else { return };
+    let engine = server.open().await;
+    for reads in [true, false] {
+        let epoch = engine.epoch();
+        for key in ["a", "b", "c"] {
+            assert!(writes(&engine, key).await);
+        }
+        // The sentinel is the same; only the count of writes went back.
+        server.say("HINCRBY dm:meta seq -1").await.unwrap();
+        if reads {
+            assert_eq!(engine.get_many(&[slot(1, "a")]).await, Err(StoreError::EpochChanged));
+        } else {
+            assert_eq!(engine.write(epoch, vec![put(1, "d", "x")]).await, Err(StoreError::EpochChanged));
+            assert_eq!(get(&engine, 1, "d").await, None);
+        }
+        assert_ne!(engine.epoch(), epoch);
+    }
+}
+
+#[tokio::test]
 async fn what_was_only_read_counts_as_seen_when_it_is_rolled_back() {
     let Some(mut server) = TestServer::start(&["--dbfilename", "dump.rdb"]).await else { return };
     let engine = server.open().await;
