@@ -56,6 +56,8 @@ pub const LANE_BUFFER_MAX: usize = 1024 * 1024;
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 8 * 1024;
 /// Bytes of unanswered requests one connection may hold before its reader waits.
 pub const REQUEST_BYTES_PER_CONNECTION_MAX: usize = 128 * 1024 * 1024;
+/// Bytes asked of the system for each of a UDP socket's two buffers.
+pub const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Lanes one peer may open on a connection.
 pub const LANES_MAX: u32 = 16;
 /// Bulk streams one peer may have open on a connection.
@@ -88,6 +90,8 @@ pub const ADDRESSES_MAX: usize = 16;
 pub const BATCH_KEYS_MAX: usize = 1_000;
 /// Bytes of keys and values of one multi-put.
 pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest line of a file of writes: the largest value and key, each byte as the six of a JSON escape, and a bit.
+pub const BATCH_LINE_MAX: usize = 6 * (VALUE_MAX + KEY_MAX) + 1024;
 /// Keys one page of a scan holds at most.
 pub const SCAN_PAGE_MAX: usize = 1_000;
 /// Bytes after which a page of a scan ends early.

@@ -18,6 +18,24 @@ mod certs;
 
 mod node;
 
+mod table;
+
+mod connect;
+
+mod put;
+
+mod put_batch;
+
+mod get;
+
+mod delete;
+
+mod scan;
+
+mod status;
+
+mod ring;
+
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +45,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 pub use failure::Failure;
+pub use failure::Said;
 pub use failure::Usage;
 pub use logging::start as start_logging;
 pub use output::Output;
@@ -54,6 +73,18 @@ pub struct Cli {
 enum Verb {
     /// Run a node of a cluster.
     Node(node::Args),
+    /// Write a key, or many.
+    Put(put::Args),
+    /// Read keys.
+    Get(get::Args),
+    /// Delete a key.
+    Delete(delete::Args),
+    /// List keys.
+    Scan(scan::Args),
+    /// Show how each node is.
+    Status(status::Args),
+    /// Show who owns a key, or how evenly keys are spread.
+    Ring(ring::Args),
     /// Check and show configuration, and list its keys.
     Config(config::Args),
     /// Make, request, renew and show certificates.
@@ -115,6 +146,12 @@ impl Cli {
         let context = Context { env: Env::real(), output: Output::new(json), verbose: self.verbose };
         let done = match self.verb {
             Verb::Node(args) => args.run(&context),
+            Verb::Put(args) => args.run(&context),
+            Verb::Get(args) => args.run(&context),
+            Verb::Delete(args) => args.run(&context),
+            Verb::Scan(args) => args.run(&context),
+            Verb::Status(args) => args.run(&context),
+            Verb::Ring(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),
             Verb::Completions(args) => args.run(&context),

@@ -91,7 +91,9 @@ impl Coordination<'_> {
             value: item.value.map(|value| value.0),
             stand_in_for,
         };
-        let minted = core.replica.mint(mint).await?;
+        let minted = timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
+            ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
+        })??;
         // Standing in, this node comes first among the stand-ins, since it has the record already.
         let own = (!owner).then_some(core.id);
         let others = stand_ins.into_iter().filter(|node| *node != core.id);
