@@ -81,7 +81,10 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
     let (name, grants) = match from {
         Identity::Node(name) if core.view.members().contains_key(&ClusterHash::node_id(name)) => return Ok(()),
         Identity::Node(name) => {
-            return Err(ServeError::Forbidden(format!("node {name} is not a member of cluster {}", core.view.info().cluster)));
+            return Err(ServeError::Forbidden(format!(
+                "node {name} is not a member of cluster {}",
+                core.view.info().cluster
+            )));
         }
         Identity::Admin(name) => (name, None),
         Identity::Client { name, grants } => (name, Some(grants)),
