@@ -21,7 +21,7 @@ use crate::store::Slot;
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
 use crate::version::{Siblings, Version};
 use crate::wire::blob::Blob;
-use crate::wire::rpc::{Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb};
+use crate::wire::rpc::{self, Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb};
 
 /// Reads each key; one outcome each, in order.
 pub(crate) async fn get(
@@ -38,6 +38,7 @@ pub(crate) async fn get(
     let needed = needed.map_err(|error| ServeError::Invalid(format!("R: {error}")))?;
     core.counters.gets.fetch_add(request.keys.len() as u64, Ordering::Relaxed);
     let read_one = async |key: &Blob| {
+        rpc::check_key(key)?;
         let place = core.place(&request.namespace, key);
         let state = read(core, policy, &place.slot, needed, deadline).await?;
         Ok(view(policy, &place, &state, core.rest.wall_ms()))
