@@ -325,7 +325,8 @@ mod tests {
         let again = each.take(Reply::Put(vec![done(1), quorum(false), Err(limit.clone())])).unwrap();
         assert!(matches!(again, Some(ServeError::Quorum(_))));
         assert_eq!(sent(&each), (vec![2], false));
-        let outcomes = each.finish(Err(ClientError::Protocol("general".into())));
+        let general = Unreachable { timed_out: true, maybe: false, tried: Vec::new() };
+        let outcomes = each.finish(Err(ClientError::Unreachable(general)));
         assert_eq!(outcomes[0].as_ref().unwrap().dot.counter, 1);
         assert!(matches!(&outcomes[1], Err(ClientError::Quorum(error)) if !error.may_appear));
         assert!(matches!(&outcomes[2], Err(ClientError::Rejected(error)) if *error == limit));

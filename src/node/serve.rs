@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::{Handler, Identity, Incoming, Verb};
 use crate::node::coordinate;
@@ -44,7 +45,7 @@ impl Serve {
             ServeError::Invalid(format!("the request cannot be read ({error}): is the other side newer?"))
         })?;
         let from = incoming.peer.identity();
-        authorise(from, &request)?;
+        authorise(core, from, &request)?;
         let deadline = answer_by(incoming.deadline);
         match request {
             Request::Put(put) => coordinate::put(core, from, put, deadline).await.map(Reply::Put),
@@ -87,9 +88,15 @@ fn answer_by(deadline: Instant) -> Instant {
 }
 
 /// Refuses what the certificate does not allow.
-fn authorise(from: &Identity, request: &Request) -> Result<(), ServeError> {
+fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), ServeError> {
     let (name, grants) = match from {
-        Identity::Node(_) => return Ok(()),
+        Identity::Node(name) if core.view.members().contains_key(&ClusterHash::node_id(name)) => return Ok(()),
+        Identity::Node(name) => {
+            return Err(ServeError::Forbidden(format!(
+                "node {name} is not a member of cluster {}",
+                core.view.info().cluster
+            )));
+        }
         Identity::Admin(name) => (name, None),
         Identity::Client { name, grants } => (name, Some(grants)),
     };

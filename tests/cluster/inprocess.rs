@@ -279,7 +279,9 @@ pub(crate) struct Wire(Link);
 
 impl Wire {
     pub(crate) async fn ask(&self, request: &Request) -> Reply {
-        let encode = |frame: &mut BytesMut| drop(postcard::to_io(request, frame.writer()).unwrap());
+        let encode = |frame: &mut BytesMut| {
+            postcard::to_io(request, frame.writer()).unwrap();
+        };
         blob::decode(&self.0.request(PATIENCE, encode).await.unwrap()).unwrap()
     }
 }

@@ -106,7 +106,9 @@ impl Coordination<'_> {
             value: item.value.map(|value| value.0),
             stand_in_for,
         };
-        let mut minted = core.replica.mint(mint).await?;
+        let mut minted = timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
+            ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
+        })??;
         if names_what_it_saw {
             minted.context = known(item.context.context, minted.dot);
         }
