@@ -1,9 +1,11 @@
 //! The door for requests: decode, check who asks, dispatch, encode.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use crate::hash::ClusterHash;
 use crate::limits;
@@ -16,6 +18,9 @@ use crate::node::status;
 use crate::types::Namespace;
 use crate::wire::blob;
 use crate::wire::rpc::{PutRequest, ReplicaWrite, Reply, Request, ServeError};
+
+/// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
+const ANSWER_MARGIN: Duration = Duration::from_millis(100);
 
 /// Serves every connection of a node.
 #[derive(Clone)]
@@ -41,7 +46,7 @@ impl Serve {
         })?;
         let from = incoming.peer.identity();
         authorise(core, from, &request)?;
-        let deadline = incoming.deadline;
+        let deadline = answer_by(incoming.deadline);
         match request {
             Request::Put(put) => coordinate::put(core, from, put, deadline).await.map(Reply::Put),
             Request::Get(get) => coordinate::get(core, get, deadline).await.map(Reply::Get),
@@ -74,6 +79,12 @@ impl Serve {
         }
         core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await
     }
+}
+
+/// When to answer with whatever there is: an error that says who did not answer must arrive while it is waited for.
+fn answer_by(deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    deadline - (left / 10).min(ANSWER_MARGIN)
 }
 
 /// Refuses what the certificate does not allow.
