@@ -106,7 +106,11 @@ fn decode(text: &[u8], hash: &ClusterHash) -> Option<Memo> {
     postcard::from_bytes(body).ok()
 }
 
+/// Held while a file is replaced: an engine that was dropped may still be at it when the next one begins.
+static REPLACING: Mutex<()> = Mutex::new(());
+
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let _replacing = REPLACING.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
