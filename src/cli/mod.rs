@@ -18,6 +18,10 @@ mod certs;
 
 mod node;
 
+mod dev;
+
+mod parent;
+
 #[cfg(test)]
 mod tests;
 
@@ -54,6 +58,8 @@ pub struct Cli {
 enum Verb {
     /// Run a node of a cluster.
     Node(node::Args),
+    /// Run a whole cluster on this machine, certificates included, until ^C.
+    Dev(dev::Args),
     /// Check and show configuration, and list its keys.
     Config(config::Args),
     /// Make, request, renew and show certificates.
@@ -115,6 +121,7 @@ impl Cli {
         let context = Context { env: Env::real(), output: Output::new(json), verbose: self.verbose };
         let done = match self.verb {
             Verb::Node(args) => args.run(&context),
+            Verb::Dev(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),
             Verb::Completions(args) => args.run(&context),
