@@ -7,7 +7,6 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
-use std::time::Instant;
 
 use bytes::Bytes;
 use dynamomini::env::Env;
@@ -22,12 +21,14 @@ use dynamomini::types::ClusterName;
 use dynamomini::types::NodeName;
 use dynamomini::types::PartitionId;
 use dynamomini::types::Partitions;
+use tokio::time::Instant;
 
 const RECORDS: u64 = 100_000;
 const PARTITIONS: u32 = 64;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let cache_mib = std::env::args().filter_map(|arg| arg.parse::<usize>().ok()).next().unwrap_or(256);
     runtime.block_on(run(cache_mib));
 }
@@ -42,8 +43,7 @@ async fn run(cache_mib: usize) {
     ];
     for (name, durability, records) in durabilities {
         let dir = tempfile::tempdir().expect("a directory");
-        let config =
-            StoreConfig::Embedded { path: dir.path().to_owned(), durability, cache_bytes: cache_mib << 20 };
+        let config = StoreConfig::Embedded { path: dir.path().to_owned(), durability, cache_bytes: cache_mib << 20 };
         measure(name, &config, records, None).await;
     }
     let dir = tempfile::tempdir().expect("a directory");
@@ -96,6 +96,21 @@ async fn measure(name: &str, config: &StoreConfig, records: u64, server: Option<
             each(cpu_us("self") - cpu),
             server_cpu.map_or("-".to_owned(), |us| format!("{:.2}", each(us)))
         );
+    }
+    if let StoreConfig::Embedded { path, durability, cache_bytes } = config {
+        // The files as they are in the middle of work: what a sudden death of the process leaves.
+        let copy = tempfile::tempdir().expect("a directory");
+        for file in ["store.redb", "store.memo"] {
+            std::fs::copy(path.join(file), copy.path().join(file)).expect("a copy");
+        }
+        let bytes = std::fs::metadata(copy.path().join("store.redb")).expect("a file").len();
+        let (durability, cache_bytes) = (*durability, *cache_bytes);
+        let config = StoreConfig::Embedded { path: copy.path().to_owned(), durability, cache_bytes };
+        let wall = Instant::now();
+        let (copied, _) = Engine::open(&config, &identity, &Env::real()).await.expect("the copy opens");
+        let took = wall.elapsed();
+        eprintln!("{name}: {} MB opened after a crash in {took:?}", bytes / 1_000_000);
+        copied.close().await.expect("the copy closes");
     }
     engine.close().await.expect("the storage closes");
 }

@@ -114,6 +114,10 @@ pub const STORE_SYNC_INTERVAL_MIN: Duration = Duration::from_millis(1);
 pub const STORE_DELETE_STEP: usize = 1_000;
 /// Bytes the embedded engine writes to find out whether a full disk has room again.
 pub const STORE_ROOM_PROBE: usize = 256 * 1024;
+/// Bytes of the file that the embedded engine writes beside its store to find out the same before it tries itself.
+pub const STORE_ROOM_FILE: usize = 16 * 1024 * 1024;
+/// Longest pause between attempts to write to a failed disk again, in intervals of upkeep.
+pub const STORE_RECOVERY_PAUSE_MAX: u32 = 64;
 /// Longest wait between attempts to reach Redis again.
 pub const REDIS_BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// First wait between attempts to reach Redis again.

@@ -10,13 +10,13 @@ use crate::certs::Subject;
 use crate::certs::authority;
 use crate::certs::describe::Described;
 use crate::certs::describe::describe;
-use crate::certs::files::TlsFiles;
 use crate::certs::store;
 use crate::certs::subject::parse_grant;
 use crate::certs::verify;
 use crate::certs::verify::Expected;
 use crate::env::Env;
 use crate::limits;
+use crate::net::TlsFiles;
 use crate::types::ClusterName;
 use crate::types::NodeName;
 

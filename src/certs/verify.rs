@@ -20,8 +20,8 @@ use rustls::sign::CertifiedKey;
 
 use crate::certs::describe;
 use crate::certs::files;
-use crate::certs::files::TlsFiles;
 use crate::certs::files::Unusable;
+use crate::net::TlsFiles;
 use crate::net::identity::Certificate;
 use crate::net::identity::Identity;
 use crate::net::tls::PemFile;

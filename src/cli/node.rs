@@ -14,7 +14,7 @@ use crate::config::node::{Durability, EngineConfig};
 use crate::config::redis::{RedisEndpoint, Secret};
 use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
 use crate::net::link::LinkSettings;
-use crate::net::{BindConfig, Endpoint, PemFile, Socket, TlsMaterial, TransportSettings, tls};
+use crate::net::{BindConfig, Endpoint, Socket, TlsMaterial, TransportSettings, tls};
 use crate::node::{Node, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
 use crate::types::Namespace;
@@ -89,7 +89,7 @@ async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
     };
     let bind = BindConfig {
         socket: Socket::Address(config.listen.quic),
-        material: material(config)?,
+        material: TlsMaterial::load(&config.tls)?,
         provider: tls::ring_provider(),
         keys: keys::load_or_create(&config.data_dir, env)?,
         settings,
@@ -120,20 +120,6 @@ fn cluster(config: &NodeConfig) -> ClusterInfo {
         namespaces,
         node: config.name.clone(),
     }
-}
-
-fn material(config: &NodeConfig) -> anyhow::Result<TlsMaterial> {
-    let files = &config.tls;
-    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
-    let (ca, cert, key) = (read(&files.ca)?, read(&files.cert)?, read(&files.key)?);
-    let name = |path: &Path| path.display().to_string();
-    let (ca_name, cert_name, key_name) = (name(&files.ca), name(&files.cert), name(&files.key));
-    Ok(TlsMaterial::from_pem(
-        PemFile { name: &ca_name, bytes: &ca },
-        PemFile { name: &cert_name, bytes: &cert },
-        PemFile { name: &key_name, bytes: &key },
-        &tls::ring_provider(),
-    )?)
 }
 
 fn store_config(config: &NodeConfig) -> anyhow::Result<StoreConfig> {

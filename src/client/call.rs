@@ -87,8 +87,9 @@ impl<'a> Call<'a> {
             })
             .await;
         let reply = match answer {
-            Ok(bytes) => blob::decode::<Reply>(&bytes)
-                .map_err(|error| ClientError::Protocol(format!("{} sent an unreadable reply: {error}", target.label)))?,
+            Ok(bytes) => blob::decode::<Reply>(&bytes).map_err(|error| {
+                ClientError::Protocol(format!("{} sent an unreadable reply: {error}", target.label))
+            })?,
             Err(error @ NetError::TooLarge { .. }) => return Err(ClientError::Config(error.to_string())),
             Err(error) => return Ok(Attempt::Again(self.note(target.label, &error))),
         };

@@ -7,15 +7,10 @@
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use dynamomini::client::{Client, PutOptions};
-//! use dynamomini::net::{PemFile, TlsMaterial};
+//! use dynamomini::net::{TlsFiles, TlsMaterial};
 //!
-//! let (ca, cert, key) = (std::fs::read("ca.crt")?, std::fs::read("app.crt")?, std::fs::read("app.key")?);
-//! let tls = TlsMaterial::from_pem(
-//!     PemFile { name: "ca.crt", bytes: &ca },
-//!     PemFile { name: "app.crt", bytes: &cert },
-//!     PemFile { name: "app.key", bytes: &key },
-//!     &dynamomini::net::tls::ring_provider(),
-//! )?;
+//! let files = TlsFiles { ca: "ca.crt".into(), cert: "app.crt".into(), key: "app.key".into() };
+//! let tls = TlsMaterial::load(&files)?;
 //! let client = Client::builder(tls).node("10.0.0.1:7600").connect().await?;
 //!
 //! client.put("cart:7", "2 apples", PutOptions::default()).await?;

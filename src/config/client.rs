@@ -4,7 +4,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certs::files::TlsFiles;
 use crate::config::node;
 use crate::config::problem::ConfigError;
 use crate::config::settle::ENV_CLIENT_CONFIG;
@@ -12,6 +11,7 @@ use crate::config::settle::Inputs;
 use crate::config::settle::Settled;
 use crate::config::value::HostPort;
 use crate::config::value::Value;
+use crate::net::TlsFiles;
 use crate::types::ClusterName;
 use crate::types::Consistency;
 use crate::types::Namespace;

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certs::files::TlsFiles;
 use crate::config::problem::Source;
 use crate::config::redis;
 use crate::config::redis::RedisConfig;
@@ -17,6 +16,7 @@ use crate::config::value::HostPort;
 use crate::config::value::Value;
 use crate::config::value::parse_span;
 use crate::limits;
+use crate::net::TlsFiles;
 use crate::types::ClusterName;
 use crate::types::ConflictPolicy;
 use crate::types::Namespace;

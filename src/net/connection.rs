@@ -76,7 +76,7 @@ pub(crate) struct ConnectionParts {
     pub(crate) peer: Arc<Peer>,
     pub(crate) lanes: usize,
     pub(crate) counters: Arc<NetCounters>,
-    /// How long the peer may take nothing of what is written.
+    /// How long a peer that ends its lanes may take to close the connection.
     pub(crate) patience: Duration,
     pub(crate) env: Env,
 }
@@ -110,9 +110,8 @@ impl Connection {
         let lane = self.lane(deadline).await?;
         let mut ticket = shared.pending.register()?;
         let id = ticket.id;
-        let push = lane.push(|buffer| {
-            frame::put_request(buffer, RequestHead { id, deadline_ms: remaining_ms(deadline) }, encode)
-        });
+        let push = lane
+            .push(|buffer| frame::put_request(buffer, RequestHead { id, deadline_ms: remaining_ms(deadline) }, encode));
         let placed = timeout_at(deadline, push).await.map_err(|_| late())?;
         match placed.map_err(|_| shared.gone())? {
             Placed::Lane => {}
@@ -158,12 +157,14 @@ impl Connection {
         // Until its last byte is written, the peer cannot have executed the request.
         let sent = timeout_at(deadline, async {
             let permit = bulk::acquire(&shared.bulk, body.len()).await;
-            let (send, receive) = shared.quic.open_bi().await.map_err(|error| shared.lost_by(&error).before_sending())?;
-            let write = bulk::send(send, [prefix, body], shared.patience);
+            let (send, receive) =
+                shared.quic.open_bi().await.map_err(|error| shared.lost_by(&error).before_sending())?;
+            let write = bulk::send(send, [prefix, body], limits::DEADLINE_MAX);
             write.await.map_err(|error| shared.not_sent(error.to_string()))?;
             Ok((permit, receive))
         });
-        let (_permit, receive) = sent.await.map_err(|_| shared.not_sent("it was not written before its deadline"))??;
+        let (_permit, receive) =
+            sent.await.map_err(|_| shared.not_sent("it was not written before its deadline"))??;
         shared.counters.bulk_streams.one();
         shared.counters.frames_sent.one();
         let mut reader = FrameReader::bulk(receive);
@@ -197,14 +198,16 @@ impl Connection {
         lane.push(|buffer| buffer.put_u8(frame::LANE)).await.map_err(|_| shared.gone())?;
         let (writer, writing) = (shared.clone(), lane.clone());
         self.0.env.spawn("net/lane-writer", async move {
-            if let Err(error) = writing.write(send, writer.patience).await {
+            // A peer that is busy may stop reading for a while. Requests have deadlines of their own, and QUIC tells
+            // when the peer is gone.
+            if let Err(error) = writing.write(send, limits::DEADLINE_MAX).await {
                 writer.fail(CloseCode::SlowReader, &error.to_string());
             }
         });
         let (reader, read) = (shared.clone(), lane.clone());
         self.0.env.spawn("net/lane-reader", async move {
             match reader.read_replies(receive).await {
-                Ok(()) => reader.pending.drain(reader.not_sent("it is shutting down")),
+                Ok(()) => reader.drain().await,
                 Err(error) => reader.fail(CloseCode::Protocol, &error.to_string()),
             }
             read.close();
@@ -285,6 +288,15 @@ impl Shared {
         );
         self.pending.end(error);
         self.quic.close(code.code(), reason.as_bytes());
+    }
+
+    /// Takes no more requests, because the peer ended a lane. It will close the connection when it has answered what
+    /// it took; this side closes it when that takes too long.
+    async fn drain(&self) {
+        self.pending.drain(self.not_sent("it is shutting down"));
+        if tokio::time::timeout(self.patience, self.quic.closed()).await.is_err() {
+            self.quic.close(CloseCode::Done.code(), b"no longer needed");
+        }
     }
 
     async fn read_replies(&self, receive: RecvStream) -> Result<(), FrameError> {

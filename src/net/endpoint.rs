@@ -137,7 +137,7 @@ impl Endpoint {
         let rebuild = Rebuild { provider, keys, settings };
         let quic = rebuild.build(&material, env)?;
         let scope = env.child();
-        let runtime: Arc<dyn Runtime> = Arc::new(EnvRuntime(scope.child()));
+        let runtime: Arc<dyn Runtime> = Arc::new(EnvRuntime::new(scope.child(), rebuild.settings.mtu_upper_bound));
         let socket = open(socket, &*runtime)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(quic.endpoint.clone(), None, socket, runtime)
             .map_err(|source| BindError::Socket { address: "given socket".to_owned(), source })?;
@@ -170,7 +170,8 @@ impl Endpoint {
     /// # Errors
     /// `NotSent` when nobody answers, `Refused` when one side does not accept the other.
     pub async fn connect(&self, address: SocketAddr, expect: &Expect, lanes: usize) -> Result<Connection, NetError> {
-        let label = expect.node().map_or_else(|| format!("node at {address}"), |name| format!("node {name} at {address}"));
+        let label =
+            expect.node().map_or_else(|| format!("node at {address}"), |name| format!("node {name} at {address}"));
         let client = self.config().client;
         let connecting = match self.0.quic.connect_with(client, address, &server_name(expect.node())) {
             Ok(connecting) => connecting,

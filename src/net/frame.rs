@@ -121,7 +121,11 @@ fn put(buffer: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) -> Placed {
         return Placed::TooLarge(length);
     }
     buffer[start..start + LENGTH].copy_from_slice(&length_bytes(length));
-    if length <= limits::LANE_FRAME_MAX + HEAD_MAX { Placed::Lane } else { Placed::Bulk(buffer.split_off(start).freeze()) }
+    if length <= limits::LANE_FRAME_MAX + HEAD_MAX {
+        Placed::Lane
+    } else {
+        Placed::Bulk(buffer.split_off(start).freeze())
+    }
 }
 
 fn length_bytes(length: usize) -> [u8; LENGTH] {

@@ -218,16 +218,10 @@ mod tests {
         let read = |uris: &[&'static str]| Identity::from_uris(uris.iter().copied());
         assert_eq!(read(&["https://example.org/"]), Err(IdentityError::NoRole));
         assert_eq!(read(&["dynamomini://grant/*/*/"]), Err(IdentityError::NoRole));
-        assert!(matches!(
-            read(&["dynamomini://node/a", "dynamomini://admin/b"]),
-            Err(IdentityError::TwoRoles(_, _))
-        ));
+        assert!(matches!(read(&["dynamomini://node/a", "dynamomini://admin/b"]), Err(IdentityError::TwoRoles(_, _))));
         assert!(matches!(read(&["dynamomini://king/a"]), Err(IdentityError::Unknown(_))));
         assert!(matches!(read(&["dynamomini://node/A.b"]), Err(IdentityError::Invalid(_))));
-        assert_eq!(
-            read(&["dynamomini://node/a", "dynamomini://grant/*/*/"]),
-            Err(IdentityError::GrantsWithoutClient)
-        );
+        assert_eq!(read(&["dynamomini://node/a", "dynamomini://grant/*/*/"]), Err(IdentityError::GrantsWithoutClient));
         assert!(read(&["https://example.org/", "dynamomini://node/a"]).is_ok());
     }
 

@@ -180,14 +180,6 @@ impl Link {
         }
     }
 
-    /// Waits until the link is up or down, or stays so for the given time.
-    pub async fn changed(&self, patience: Duration) -> LinkState {
-        let mut phase = self.0.core.phase.subscribe();
-        // Whichever way this ends, the state is what counts.
-        drop(timeout(patience, phase.changed()).await);
-        self.state()
-    }
-
     /// The round trip to the peer, while the link is up.
     pub fn rtt(&self) -> Option<Duration> {
         match &*self.0.core.phase.borrow() {
@@ -219,7 +211,7 @@ impl Link {
 
     /// Ends the wait between attempts: there is news that the peer is back.
     pub fn retry_now(&self) {
-        self.0.core.retry.notify_waiters();
+        self.0.core.retry.notify_one();
     }
 }
 

@@ -49,6 +49,7 @@ pub use serve::Incoming;
 pub use settings::EndpointKeys;
 pub use settings::TransportSettings;
 pub use tls::PemFile;
+pub use tls::TlsFiles;
 pub use tls::TlsMaterial;
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ impl Peer {
         self.quic.rtt()
     }
 
+    /// Counts of the connection and its path: packets lost, congestion, bytes, the packet size in use.
+    pub fn stats(&self) -> quinn::ConnectionStats {
+        self.quic.stats()
+    }
+
     /// Identity and first address, for logs and error texts.
     pub fn label(&self) -> &Arc<str> {
         &self.label

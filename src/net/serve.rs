@@ -15,6 +15,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quinn::ReadError;
 use quinn::RecvStream;
 use quinn::SendStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -57,7 +58,7 @@ pub struct Incoming {
 /// What every request costs of its connection's budget beside its bytes, so that one budget bounds both.
 const REQUEST_COST: usize = limits::REQUEST_BYTES_PER_CONNECTION_MAX / limits::REQUESTS_PER_CONNECTION_MAX;
 /// The whole budget of one connection.
-const BUDGET: usize = limits::REQUEST_BYTES_PER_CONNECTION_MAX + REQUEST_COST;
+const BUDGET: usize = limits::REQUEST_BYTES_PER_CONNECTION_MAX;
 
 /// What all requests of one connection share.
 pub(crate) struct Serving<H> {
@@ -110,9 +111,9 @@ impl<H: Handler> Serving<H> {
         let kind = tokio::select! {
             biased;
             () = self.env.stopped() => return Ok(()),
-            kind = FrameReader::kind(&mut receive) => kind?,
+            kind = FrameReader::kind(&mut receive) => kind,
         };
-        match kind {
+        match given_up(kind)?.flatten() {
             None => Ok(()),
             Some(frame::LANE) if self.limits.lanes.fetch_add(1, Ordering::Relaxed) < limits::LANES_MAX => {
                 let lane = Arc::new(Lane::new(self.counters.clone()));
@@ -127,11 +128,7 @@ impl<H: Handler> Serving<H> {
                 self.limits.lanes.fetch_sub(1, Ordering::Relaxed);
                 result
             }
-            Some(frame::BULK) => match self.bulk(send, receive).await {
-                // The asker gave the request up while it was still sending it.
-                Err(FrameError::Read(quinn::ReadError::Reset(_))) => Ok(()),
-                result => result,
-            },
+            Some(frame::BULK) => given_up(self.bulk(send, receive).await).map(drop),
             Some(_) => Err(FrameError::Malformed),
         }
     }
@@ -280,6 +277,21 @@ impl<H: Handler> Serving<H> {
             tracing::warn!(peer = %self.peer.label(), reason, "peer disconnected");
             self.quic.close(code.code(), reason.as_bytes());
         }
+    }
+}
+
+/// `None` when the asker gave its request up while it was still sending it, which is its right.
+fn given_up<T>(result: Result<T, FrameError>) -> Result<Option<T>, FrameError> {
+    match result {
+        Err(FrameError::Read(ReadError::Reset(_))) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Ends the connection when nothing serves it any more: the last request is answered and the answer has arrived.
+impl<H> Drop for Serving<H> {
+    fn drop(&mut self) {
+        self.quic.close(CloseCode::Done.code(), b"shutting down");
     }
 }
 

@@ -164,7 +164,6 @@ impl<'a> QuicSource<'a> {
         mtu.upper_bound(settings.mtu_upper_bound);
         let mut transport = TransportConfig::default();
         transport
-            .keep_alive_interval(Some(settings.keep_alive))
             .max_idle_timeout(Some(idle))
             .initial_rtt(settings.initial_rtt)
             .mtu_discovery_config(Some(mtu))
@@ -172,6 +171,10 @@ impl<'a> QuicSource<'a> {
             .receive_window(VarInt::from_u32(limits::RECEIVE_WINDOW))
             .send_window(u64::try_from(limits::SEND_WINDOW).unwrap_or(u64::MAX))
             .datagram_receive_buffer_size(None);
+        // One side is enough: its pings are acknowledged, and that keeps the other side's end alive.
+        if matches!(side, Side::Client) {
+            transport.keep_alive_interval(Some(settings.keep_alive));
+        }
         // The connecting side opens lanes and bulk requests; the serving side opens streams for large replies only.
         let (bidirectional, unidirectional) = match side {
             Side::Server => (limits::LANES_MAX + limits::BULK_STREAMS_MAX, 0),

@@ -5,6 +5,8 @@
 //! off, so that an expired or replaced certificate stops working with the next connection.
 
 use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,16 +75,27 @@ pub enum TlsError {
         chain: String,
     },
     /// The certificate names no usable role.
-    #[error("{file}: {source}")]
+    #[error("{file}: {problem}")]
     Identity {
         /// Which file.
         file: String,
         /// What is wrong with it.
-        source: IdentityError,
+        problem: IdentityError,
     },
     /// The TLS library refused the whole.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
+}
+
+/// The PEM files of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The trusted authority.
+    pub ca: PathBuf,
+    /// The own certificate, with intermediate ones after it if there are any.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// What one process needs to prove who it is and to check others.
@@ -101,6 +114,23 @@ impl fmt::Debug for TlsMaterial {
 }
 
 impl TlsMaterial {
+    /// Reads the files of this process.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file and what is wrong with it.
+    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let read = |path: &Path| {
+            let file = path.display().to_string();
+            match std::fs::read(path) {
+                Ok(bytes) => Ok((file, bytes)),
+                Err(error) => Err(TlsError::File { file, problem: error.to_string() }),
+            }
+        };
+        let (chain, key, roots) = (read(&files.cert)?, read(&files.key)?, read(&files.ca)?);
+        let [chain, key, roots] = [&chain, &key, &roots].map(|(name, bytes)| PemFile { name, bytes });
+        Self::from_pem(chain, key, roots, &ring_provider())
+    }
+
     /// Reads a certificate chain (own certificate first), its key, and the roots that peers must chain to.
     ///
     /// # Errors
@@ -113,16 +143,15 @@ impl TlsMaterial {
     ) -> Result<Self, TlsError> {
         let certificates = read_certificates(chain)?;
         let certificate = Certificate::parse(&certificates[0])
-            .map_err(|source| TlsError::Identity { file: chain.name.to_owned(), source })?;
+            .map_err(|problem| TlsError::Identity { file: chain.name.to_owned(), problem })?;
         let signer = read_key(key).and_then(|der| {
             let unusable = |error| file_error(key, format!("the key cannot be used: {error}"));
             provider.key_provider.load_private_key(der).map_err(unusable)
         })?;
         let certified = CertifiedKey::new(certificates, signer);
-        certified.keys_match().map_err(|_| TlsError::KeyMismatch {
-            key: key.name.to_owned(),
-            chain: chain.name.to_owned(),
-        })?;
+        certified
+            .keys_match()
+            .map_err(|_| TlsError::KeyMismatch { key: key.name.to_owned(), chain: chain.name.to_owned() })?;
         let mut store = RootCertStore::empty();
         for root in read_certificates(roots)? {
             let unusable = |error| file_error(roots, format!("a root certificate cannot be used: {error}"));
@@ -198,7 +227,7 @@ struct NodeVerifier {
 }
 
 /// Why a server with a certificate of the right authority is still not the right one.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum WrongServer {
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -206,6 +235,13 @@ enum WrongServer {
     NotANode(Identity),
     #[error("the certificate is of node {found}, but node {expected} was expected here: check the address")]
     AnotherNode { found: NodeName, expected: String },
+}
+
+/// rustls prints foreign errors in their debug form, and this text is for users.
+impl fmt::Debug for WrongServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl NodeVerifier {

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicU64;
 use tokio::time::Instant;
 
 use crate::env::Env;
-use crate::node::timeouts::Timeouts;
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
+use crate::node::timeouts::Timeouts;
 use crate::store::{Engine, Slot};
 use crate::types::{Namespace, NodeId};
 use crate::view::ClusterView;

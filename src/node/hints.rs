@@ -46,10 +46,11 @@ impl HintBudget {
     /// Takes room for one more hint; false when the target's budget is spent.
     pub(crate) fn admit(&self, target: NodeId) -> bool {
         let Some(count) = self.kept.get(&target) else { return false };
-        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| {
-            (kept < limits::HINTS_PER_TARGET_MAX).then_some(kept + 1)
-        })
-        .is_ok()
+        count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| {
+                (kept < limits::HINTS_PER_TARGET_MAX).then_some(kept + 1)
+            })
+            .is_ok()
     }
 
     fn set(&self, target: NodeId, kept: u64) {

@@ -3,7 +3,6 @@
 //! `replica` is the only door into the storage, `coordinate` drives one request, `hints` hands over what owners missed,
 //! `serve` is the door for requests. Nothing here reads files of configuration or prints.
 
-
 mod coordinate;
 mod core;
 mod hints;

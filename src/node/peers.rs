@@ -81,8 +81,7 @@ impl Peers {
     /// Whether a request to this node has a chance now. Nodes that never answered count as down.
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_some_and(|peer| {
-            matches!(peer.link.state(), LinkState::Up)
-                && self.now_ms() >= peer.shunned_until.load(Ordering::Relaxed)
+            matches!(peer.link.state(), LinkState::Up) && self.now_ms() >= peer.shunned_until.load(Ordering::Relaxed)
         })
     }
 
@@ -154,12 +153,7 @@ impl Peers {
     }
 
     /// Sends any request to a peer.
-    pub(crate) async fn request(
-        &self,
-        node: NodeId,
-        request: &Request,
-        deadline: Instant,
-    ) -> Result<Reply, PeerError> {
+    pub(crate) async fn request(&self, node: NodeId, request: &Request, deadline: Instant) -> Result<Reply, PeerError> {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.peers.get(&node).ok_or_else(gone)?;
         let answer = peer.link.request(deadline - Instant::now(), |frame| encode(request, frame)).await;

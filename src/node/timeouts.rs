@@ -15,10 +15,6 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            replica: Duration::from_secs(2),
-            hedge: Duration::from_millis(50),
-            shutdown: Duration::from_secs(10),
-        }
+        Self { replica: Duration::from_secs(2), hedge: Duration::from_millis(50), shutdown: Duration::from_secs(10) }
     }
 }

@@ -137,8 +137,7 @@ impl PutQuorum {
             PutStep::Wait
         } else if self.acked.len() >= self.needed {
             PutStep::Answer
-        } else if self.acked.len() + self.waiting.len() + self.stand_ins.len() < self.needed
-            || self.waiting.is_empty()
+        } else if self.acked.len() + self.waiting.len() + self.stand_ins.len() < self.needed || self.waiting.is_empty()
         {
             PutStep::GiveUp
         } else {

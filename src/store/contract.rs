@@ -135,7 +135,7 @@ async fn keys_and_values_may_hold_any_bytes(engine: &Engine) {
     let page = engine.scan(PartitionId(4), b"\xff", Some(b"\xff"), 100, usize::MAX).await.unwrap();
     assert_eq!(page.items.len(), 2, "keys that begin with 0xff, behind 0xff");
 
-    let large: Vec<u8> = (0..limits::VALUE_MAX).map(|at| (at % 251) as u8).collect();
+    let large: Vec<u8> = (0..=250).cycle().take(limits::VALUE_MAX).collect();
     engine.write(engine.epoch(), vec![put(5, "large", &large), put(5, "empty", "")]).await.unwrap();
     assert_eq!(get(engine, 5, "large").await.unwrap(), large);
     assert_eq!(get(engine, 5, "empty").await.unwrap(), Bytes::new());
@@ -143,7 +143,8 @@ async fn keys_and_values_may_hold_any_bytes(engine: &Engine) {
 }
 
 async fn later_changes_of_a_batch_hold(engine: &Engine) {
-    let batch = vec![put(6, "a", "1"), put(6, "a", "2"), delete(6, "b"), put(6, "b", "3"), put(6, "c", "4"), delete(6, "c")];
+    let batch =
+        vec![put(6, "a", "1"), put(6, "a", "2"), delete(6, "b"), put(6, "b", "3"), put(6, "c", "4"), delete(6, "c")];
     engine.write(engine.epoch(), batch).await.unwrap();
     assert_eq!(get(engine, 6, "a").await.as_deref(), Some(&b"2"[..]));
     assert_eq!(get(engine, 6, "b").await.as_deref(), Some(&b"3"[..]));

@@ -43,6 +43,7 @@ pub enum Health {
 pub(crate) enum Trouble {
     Full(String),
     ReadOnly(String),
+    #[allow(dead_code, reason = "only an engine with a server of its own can tell, and that one may be left out")]
     LosingData(String),
     Down(String),
 }

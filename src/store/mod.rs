@@ -192,6 +192,10 @@ impl Engine {
 
     /// The storage epoch now. It changes when the storage was wiped, rolled back, or may have lost writes that it
     /// acknowledged, so that no dot (node, epoch, counter) ever names two values.
+    ///
+    /// The change may come between any two calls: the engine looks after itself, too. So whoever reads in order to
+    /// write takes the epoch before it reads; and whoever must not take a wiped storage for an empty one compares
+    /// the epoch after a read with the one that it knows.
     pub fn epoch(&self) -> Epoch {
         each!(self, engine => engine.epoch())
     }

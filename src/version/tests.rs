@@ -46,7 +46,7 @@ fn interleaved_clients_do_not_multiply_siblings() {
     let (mut alice, mut bob) = (Context::new(), Context::new());
     for turn in 0..100 {
         for context in [&mut alice, &mut bob] {
-            let sequence = turn * 2 + u64::from(state.context().count(actor(1)) % 2);
+            let sequence = turn * 2 + state.context().count(actor(1)) % 2;
             let Put::Added(dot) = state.put(context, write(sequence, "x"), actor(1)) else { panic!("repeated") };
             context.add(dot);
         }

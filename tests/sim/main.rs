@@ -1,1 +1,12 @@
+//! Deterministic simulation: the production code on a virtual network and clock, everything random from one seed.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this crate is tests only")]
+
+#[path = "../support/certs.rs"]
+mod certs;
+mod network;
+mod provider;
+mod world;
+
+mod cluster;
+mod transport;

@@ -184,8 +184,8 @@ fn values_must_fit_each_other() {
         ),
         (
             "f4",
-            "[timeouts]\nidle_ms = 5000\n",
-            "D/f4.toml:14: timeouts.idle_ms: timeouts.keepalive_ms = 3000 is more than half of timeouts.idle_ms = 5000; lower timeouts.keepalive_ms or raise timeouts.idle_ms",
+            "[timeouts]\nidle_ms = 1500\n",
+            "D/f4.toml:14: timeouts.idle_ms: timeouts.keepalive_ms = 1000 is more than half of timeouts.idle_ms = 1500; lower timeouts.keepalive_ms or raise timeouts.idle_ms",
         ),
         (
             "f5",

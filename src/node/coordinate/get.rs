@@ -21,9 +21,7 @@ use crate::store::Slot;
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
 use crate::version::{Siblings, Version};
 use crate::wire::blob::Blob;
-use crate::wire::rpc::{
-    Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb,
-};
+use crate::wire::rpc::{Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb};
 
 /// Reads each key; one outcome each, in order.
 pub(crate) async fn get(

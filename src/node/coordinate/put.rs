@@ -79,9 +79,10 @@ impl Coordination<'_> {
             get::learn(core, &place.slot, owners, self.deadline).await;
         }
         let stand_in_for = if owner { Vec::new() } else { owners.to_vec() };
-        let expires_at = item.ttl.or(self.policy.ttl).map(|ttl| {
-            core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
-        });
+        let expires_at = item
+            .ttl
+            .or(self.policy.ttl)
+            .map(|ttl| core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
         let mint = Mint {
             slot: place.slot.clone(),
             seen: (self.policy.conflict == ConflictPolicy::Siblings).then_some(item.context.context),
@@ -94,9 +95,8 @@ impl Coordination<'_> {
         // Standing in, this node comes first among the stand-ins, since it has the record already.
         let own = (!owner).then_some(core.id);
         let others = stand_ins.into_iter().filter(|node| *node != core.id);
-        let (quorum, sends) = PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| {
-            core.is_reachable(node)
-        });
+        let (quorum, sends) =
+            PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| core.is_reachable(node));
         let spread = Spread::start(core.clone(), &place, minted, quorum, sends);
         self.finish(spread, &place).await
     }
@@ -253,7 +253,11 @@ fn check(item: &PutItem) -> Result<(), ServeError> {
         return Err(ServeError::Invalid("the key is empty: keys have 1 byte or more".to_owned()));
     }
     if item.key.len() > limits::KEY_MAX {
-        return Err(ServeError::Limit(format!("the key has {} bytes, the limit is {}", item.key.len(), limits::KEY_MAX)));
+        return Err(ServeError::Limit(format!(
+            "the key has {} bytes, the limit is {}",
+            item.key.len(),
+            limits::KEY_MAX
+        )));
     }
     let len = item.value.as_ref().map_or(0, |value| value.len());
     if len > limits::VALUE_MAX {

@@ -193,12 +193,7 @@ impl Batch<'_, '_> {
         let all = state.context().clone();
         let seen: &Context = mint.seen.as_ref().unwrap_or(&all);
         check_limits(state, seen, mint)?;
-        let new = NewVersion {
-            request: mint.request,
-            stamp,
-            expires_at: mint.expires_at,
-            value: mint.value.clone(),
-        };
+        let new = NewVersion { request: mint.request, stamp, expires_at: mint.expires_at, value: mint.value.clone() };
         match state.put(seen, new, actor) {
             Put::Added(dot) => {
                 (cell.record, cell.dirty, cell.drop) = (None, true, false);
@@ -213,8 +208,7 @@ impl Batch<'_, '_> {
         if mint.stand_in_for.is_empty() {
             return self.minter.epoch;
         }
-        let markers: Vec<Slot> =
-            mint.stand_in_for.iter().map(|target| marker::slot(*target, &mint.slot)).collect();
+        let markers: Vec<Slot> = mint.stand_in_for.iter().map(|target| marker::slot(*target, &mint.slot)).collect();
         let known = markers.iter().find_map(|slot| {
             let cell = self.cells.get(slot).filter(|cell| !cell.drop)?;
             Marker::decode(cell.record.as_ref()?)?.minted

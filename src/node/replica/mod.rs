@@ -21,8 +21,8 @@ use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::replica::batch::{Minter, Outcome, Plan};
-use crate::node::replica::op::{Op, ReplyTo};
 pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted};
+use crate::node::replica::op::{Op, ReplyTo};
 use crate::record::{self, RecordError};
 use crate::store::{Engine, Slot, StoreError};
 use crate::types::NodeId;
@@ -73,14 +73,7 @@ impl Replica {
         let mut clock = Clock::new(drift_ms);
         // Stamps serve as epochs of stays (see `marker`), so they must begin beyond the storage's own epoch.
         clock.observe(Stamp(engine.epoch().0), u64::MAX);
-        let writer = Writer {
-            engine: engine.clone(),
-            hash,
-            node,
-            clock,
-            env: env.clone(),
-            counters: counters.clone(),
-        };
+        let writer = Writer { engine: engine.clone(), hash, node, clock, env: env.clone(), counters: counters.clone() };
         env.spawn("replica-writes", writer.run(inbox));
         env.spawn("replica-reads", serve_reads(engine, reading, env.clone()));
         Self { writes, reads, counters }

@@ -12,6 +12,7 @@ use std::sync::RwLock;
 use std::sync::RwLockReadGuard;
 use std::sync::RwLockWriteGuard;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -20,6 +21,7 @@ use redb::WriteTransaction;
 
 use crate::env::Env;
 use crate::hash::ClusterHash;
+use crate::limits;
 use crate::store::Durability;
 use crate::store::MemoFile;
 use crate::store::Mutation;
@@ -53,6 +55,9 @@ pub(super) struct Core {
     pub(super) landed: AtomicU64,
     /// Whether there may be commits that a crash would lose; changed only inside a write transaction.
     pub(super) unsynced: AtomicBool,
+    /// Failed tries to recover since the last that did not, and ticks of upkeep to let pass before the next.
+    pub(super) failures: AtomicU32,
+    pub(super) pause: AtomicU32,
     pub(super) open: RwLock<Open>,
 }
 
@@ -115,7 +120,7 @@ impl Core {
 
     /// Makes a new epoch durable.
     pub(super) fn renew_epoch(&self) -> Result<Epoch, StoreError> {
-        let epoch = self.commit(Sync::Quick, |_| {
+        let epoch = self.commit(self.full_sync(), |_| {
             // Inside the transaction, so that no batch decided under the old epoch can come after it.
             let epoch = epoch::fresh(&self.env, &[Some(self.epoch())]);
             self.epoch.store(epoch.0, Ordering::Release);
@@ -127,32 +132,50 @@ impl Core {
 
     /// Makes everything durable.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
-        if self.unsynced.load(Ordering::Acquire) { self.commit(Sync::Quick, |_| Ok(())) } else { Ok(()) }
+        if self.unsynced.load(Ordering::Acquire) { self.commit(self.full_sync(), |_| Ok(())) } else { Ok(()) }
     }
 
-    /// Tries whether what is broken works again.
+    /// Tries whether what is broken works again. Each failing try means to reopen the database, and perhaps to walk
+    /// it, so the pauses between them double.
     pub(super) fn recover(&self) {
+        if self.pause.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok() {
+            return;
+        }
+        if matches!(self.pulse.trouble(), Some(Trouble::Full(_))) && self.disk.check_room().is_err() {
+            return;
+        }
+        let failures = if self.try_again() { 0 } else { self.failures.load(Ordering::Acquire) + 1 };
+        self.failures.store(failures, Ordering::Release);
+        let pause = 1u32.checked_shl(failures).map_or(limits::STORE_RECOVERY_PAUSE_MAX, |pause| pause - 1);
+        self.pause.store(pause.min(limits::STORE_RECOVERY_PAUSE_MAX), Ordering::Release);
+    }
+
+    fn try_again(&self) -> bool {
         let _beat = self.pulse.begin();
-        let generation = {
+        let (generation, missing) = {
             let open = self.lock();
             if open.closed {
-                return;
+                return true;
             }
-            open.generation
+            (open.generation, open.db.is_none())
         };
-        if self.lock().db.is_none() && self.mend(generation).is_none() {
-            return;
+        if missing && self.mend(generation).is_none() {
+            return false;
         }
         let (probe, generation) = {
             let open = self.lock();
-            let Some(db) = &open.db else { return };
+            let Some(db) = &open.db else { return false };
             (tables::probe_room(db), open.generation)
         };
         match probe {
-            Ok(()) => self.pulse.report(None),
+            Ok(()) => {
+                self.pulse.report(None);
+                true
+            }
             Err(error) => {
                 self.mend(generation);
                 self.report_write(&error);
+                false
             }
         }
     }
@@ -321,7 +344,11 @@ impl Core {
     }
 
     fn write_sync(&self) -> Sync {
-        if self.synced() { super::BATCH_SYNC } else { Sync::No }
+        if self.synced() { self.full_sync() } else { Sync::No }
+    }
+
+    fn full_sync(&self) -> Sync {
+        if self.synced() { Sync::Walk } else { Sync::Quick }
     }
 
     fn lock(&self) -> RwLockReadGuard<'_, Open> {
@@ -341,7 +368,10 @@ impl Core {
 }
 
 fn needs_reopening(error: &redb::Error) -> bool {
-    matches!(error, redb::Error::Io(_) | redb::Error::Backend(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_))
+    matches!(
+        error,
+        redb::Error::Io(_) | redb::Error::Backend(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_)
+    )
 }
 
 fn is_full(error: &redb::Error) -> bool {

@@ -3,8 +3,11 @@
 //! It only forwards, and keeps count of the length. What a failure means is decided above.
 
 use std::fmt;
+use std::fs;
+use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
+use std::io::Write;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,16 +18,22 @@ use redb::BackendError;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
+use crate::limits;
+
 type Opener = dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync;
 
 /// How to get at the disk: called when the engine opens, and again when it reopens after a failure of the disk.
 #[derive(Clone)]
-pub struct OpenDisk(Arc<Opener>);
+pub struct OpenDisk {
+    open: Arc<Opener>,
+    /// A file that may be written and deleted beside the disk.
+    room: Option<PathBuf>,
+}
 
 impl OpenDisk {
     /// The disk that this function gives; each call is to give the same contents.
     pub fn new(open: impl Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(open))
+        Self { open: Arc::new(open), room: None }
     }
 
     /// One disk that outlives the engines opened on it.
@@ -34,15 +43,28 @@ impl OpenDisk {
 
     /// A file, created when missing, and locked against other processes.
     pub(super) fn file(path: PathBuf) -> Self {
-        Self::new(move || {
+        let room = path.with_extension("room");
+        let open = Self::new(move || {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
             Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
-        })
+        });
+        Self { room: Some(room), ..open }
+    }
+
+    /// Whether there may be room for more, found out without touching the disk itself.
+    pub(super) fn check_room(&self) -> io::Result<()> {
+        let Some(path) = &self.room else { return Ok(()) };
+        let written = File::create(path).and_then(|mut file| {
+            file.write_all(&vec![0x5a; limits::STORE_ROOM_FILE])?;
+            file.sync_all()
+        });
+        let removed = fs::remove_file(path);
+        written.and(removed)
     }
 
     /// Opens the disk; its length is kept in `length` from now on.
     pub(super) fn open(&self, length: Arc<AtomicU64>) -> io::Result<Disk> {
-        let inner = (self.0)()?;
+        let inner = (self.open)()?;
         length.store(inner.len()?, Ordering::Relaxed);
         Ok(Disk { inner, length })
     }

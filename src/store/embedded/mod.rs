@@ -43,15 +43,12 @@ use crate::store::StoreIdentity;
 use crate::store::StoreSize;
 use crate::store::Warning;
 use crate::store::embedded::core::Core;
-use crate::store::embedded::tables::Sync;
 use crate::types::Epoch;
 use crate::types::PartitionId;
 use crate::types::Partitions;
 
 pub use disk::OpenDisk;
 
-/// How each batch is synced under [`Durability::EveryBatch`].
-const BATCH_SYNC: Sync = Sync::Quick;
 /// How long closing waits for the keeper to finish what it is doing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 

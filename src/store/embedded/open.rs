@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 
 use redb::Builder;
@@ -58,9 +59,8 @@ impl Opening {
         let length = Arc::new(AtomicU64::new(0));
         let disk = self.disk.open(length.clone()).map_err(|error| self.file_error(error))?;
         // The database is opened first: its lock keeps two processes from one memo, too.
-        let db = builder(self.options.cache_bytes)
-            .create_with_backend(disk)
-            .map_err(|error| self.database_error(error))?;
+        let db =
+            builder(self.options.cache_bytes).create_with_backend(disk).map_err(|error| self.database_error(error))?;
         let hash = ClusterHash::new(&self.identity.cluster);
         let memo = self.memo.load(&hash);
         let memo = memo.map_err(|error| OpenError::File { path: self.memo.path().to_owned(), error })?;
@@ -79,6 +79,8 @@ impl Opening {
             tried: AtomicU64::new(seal.mark.commits),
             landed: AtomicU64::new(seal.mark.commits),
             unsynced: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            pause: AtomicU32::new(0),
             open: RwLock::new(Open { db: Some(db), generation: 0, closed: false }),
         };
         core.save_memo(false).map_err(|error| OpenError::File { path: core.memo.path().to_owned(), error })?;

@@ -46,9 +46,11 @@ pub(super) struct Seal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sync {
     No,
-    /// It is, and opening after a crash takes no longer for it.
+    /// It is, and opening after a crash need not walk the file: redb keeps its allocator's state with the commit.
+    /// At intervals that costs nothing that could be measured.
     Quick,
-    /// It is, but opening after a crash has to walk the whole file once.
+    /// It is, with one sync of the disk in place of two, but opening after a crash walks the whole file once: by
+    /// `benches/store.rs` 140 in place of 250 µs CPU for a put of its own, and 0.3 s to walk 285 MB in the page cache.
     Walk,
 }
 

@@ -87,7 +87,8 @@ mod tests {
             assert!(matches!(failure(answer).error, StoreError::Full(_)), "{answer}");
         }
         let misconf = "-ERR Error running script (call to f_1): @user_script:1: -MISCONF Redis is configured to\r\n";
-        for answer in [misconf, "-MISCONF Redis is\r\n", "-READONLY You can't write\r\n", "-NOREPLICAS Not enough\r\n"] {
+        for answer in [misconf, "-MISCONF Redis is\r\n", "-READONLY You can't write\r\n", "-NOREPLICAS Not enough\r\n"]
+        {
             assert!(matches!(failure(answer).trouble, Some(Trouble::ReadOnly(_))), "{answer}");
         }
         let loading = failure("-LOADING Redis is loading the dataset in memory\r\n");

@@ -74,7 +74,10 @@ impl Drop for Scope {
 
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis").field("server", &self.link.address.name).field("epoch", &self.epoch()).finish_non_exhaustive()
+        f.debug_struct("Redis")
+            .field("server", &self.link.address.name)
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
     }
 }
 

@@ -70,11 +70,11 @@ pub(super) async fn open(
     let memo = MemoFile::at(&config.state_file);
     let file = memo.clone();
     let remembered = env.blocking(move || file.load(&hash)).await.ok_or(OpenError::Stopping)?;
-    let remembered =
-        remembered.map_err(|error| OpenError::File { path: config.state_file.clone(), error })?;
+    let remembered = remembered.map_err(|error| OpenError::File { path: config.state_file.clone(), error })?;
     let (own, renewed) = succeed(found.as_ref(), &meta, &remembered, &facts, identity, env);
     warnings.extend(renewed);
-    let commits = link::take(&mut connection, &scripts, &meta, &own, commits_known(&remembered)).await.map_err(refused)?;
+    let commits =
+        link::take(&mut connection, &scripts, &meta, &own, commits_known(&remembered)).await.map_err(refused)?;
 
     let (epoch, seen) = (AtomicU64::new(own.epoch.0), Arc::new(AtomicU64::new(commits)));
     let connector = Connector { own, seen, facts, delay: limits::REDIS_BACKOFF_MIN, not_before: None };

@@ -111,7 +111,9 @@ mod tests {
     fn the_text_is_read_as_it_was_written() {
         assert_eq!(ours().to_string(), "dm1 c n1 64 abc 3 4d 5");
         assert_eq!(Sentinel::parse(ours().to_string().as_bytes()), Some(ours()));
-        for bad in ["", "dm2 c n1 64 abc 3 4d 5", "dm1 c n1 64 abc 3 4d", "dm1 c n1 64 abc 3 4d 5 6", "dm1 c n1 64 x 3 4d 5"] {
+        for bad in
+            ["", "dm2 c n1 64 abc 3 4d 5", "dm1 c n1 64 abc 3 4d", "dm1 c n1 64 abc 3 4d 5 6", "dm1 c n1 64 x 3 4d 5"]
+        {
             assert_eq!(Sentinel::parse(bad.as_bytes()), None, "{bad:?}");
         }
     }

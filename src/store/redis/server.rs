@@ -29,7 +29,8 @@ impl Facts {
         let mut config = BTreeMap::new();
         // One by one: Redis 6 takes a single pattern.
         for name in ["maxmemory-policy", "appendonly", "appendfsync", "save"] {
-            let answer: Result<Vec<String>, _> = redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await;
+            let answer: Result<Vec<String>, _> =
+                redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await;
             match answer {
                 Ok(pair) => config.extend(pair.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()))),
                 Err(error) if error.is_io_error() => return Err(error),

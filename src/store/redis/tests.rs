@@ -36,6 +36,12 @@ async fn writes(engine: &Engine, key: &str) -> bool {
     engine.write(engine.epoch(), vec![put(1, key, "x")]).await.is_ok()
 }
 
+/// Whether all is well after what the keeper does each second.
+async fn looks_well(engine: &Engine) -> bool {
+    inner(engine).link.look().await;
+    engine.health() == Health::Ok
+}
+
 #[tokio::test]
 async fn redis_keeps_the_contract() {
     let Some(server) = TestServer::start(&[]).await else { return };
@@ -119,9 +125,31 @@ async fn a_rollback_to_a_snapshot_renews_the_epoch() {
     engine.write(epoch, vec![put(1, "a", "new")]).await.unwrap();
     server.kill();
     server.restart().await;
-    eventually("the epoch changes", async || engine.epoch() != epoch).await;
+    let changes = async || engine.get_many(&[]).await.is_err() && engine.epoch() != epoch;
+    eventually("the epoch changes", changes).await;
     assert_eq!(get(&engine, 1, "a").await.as_deref(), Some(&b"old"[..]), "this case rolled nothing back");
     assert_eq!(engine.write(epoch, vec![put(1, "b", "x")]).await, Err(StoreError::EpochChanged));
+}
+
+#[tokio::test]
+async fn a_rollback_under_a_living_connection_is_noticed_by_reads_and_writes() {
+    let Some(server) = TestServer::start(&[]).await else { return };
+    let engine = server.open().await;
+    for reads in [true, false] {
+        let epoch = engine.epoch();
+        for key in ["a", "b", "c"] {
+            assert!(writes(&engine, key).await);
+        }
+        // The sentinel is the same; only the count of writes went back.
+        server.say("HINCRBY dm:meta seq -1").await.unwrap();
+        if reads {
+            assert_eq!(engine.get_many(&[slot(1, "a")]).await, Err(StoreError::EpochChanged));
+        } else {
+            assert_eq!(engine.write(epoch, vec![put(1, "d", "x")]).await, Err(StoreError::EpochChanged));
+            assert_eq!(get(&engine, 1, "d").await, None);
+        }
+        assert_ne!(engine.epoch(), epoch);
+    }
 }
 
 #[tokio::test]
@@ -157,7 +185,11 @@ async fn a_node_that_died_keeps_its_epoch_if_the_server_lost_nothing_meanwhile()
         let engine = server.open().await;
         let epoch = engine.epoch();
         assert!(writes(&engine, "a").await);
-        if closes { engine.close().await.unwrap() } else { drop(engine) }
+        if closes {
+            engine.close().await.unwrap()
+        } else {
+            drop(engine)
+        }
         if restarts {
             server.kill();
             server.restart().await;
@@ -258,7 +290,7 @@ async fn a_full_server_reads_on_and_takes_writes_when_it_has_room() {
         assert!(matches!(engine.health(), Health::ReadOnly { .. }), "{:?}", engine.health());
     }
     server.say("CONFIG SET maxmemory 0").await.unwrap();
-    eventually("the storage is well", async || engine.health() == Health::Ok).await;
+    eventually("the storage is well", async || looks_well(&engine).await).await;
     assert_eq!(engine.get_many(&[slot(1, "b"), slot(2, "b")]).await.unwrap(), vec![None, None]);
     assert!(writes(&engine, "b").await);
     assert_eq!(engine.epoch(), epoch);
@@ -276,7 +308,7 @@ async fn a_server_that_became_a_replica_is_read_only() {
     let error = open(&server.config()).await.unwrap_err();
     assert!(matches!(error, OpenError::Unsuitable { .. }), "{error}");
     server.say("REPLICAOF NO ONE").await.unwrap();
-    eventually("the storage is well", async || engine.health() == Health::Ok).await;
+    eventually("the storage is well", async || looks_well(&engine).await).await;
     assert!(writes(&engine, "b").await);
 }
 
