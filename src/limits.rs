@@ -88,6 +88,8 @@ pub const ADDRESSES_MAX: usize = 16;
 pub const BATCH_KEYS_MAX: usize = 1_000;
 /// Bytes of keys and values of one multi-put.
 pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest line of a file of writes: the largest value and key, each byte as the six of a JSON escape, and a bit.
+pub const BATCH_LINE_MAX: usize = 6 * (VALUE_MAX + KEY_MAX) + 1024;
 /// Keys one page of a scan holds at most.
 pub const SCAN_PAGE_MAX: usize = 1_000;
 /// Bytes after which a page of a scan ends early.

@@ -10,8 +10,10 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // If standard error is gone, the exit status still says it.
-            let _ = writeln!(std::io::stderr(), "{failure}");
+            if failure.has_text() {
+                // If standard error is gone, the exit status still says it.
+                let _ = writeln!(std::io::stderr(), "{failure}");
+            }
             failure.exit_code()
         }
     }

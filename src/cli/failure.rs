@@ -13,6 +13,12 @@ use crate::config::ConfigError;
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// A failure that the result on standard output tells already, such as a key that was not found: nothing more is
+/// printed, and the exit status is 1.
+#[derive(Debug, thiserror::Error)]
+#[error("the result says it")]
+pub struct Said;
+
 /// An error with its exit status.
 pub struct Failure {
     error: anyhow::Error,
@@ -23,6 +29,11 @@ impl Failure {
     /// Takes the error of a verb. Wrong usage and configuration have exit status 2, all else 1.
     pub fn new(error: anyhow::Error, json: bool) -> Self {
         Self { error, json }
+    }
+
+    /// Whether there is something to print.
+    pub fn has_text(&self) -> bool {
+        !self.error.is::<Said>()
     }
 
     /// The exit status.

@@ -22,6 +22,24 @@ mod dev;
 
 mod parent;
 
+mod table;
+
+mod connect;
+
+mod put;
+
+mod put_batch;
+
+mod get;
+
+mod delete;
+
+mod scan;
+
+mod status;
+
+mod ring;
+
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +49,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 pub use failure::Failure;
+pub use failure::Said;
 pub use failure::Usage;
 pub use logging::start as start_logging;
 pub use output::Output;
@@ -60,6 +79,19 @@ enum Verb {
     Node(node::Args),
     /// Run a whole cluster on this machine, certificates included, until ^C.
     Dev(dev::Args),
+
+    /// Write a key, or many.
+    Put(put::Args),
+    /// Read keys.
+    Get(get::Args),
+    /// Delete a key.
+    Delete(delete::Args),
+    /// List keys.
+    Scan(scan::Args),
+    /// Show how each node is.
+    Status(status::Args),
+    /// Show who owns a key, or how evenly keys are spread.
+    Ring(ring::Args),
     /// Check and show configuration, and list its keys.
     Config(config::Args),
     /// Make, request, renew and show certificates.
@@ -122,6 +154,13 @@ impl Cli {
         let done = match self.verb {
             Verb::Node(args) => args.run(&context),
             Verb::Dev(args) => args.run(&context),
+
+            Verb::Put(args) => args.run(&context),
+            Verb::Get(args) => args.run(&context),
+            Verb::Delete(args) => args.run(&context),
+            Verb::Scan(args) => args.run(&context),
+            Verb::Status(args) => args.run(&context),
+            Verb::Ring(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),
             Verb::Completions(args) => args.run(&context),

@@ -43,6 +43,18 @@ impl Output {
         }
     }
 
+    /// Prints text as part of a stream of results. False when the reader has gone away, so that more is of no use.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub fn stream(&self, text: &str) -> anyhow::Result<bool> {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            other => Ok(other.map(|()| true)?),
+        }
+    }
+
     /// Prints text, and ends it with a line break if it has none.
     ///
     /// # Errors
@@ -51,4 +63,14 @@ impl Output {
         let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
         self.bytes(format!("{text}{end}").as_bytes())
     }
+}
+
+/// Says something about one of several results on standard error, where nothing can be done if that is gone.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Replaces the line of progress on a terminal's standard error; an empty text takes it away.
+pub(crate) fn progress(text: &str) {
+    let _ = write!(std::io::stderr(), "\r\u{1b}[K{text}");
 }

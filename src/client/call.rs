@@ -1,4 +1,7 @@
 //! One request on its way: node after node until one answers or the deadline passes.
+//!
+//! What is repeated, and when an answer suffices, is the [`Errand`]'s to say. Nothing here knows a ring: the targets come
+//! in order.
 
 use std::time::Duration;
 
@@ -7,7 +10,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep_until};
 
 use crate::client::error::{ClientError, Unreachable};
-use crate::client::route::Target;
+use crate::client::route::{Routes, Target};
 use crate::env::Env;
 use crate::net::NetError;
 use crate::wire::blob;
@@ -20,97 +23,109 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// What is to be asked until it is answered.
+pub(crate) trait Errand {
+    /// What to send now: what is not settled yet.
+    fn request(&self) -> Request;
+    /// Takes a reply. `None` when everything is settled, otherwise the reason to ask again.
+    ///
+    /// # Errors
+    /// When asking again is of no use.
+    fn take(&mut self, reply: Reply) -> Result<Option<ServeError>, ClientError>;
+    /// Learns that the request may have been executed though no reply came.
+    fn unanswered(&mut self) {}
+}
+
+/// A way to ask: whom, and for how long.
 pub(crate) struct Call<'a> {
-    targets: Vec<Target>,
-    deadline: Instant,
-    env: &'a Env,
-    rounds: u32,
+    pub(crate) routes: &'a Routes,
+    pub(crate) env: &'a Env,
+    pub(crate) deadline: Instant,
+    /// Whether each node is tried once only.
+    pub(crate) once: bool,
+}
+
+/// What became of the attempts so far.
+#[derive(Default)]
+struct Record {
+    /// Whether some attempt may have been executed without our knowing.
     maybe: bool,
+    /// Nodes with the last reason of each.
     tried: Vec<(String, String)>,
+    /// What a node said last.
+    said: Option<ServeError>,
 }
 
-/// What an attempt came to.
-enum Attempt {
-    Done(Reply),
-    /// Another attempt may succeed.
-    Again(ClientError),
-}
-
-impl<'a> Call<'a> {
-    pub(crate) fn new(targets: Vec<Target>, deadline: Instant, env: &'a Env) -> Self {
-        Self { targets, deadline, env, rounds: u32::MAX, maybe: false, tried: Vec::new() }
+impl Call<'_> {
+    /// Sends a request that is answered as a whole.
+    pub(crate) async fn send(&self, targets: &[Target], request: Request) -> Result<Reply, ClientError> {
+        let mut whole = Whole { request, reply: None };
+        self.run(targets, &mut whole).await?;
+        whole.reply.ok_or_else(unexpected)
     }
 
-    /// Tries each node once only.
-    #[must_use]
-    pub(crate) fn once(mut self) -> Self {
-        self.rounds = 1;
-        self
-    }
-
-    pub(crate) async fn send(mut self, mut request: Request) -> Result<Reply, ClientError> {
-        let mut round = 0;
-        let mut last = None;
-        loop {
-            for at in 0..self.targets.len() {
-                if Instant::now() >= self.deadline {
-                    return Err(self.give_up(last, true));
+    /// Asks until the errand is settled.
+    ///
+    /// # Errors
+    /// Why what is not settled yet cannot be.
+    pub(crate) async fn run(&self, targets: &[Target], errand: &mut impl Errand) -> Result<(), ClientError> {
+        let mut record = Record::default();
+        let several = targets.len() > 1;
+        for round in 1_u32.. {
+            let mut refused = !targets.is_empty();
+            for target in targets {
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(record.give_up(true));
                 }
-                match self.attempt(at, &request).await? {
-                    Attempt::Done(reply) => return Ok(reply),
-                    Attempt::Again(error) => {
-                        self.maybe |= error.may_have_applied();
-                        last = Some(error);
+                let share = if several { left / ATTEMPT_SHARE } else { left };
+                match self.ask(target, share, &errand.request()).await {
+                    Ok(reply) => {
+                        refused = false;
+                        match errand.take(reply) {
+                            Ok(None) => return Ok(()),
+                            Ok(Some(error)) => record.answered(target, error),
+                            Err(error) => return Err(error.after(record.maybe)),
+                        }
+                    }
+                    Err(Lost::Never(error)) => return Err(error),
+                    Err(Lost::Link(error)) => {
+                        refused &= matches!(error, NetError::Refused { .. });
+                        if !error.surely_not_executed() {
+                            errand.unanswered();
+                            record.maybe = true;
+                        }
+                        record.note(target, reason(error));
                     }
                 }
-                if let Request::Put(put) = &mut request {
-                    put.retry |= self.maybe;
-                }
             }
-            round += 1;
-            if round >= self.rounds || !self.pause(round).await {
-                return Err(self.give_up(last, round < self.rounds));
+            if refused && !record.maybe {
+                return Err(ClientError::Refused(record.tried));
+            }
+            if self.once || !self.pause(round).await {
+                return Err(record.give_up(!self.once));
             }
         }
+        Err(record.give_up(true))
     }
 
-    /// Asks one node. An error is final.
-    async fn attempt(&mut self, at: usize, request: &Request) -> Result<Attempt, ClientError> {
-        let target = self.targets[at].clone();
-        let now = Instant::now();
-        let left = self.deadline - now;
-        let share = if self.targets.len() > 1 { left / ATTEMPT_SHARE } else { left };
-        let answer = target
-            .link
-            .request(share, |frame: &mut BytesMut| {
-                postcard::to_io(request, frame.writer()).expect("messages always encode into memory");
-            })
-            .await;
-        let reply = match answer {
-            Ok(bytes) => blob::decode::<Reply>(&bytes).map_err(|error| {
-                ClientError::Protocol(format!("{} sent an unreadable reply: {error}", target.label))
-            })?,
-            Err(error @ NetError::TooLarge { .. }) => return Err(ClientError::Config(error.to_string())),
-            Err(error) => return Ok(Attempt::Again(self.note(target.label, &error))),
+    /// Asks one node once.
+    async fn ask(&self, target: &Target, patience: Duration, request: &Request) -> Result<Reply, Lost> {
+        let encode = |frame: &mut BytesMut| {
+            postcard::to_io(request, frame.writer()).expect("messages always encode into memory");
         };
-        match retryable(&reply) {
-            Some(error) => {
-                self.tried.retain(|(node, _)| *node != target.label);
-                self.tried.push((target.label, error.to_string()));
-                Ok(Attempt::Again(error.clone().into()))
+        match target.link.request(patience, encode).await {
+            Ok(bytes) => blob::decode::<Reply>(&bytes).map_err(|error| {
+                let text = format!("{} sent an unreadable reply ({error}): upgrade it or this client", target.label);
+                Lost::Never(ClientError::Protocol(text))
+            }),
+            Err(error @ NetError::TooLarge { .. }) => Err(Lost::Never(ClientError::Config(error.to_string()))),
+            Err(error) => {
+                // Others are preferred for a while: a node that does not answer costs each request its share of time.
+                self.routes.shun(&target.label);
+                Err(Lost::Link(error))
             }
-            None => match reply {
-                Reply::Error(error) => Err(error.into()),
-                reply => Ok(Attempt::Done(reply)),
-            },
         }
-    }
-
-    fn note(&mut self, label: String, error: &NetError) -> ClientError {
-        let maybe = !error.surely_not_executed();
-        self.tried.retain(|(node, _)| *node != label);
-        self.tried.push((label, error.to_string()));
-        ClientError::Unreachable(Unreachable { timed_out: false, maybe, tried: self.tried.clone() })
     }
 
     /// Waits before the next round; false when the deadline comes first.
@@ -121,30 +136,71 @@ impl<'a> Call<'a> {
         sleep_until(until.min(self.deadline)).await;
         until < self.deadline
     }
+}
 
-    /// The error after all tries: what the last node said, if it said something, else who could not be reached.
-    fn give_up(&self, last: Option<ClientError>, timed_out: bool) -> ClientError {
-        match last {
-            Some(ClientError::Quorum(mut error)) => {
+/// Why an attempt brought no reply.
+enum Lost {
+    /// No attempt will.
+    Never(ClientError),
+    /// Another one may.
+    Link(NetError),
+}
+
+impl Record {
+    fn note(&mut self, target: &Target, why: String) {
+        self.tried.retain(|(node, _)| *node != target.label);
+        self.tried.push((target.label.clone(), why));
+    }
+
+    fn answered(&mut self, target: &Target, error: ServeError) {
+        self.maybe |= ClientError::from(error.clone()).may_have_applied();
+        self.note(target, error.to_string());
+        self.said = Some(error);
+    }
+
+    /// The error after all tries: a quorum that was not met says most, else who was tried and why that was in vain.
+    fn give_up(self, timed_out: bool) -> ClientError {
+        match self.said {
+            Some(ServeError::Quorum(mut error)) => {
                 error.may_appear |= self.maybe;
                 ClientError::Quorum(error)
             }
-            Some(error @ ClientError::Rejected(_)) if !self.maybe => error,
-            _ => ClientError::Unreachable(Unreachable { timed_out, maybe: self.maybe, tried: self.tried.clone() }),
+            Some(error) if !self.maybe && self.tried.len() == 1 => ClientError::Rejected(error),
+            _ => ClientError::Unreachable(Unreachable { timed_out, maybe: self.maybe, tried: self.tried }),
         }
     }
 }
 
-/// The error in a reply that another attempt may avoid. In a batch, one such error makes the whole be tried again:
-/// what was applied is recognised.
-fn retryable(reply: &Reply) -> Option<&ServeError> {
-    let error = match reply {
-        Reply::Error(error) => Some(error),
-        Reply::Put(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err().filter(|e| e.is_retryable())),
-        Reply::Get(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err().filter(|e| e.is_retryable())),
-        _ => None,
-    };
-    error.filter(|error| error.is_retryable())
+/// The reason alone: whom it is about is said beside it.
+fn reason(error: NetError) -> String {
+    match error {
+        NetError::NotSent { reason, .. } | NetError::Refused { reason, .. } => reason.to_string(),
+        NetError::Unanswered { reason, .. } => format!("no answer: {reason}"),
+        other => other.to_string(),
+    }
+}
+
+/// A request that is answered as a whole, and changes nothing.
+struct Whole {
+    request: Request,
+    reply: Option<Reply>,
+}
+
+impl Errand for Whole {
+    fn request(&self) -> Request {
+        self.request.clone()
+    }
+
+    fn take(&mut self, reply: Reply) -> Result<Option<ServeError>, ClientError> {
+        match reply {
+            Reply::Error(error) if error.is_retryable() => Ok(Some(error)),
+            Reply::Error(error) => Err(error.into()),
+            reply => {
+                self.reply = Some(reply);
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// The error of a reply that does not fit its request.

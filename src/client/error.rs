@@ -20,9 +20,17 @@ pub enum ClientError {
     /// Too few replicas answered.
     #[error(transparent)]
     Quorum(Box<QuorumError>),
+    /// A write was refused as [`ClientError::Rejected`], but an earlier attempt at it went unanswered and may have been
+    /// applied: read the key to know.
+    #[error("an earlier attempt was not answered and may have been applied; a later one was refused: {0}")]
+    Uncertain(ServeError),
     /// No node answered in time or at all.
     #[error("{0}")]
     Unreachable(Unreachable),
+    /// This client and the nodes do not accept each other (authority, role, expiry, protocol version): nothing was
+    /// executed, and it stays so until certificates or versions change. Nodes with the reason of each.
+    #[error("the nodes and this client do not accept each other{}", Tried(.0))]
+    Refused(Vec<(String, String)>),
     /// A node answered something that this client does not understand: one of the two should be upgraded.
     #[error("{0}")]
     Protocol(String),
@@ -33,7 +41,7 @@ pub enum ClientError {
 pub struct Unreachable {
     /// Whether the deadline ended the tries.
     pub timed_out: bool,
-    /// Whether some node may have executed the request.
+    /// Whether some node may have executed the request, a write.
     pub maybe: bool,
     /// Nodes with the last reason of each.
     pub tried: Vec<(String, String)>,
@@ -42,10 +50,20 @@ pub struct Unreachable {
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.timed_out { "no answer before the deadline" } else { "no node could be reached" })?;
-        for (at, (node, why)) in self.tried.iter().enumerate() {
+        Tried(&self.tried).fmt(f)?;
+        f.write_str(if self.maybe { "; the write may have been applied" } else { "" })
+    }
+}
+
+/// Nodes with the reason of each, in parentheses.
+struct Tried<'a>(&'a [(String, String)]);
+
+impl fmt::Display for Tried<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (node, why)) in self.0.iter().enumerate() {
             write!(f, "{}{node}: {why}", if at == 0 { " (" } else { "; " })?;
         }
-        f.write_str(if self.tried.is_empty() { "" } else { ")" })
+        f.write_str(if self.0.is_empty() { "" } else { ")" })
     }
 }
 
@@ -56,7 +74,7 @@ impl ClientError {
         match self {
             Self::Quorum(_) | Self::Unreachable(_) => true,
             Self::Rejected(error) => error.is_retryable(),
-            Self::Config(_) | Self::Protocol(_) => false,
+            Self::Config(_) | Self::Protocol(_) | Self::Refused(_) | Self::Uncertain(_) => false,
         }
     }
 
@@ -65,8 +83,16 @@ impl ClientError {
         match self {
             Self::Quorum(error) => error.may_appear,
             Self::Unreachable(unreachable) => unreachable.maybe,
-            Self::Rejected(ServeError::Deadline(_)) | Self::Protocol(_) => true,
-            Self::Rejected(_) | Self::Config(_) => false,
+            Self::Rejected(ServeError::Deadline(_)) | Self::Protocol(_) | Self::Uncertain(_) => true,
+            Self::Rejected(_) | Self::Config(_) | Self::Refused(_) => false,
+        }
+    }
+
+    /// The same error after attempts of which one may have been executed.
+    pub(crate) fn after(self, maybe: bool) -> Self {
+        match self {
+            Self::Rejected(error) if maybe => Self::Uncertain(error),
+            other => other,
         }
     }
 }

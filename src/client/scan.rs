@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::client::call::{Call, unexpected};
+use crate::client::call::unexpected;
 use crate::client::{Client, ClientError, Found};
 use crate::limits;
 use crate::types::Consistency;
@@ -42,7 +42,13 @@ impl Scan {
         Self { client, prefix, options, cursor: None, started: false, ready: VecDeque::new() }
     }
 
-    /// The next key with what was found under it; `None` at the end. After an error it may be called again.
+    /// Keys that [`Scan::next`] returns without asking a node.
+    pub fn buffered(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The next key with what was found under it; `None` at the end. After an error it may be called again, and goes on
+    /// where it was. Cancel-safe: nothing is lost when it is dropped.
     ///
     /// # Errors
     /// As [`Client::get`].
@@ -68,11 +74,9 @@ impl Scan {
             r: self.options.r,
             keys_only: self.options.keys_only,
         };
-        let inner = &self.client.inner;
-        let pinned = inner.pinned.as_ref().and_then(|name| inner.routes.node(name));
-        let targets = pinned.map_or_else(|| inner.routes.any(), |node| vec![node]);
-        let deadline = self.client.deadline(self.options.timeout);
-        let reply = Call::new(targets, deadline, &inner.env).send(Request::Scan(request)).await?;
+        let targets = self.client.pinned().unwrap_or_else(|| self.client.inner.routes.any());
+        let call = self.client.call(self.client.deadline(self.options.timeout));
+        let reply = call.send(&targets, Request::Scan(request)).await?;
         let Reply::Scan(done) = reply else { return Err(unexpected()) };
         self.started = true;
         self.cursor = done.next;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
 use crate::types::{ClusterName, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
 use crate::types::{Partitions, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
@@ -43,7 +44,7 @@ pub enum Request {
 pub struct PutRequest {
     /// Where the keys live.
     pub namespace: Namespace,
-    /// The writes, at most [`crate::limits::BATCH_KEYS_MAX`].
+    /// The writes, at most [`limits::BATCH_KEYS_MAX`].
     pub items: Vec<PutItem>,
     /// Replicas that must hold each write before it is acknowledged; the namespace's W when absent.
     pub w: Option<Consistency>,
@@ -82,7 +83,7 @@ pub struct KeyContext {
 pub struct GetRequest {
     /// Where the keys live.
     pub namespace: Namespace,
-    /// The keys, at most [`crate::limits::BATCH_KEYS_MAX`].
+    /// The keys, at most [`limits::BATCH_KEYS_MAX`].
     pub keys: Vec<Blob>,
     /// Replicas that must answer; the namespace's R when absent.
     pub r: Option<Consistency>,
@@ -327,6 +328,31 @@ impl ServeError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_))
     }
+}
+
+/// Refuses a key that cannot be one.
+///
+/// # Errors
+/// [`ServeError::Invalid`] when it is empty, [`ServeError::Limit`] when it is longer than [`limits::KEY_MAX`].
+pub fn check_key(key: &[u8]) -> Result<(), ServeError> {
+    match key.len() {
+        0 => Err(ServeError::Invalid("the key is empty: keys have 1 byte or more".to_owned())),
+        len if len > limits::KEY_MAX => {
+            Err(ServeError::Limit(format!("the key has {len} bytes, the limit is {}", limits::KEY_MAX)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a value of more than [`limits::VALUE_MAX`] bytes.
+///
+/// # Errors
+/// [`ServeError::Limit`] says how long it is and may be.
+pub fn check_value(len: usize) -> Result<(), ServeError> {
+    if len > limits::VALUE_MAX {
+        return Err(ServeError::Limit(format!("the value has {len} bytes, the limit is {}", limits::VALUE_MAX)));
+    }
+    Ok(())
 }
 
 /// A quorum that was not met: who answered, who did not and why.

@@ -1,0 +1,160 @@
+//! Settings of a client, and its first connection.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use rand::Rng;
+
+use crate::client::route::Routes;
+use crate::client::{Client, ClientError, Inner};
+use crate::env::Env;
+use crate::net::link::LinkSettings;
+use crate::net::{BindConfig, Endpoint, EndpointKeys, Socket, TlsMaterial, TransportSettings, tls};
+use crate::types::{ClusterName, Namespace, NodeName};
+
+/// Time for one operation unless something else is said.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Settings of a client.
+#[derive(Debug)]
+pub struct ClientBuilder {
+    tls: TlsMaterial,
+    seeds: Vec<String>,
+    namespace: Namespace,
+    timeout: Duration,
+    pinned: Option<NodeName>,
+    cluster: Option<ClusterName>,
+    links: LinkSettings,
+    transport: TransportSettings,
+    edges: Option<(Endpoint, Env)>,
+}
+
+impl ClientBuilder {
+    pub(crate) fn new(tls: TlsMaterial) -> Self {
+        Self {
+            tls,
+            seeds: Vec::new(),
+            namespace: Namespace::default(),
+            timeout: TIMEOUT,
+            pinned: None,
+            cluster: None,
+            links: LinkSettings::default(),
+            transport: TransportSettings::default(),
+            edges: None,
+        }
+    }
+
+    /// Adds a node to begin with: host and port. One that answers is enough; it names the others.
+    #[must_use]
+    pub fn node(mut self, address: impl Into<String>) -> Self {
+        self.seeds.push(address.into());
+        self
+    }
+
+    /// The namespace of all operations.
+    #[must_use]
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// Time for one operation with all its retries, unless its options say otherwise. 5 s by default.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sends everything to this one node, whether it owns the key or not.
+    #[must_use]
+    pub fn pin(mut self, node: NodeName) -> Self {
+        self.pinned = Some(node);
+        self
+    }
+
+    /// Talks to no other cluster than this one, whatever the nodes' certificates allow.
+    #[must_use]
+    pub fn cluster(mut self, cluster: ClusterName) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// How nodes are connected to, and by how many lanes.
+    #[must_use]
+    pub fn links(mut self, links: LinkSettings) -> Self {
+        self.links = links;
+        self
+    }
+
+    /// Settings of the connections.
+    #[must_use]
+    pub fn transport(mut self, transport: TransportSettings) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Uses an endpoint and a scope of tasks that exist already, as a simulation does.
+    #[must_use]
+    pub fn on(mut self, endpoint: Endpoint, env: Env) -> Self {
+        self.edges = Some((endpoint, env));
+        self
+    }
+
+    /// Connects to the first node that answers and learns the cluster from it.
+    ///
+    /// # Errors
+    /// When no node answers in time, or one refuses this client.
+    pub async fn connect(self) -> Result<Client, ClientError> {
+        let Self { tls, seeds, namespace, timeout, pinned, cluster, links, transport, edges } = self;
+        if seeds.is_empty() {
+            return Err(ClientError::Config("no node to connect to: give the address of one or more".to_owned()));
+        }
+        let (endpoint, env) = match edges {
+            Some(edges) => edges,
+            None => {
+                let env = Env::real();
+                (bind(tls, transport, &env)?, env)
+            }
+        };
+        let session = env.rng("client-session").next_u64();
+        let inner = Inner {
+            routes: Routes::new(endpoint, &seeds, &links, &env),
+            env,
+            session,
+            sequence: AtomicU64::new(1),
+            timeout,
+            pinned,
+            cluster,
+        };
+        let client = Client { inner: Arc::new(inner), namespace };
+        client.refresh().await?;
+        if let Some(name) = &client.inner.pinned
+            && client.inner.routes.node(name).is_none()
+        {
+            let view = client.view();
+            let known: Vec<String> = view.members().values().map(|member| member.name.to_string()).collect();
+            let text = format!("there is no node {name}: the cluster has {}", known.join(", "));
+            return Err(ClientError::Config(text));
+        }
+        Ok(client)
+    }
+}
+
+/// A socket of either address family, and TLS as this client.
+fn bind(material: TlsMaterial, settings: TransportSettings, env: &Env) -> Result<Endpoint, ClientError> {
+    let bind = |address| {
+        let config = BindConfig {
+            socket: Socket::Address(address),
+            material: material.clone(),
+            provider: tls::ring_provider(),
+            keys: EndpointKeys::generate(env),
+            settings: settings.clone(),
+        };
+        Endpoint::bind(config, env)
+    };
+    // A host without IPv6 still has IPv4.
+    let endpoint = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).or_else(|_| bind(([0, 0, 0, 0], 0).into()));
+    endpoint.map_err(|error| ClientError::Config(error.to_string()))
+}
