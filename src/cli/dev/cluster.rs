@@ -26,7 +26,6 @@ use crate::cli::dev::event::Event;
 use crate::cli::dev::event::Voice;
 use crate::cli::dev::files;
 use crate::cli::dev::files::ClusterFile;
-use crate::cli::dev::files::Identity;
 use crate::cli::dev::files::NodeEntry;
 use crate::cli::dev::folder;
 use crate::cli::dev::folder::Folder;
@@ -236,7 +235,7 @@ impl Cluster {
             let node = Process::node(&self.layout, &entry.id)?;
             entry.pid = self.add(node);
         }
-        let identity = Identity::admin(&self.layout);
+        let identity = files::admin(&self.layout);
         let nodes: Vec<_> = entries.iter().map(|entry| (entry.id.clone(), entry.quic.clone())).collect();
         let serves = self.until(signals, "a node", ready::wait(&identity, &nodes)).await?;
         let file = ClusterFile { nodes: entries, client_config: self.layout.client_config() };

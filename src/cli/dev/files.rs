@@ -21,6 +21,7 @@ use crate::cli::dev::ports::NodePorts;
 use crate::cli::dev::ports::Ports;
 use crate::cli::dev::settings;
 use crate::config::value::Value;
+use crate::net::TlsFiles;
 use crate::types::ClusterName;
 use crate::types::NodeName;
 
@@ -37,30 +38,21 @@ const DAYS: u32 = 3650;
 const SUITED: [(&str, u64); 4] =
     [("net.mtu_max", 16_384), ("timeouts.keepalive_ms", 1_000), ("timeouts.idle_ms", 4_000), ("storage.cache_mib", 64)];
 
-/// The files of one client's or node's identity.
-#[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) ca: PathBuf,
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
+/// The files of a node's or client's identity.
+fn identity(layout: &Layout, name: &str) -> TlsFiles {
+    let certs = layout.certs();
+    let [cert, key] = ["crt", "key"].map(|ending| certs.join(format!("{name}.{ending}")));
+    TlsFiles { ca: certs.join(authority::CA_CERT), cert, key }
 }
 
-impl Identity {
-    fn new(layout: &Layout, name: &str) -> Self {
-        let certs = layout.certs();
-        let [cert, key] = ["crt", "key"].map(|ending| certs.join(format!("{name}.{ending}")));
-        Self { ca: certs.join(authority::CA_CERT), cert, key }
-    }
+/// The files of the one that may do everything.
+pub(super) fn admin(layout: &Layout) -> TlsFiles {
+    identity(layout, ADMIN)
+}
 
-    /// The one that may do everything.
-    pub(super) fn admin(layout: &Layout) -> Self {
-        Self::new(layout, ADMIN)
-    }
-
-    fn set(&self, table: &mut Table) {
-        for (key, path) in [("tls.ca", &self.ca), ("tls.cert", &self.cert), ("tls.key", &self.key)] {
-            set(table, key, text(path));
-        }
+fn set_identity(table: &mut Table, files: &TlsFiles) {
+    for (key, path) in [("tls.ca", &files.ca), ("tls.cert", &files.cert), ("tls.key", &files.key)] {
+        set(table, key, text(path));
     }
 }
 
@@ -77,7 +69,7 @@ pub(super) fn certificates(context: &Context, layout: &Layout, spec: &Spec) -> a
         subjects.push(Subject::node(node_name(index), &["127.0.0.1", "localhost"])?);
     }
     for subject in subjects {
-        let files = Identity::new(layout, subject.identity().name());
+        let files = identity(layout, subject.identity().name());
         if !(files.cert.exists() && files.key.exists()) {
             let issued = authority.issue(&context.env, &subject, DAYS)?;
             store::write_pair((&files.cert, &issued.cert_pem), (&files.key, &issued.key_pem), true)?;
@@ -100,7 +92,7 @@ pub(super) fn configurations(layout: &Layout, spec: &Spec, ports: &Ports) -> any
     set(&mut table, "cluster.name", CLUSTER.into());
     let nodes = (0..spec.nodes).map(|index| local(ports.of(index).quic).into());
     set(&mut table, "nodes", toml::Value::Array(nodes.collect()));
-    Identity::admin(layout).set(&mut table);
+    set_identity(&mut table, &admin(layout));
     folder::write_whole(&layout.client_config(), &toml::to_string(&table)?)
 }
 
@@ -125,7 +117,7 @@ fn node_table(layout: &Layout, spec: &Spec, ports: &Ports, index: u16, values: &
     if spec.storage == Storage::Redis {
         set(&mut table, "storage.redis.url", format!("unix://{}", layout.redis_socket(&name).display()).into());
     }
-    Identity::new(layout, name.as_str()).set(&mut table);
+    set_identity(&mut table, &identity(layout, name.as_str()));
     table.insert("members".to_owned(), members(spec, ports));
     table
 }

@@ -5,12 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::sleep;
 
-use crate::cli::dev::files::Identity;
 use crate::client::Client;
-use crate::net::PemFile;
+use crate::net::TlsFiles;
 use crate::net::TlsMaterial;
 use crate::net::link::LinkSettings;
-use crate::net::tls;
 use crate::types::NodeName;
 use crate::wire::rpc::NodeStatus;
 
@@ -23,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(30);
 ///
 /// # Errors
 /// When the client's own files cannot be used.
-pub(super) async fn wait(identity: &Identity, nodes: &[(NodeName, String)]) -> anyhow::Result<()> {
+pub(super) async fn wait(files: &TlsFiles, nodes: &[(NodeName, String)]) -> anyhow::Result<()> {
     // These nodes are near: another attempt soon is better than a patient one.
     let links = LinkSettings {
         connect_timeout: Duration::from_millis(500),
@@ -31,7 +29,7 @@ pub(super) async fn wait(identity: &Identity, nodes: &[(NodeName, String)]) -> a
         backoff_max: Duration::from_millis(100),
         ..LinkSettings::default()
     };
-    let mut builder = Client::builder(material(identity)?).links(links).timeout(PATIENCE);
+    let mut builder = Client::builder(TlsMaterial::load(files)?).links(links).timeout(PATIENCE);
     for (_, quic) in nodes {
         builder = builder.node(quic);
     }
@@ -47,14 +45,4 @@ pub(super) async fn wait(identity: &Identity, nodes: &[(NodeName, String)]) -> a
 
 fn is_joined(status: &NodeStatus) -> bool {
     status.peers.iter().all(|peer| peer.state == "up")
-}
-
-fn material(identity: &Identity) -> anyhow::Result<TlsMaterial> {
-    let read = |path: &std::path::Path| {
-        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        anyhow::Ok((path.display().to_string(), bytes))
-    };
-    let (chain, key, roots) = (read(&identity.cert)?, read(&identity.key)?, read(&identity.ca)?);
-    let [chain, key, roots] = [&chain, &key, &roots].map(|(name, bytes)| PemFile { name, bytes });
-    Ok(TlsMaterial::from_pem(chain, key, roots, &tls::ring_provider())?)
 }
