@@ -42,6 +42,7 @@ use crate::cli::dev::process::Process;
 use crate::cli::dev::process::Stop;
 use crate::cli::dev::ready;
 use crate::cli::dev::redis;
+use crate::cli::dev::settings;
 use crate::config::HostChecks;
 use crate::config::client::DEV_CLIENT_FILE;
 use crate::config::judge_node;
@@ -217,8 +218,10 @@ impl Cluster {
         }
         if let Some(program) = program {
             self.program = program;
+            let values = settings::values(&spec.settings)?;
+            let durability = values.get("storage.durability").map(ToString::to_string);
             for entry in &mut entries {
-                redis::configure(&self.layout, &entry.id).await?;
+                redis::configure(&self.layout, &entry.id, durability.as_deref()).await?;
                 let server = Process::redis(&self.layout, &entry.id, program).await?;
                 entry.redis_pid = Some(self.add(server));
             }

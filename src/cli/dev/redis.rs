@@ -49,11 +49,11 @@ pub(super) async fn find() -> anyhow::Result<&'static str> {
     ))
 }
 
-/// Writes what the server of a node is told.
+/// Writes what the server of a node is told; `durability` as in `storage.durability`.
 ///
 /// # Errors
 /// When the folder's path is too long for a socket, or a server runs there already.
-pub(super) async fn configure(layout: &Layout, name: &NodeName) -> anyhow::Result<()> {
+pub(super) async fn configure(layout: &Layout, name: &NodeName, durability: Option<&str>) -> anyhow::Result<()> {
     let (dir, socket) = (layout.redis(name), layout.redis_socket(name));
     let length = OsStr::as_bytes(socket.as_os_str()).len();
     if length > SOCKET_PATH_MAX {
@@ -65,11 +65,11 @@ pub(super) async fn configure(layout: &Layout, name: &NodeName) -> anyhow::Resul
         bail!("a redis-server listens on {} already: stop it first", socket.display());
     }
     std::fs::create_dir_all(&dir)?;
-    // With its append-only file written before each reply, a killed server loses nothing; syncing that each second
-    // is what people run, and costs at most a second at a power cut.
+    // Its append-only file is written before each reply in either case, so that a killed server loses nothing.
+    let sync = if matches!(durability, None | Some("every-batch")) { "always" } else { "everysec" };
     let text = format!(
         "# Written by `dynamomini dev` at each start.\nport 0\nunixsocket {socket}\nunixsocketperm 700\ndir {dir}\n\
-         logfile {log}\nappendonly yes\nappendfsync everysec\nsave \"\"\nmaxmemory-policy noeviction\ndaemonize no\n",
+         logfile {log}\nappendonly yes\nappendfsync {sync}\nsave \"\"\nmaxmemory-policy noeviction\ndaemonize no\n",
         socket = quoted(&socket),
         dir = quoted(&dir),
         log = quoted(&layout.redis_log(name)),
