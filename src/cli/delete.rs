@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The key.
     key: String,
     /// What was read: a context that get or put printed.
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     context: Option<CausalContext>,
     #[command(flatten)]
     quorum: put::Quorum,

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "value", "file", "context", "key_base64", "key_hex"])]
     batch: Option<PathBuf>,
     /// What was read: a context that get or put printed. The write replaces exactly that.
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     context: Option<CausalContext>,
     /// Life of the value from now on, such as 30s or 7d; by default the namespace's.
     #[arg(long, value_name = "SPAN", value_parser = ttl)]

@@ -15,11 +15,13 @@ use crate::cli::table::row;
 use crate::cli::table::span;
 use crate::cli::table::table;
 use crate::client::Client;
+use crate::ring::Balance;
 use crate::ring::NodeLoad;
 use crate::ring::Ring;
 use crate::types::Namespace;
 use crate::types::NamespacePolicy;
 use crate::types::NodeId;
+use crate::types::NodeName;
 use crate::types::Zone;
 use crate::view::ClusterView;
 
@@ -153,6 +155,15 @@ impl Place {
     }
 }
 
+/// The members with what they hold, by name.
+fn loads(view: &ClusterView, ring: &Ring, balance: &Balance) -> Vec<(NodeName, Zone, NodeLoad)> {
+    let members = ring.members().iter().zip(&balance.nodes);
+    let mut loads: Vec<_> =
+        members.map(|(member, load)| (view.name_of(member.id), member.zone.clone(), load.clone())).collect();
+    loads.sort_by(|a, b| a.0.cmp(&b.0));
+    loads
+}
+
 /// The rings in use, by replica count.
 fn rings(view: &ClusterView) -> Vec<&Ring> {
     let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
@@ -160,11 +171,11 @@ fn rings(view: &ClusterView) -> Vec<&Ring> {
 }
 
 /// What a zone holds: partitions owned, first positions, ideal.
-fn zones(ring: &Ring, loads: &[NodeLoad]) -> BTreeMap<Zone, (u32, u32, f64)> {
+fn zones(loads: &[(NodeName, Zone, NodeLoad)]) -> BTreeMap<Zone, (u32, u32, f64)> {
     let mut zones = BTreeMap::new();
-    for (member, load) in ring.members().iter().zip(loads) {
-        let zone: &mut (u32, u32, f64) = zones.entry(member.zone.clone()).or_default();
-        *zone = (zone.0 + load.owned, zone.1 + load.first, zone.2 + load.ideal);
+    for (_, zone, load) in loads {
+        let sum: &mut (u32, u32, f64) = zones.entry(zone.clone()).or_default();
+        *sum = (sum.0 + load.owned, sum.1 + load.first, sum.2 + load.ideal);
     }
     zones
 }
@@ -176,13 +187,14 @@ fn ratio(owned: u32, ideal: f64) -> f64 {
 fn balance_object(view: &ClusterView) -> Value {
     let ring_object = |ring: &Ring| {
         let balance = ring.balance();
-        let nodes = ring.members().iter().zip(&balance.nodes).map(|(member, load)| {
+        let loads = loads(view, ring, &balance);
+        let nodes = loads.iter().map(|(name, zone, load)| {
             json!({
-                "id": view.name_of(member.id).as_str(), "zone": member.zone.as_str(), "weight": load.weight,
+                "id": name.as_str(), "zone": zone.as_str(), "weight": load.weight,
                 "owned": load.owned, "first": load.first, "ideal": load.ideal, "ratio": load.ratio,
             })
         });
-        let zones = zones(ring, &balance.nodes).into_iter().map(|(zone, (owned, first, ideal))| {
+        let zones = zones(&loads).into_iter().map(|(zone, (owned, first, ideal))| {
             json!({
                 "zone": zone.as_str(), "owned": owned, "first": first, "ideal": ideal, "ratio": ratio(owned, ideal),
             })
@@ -227,13 +239,14 @@ fn balance_text(view: &ClusterView) -> String {
 fn ring_text(view: &ClusterView, ring: &Ring) -> String {
     let balance = ring.balance();
     let mut rows = vec![row(["NODE", "ZONE", "WEIGHT", "OWNED", "FIRST", "IDEAL", "RATIO"])];
-    rows.extend(ring.members().iter().zip(&balance.nodes).map(|(member, load)| {
+    let loads = loads(view, ring, &balance);
+    rows.extend(loads.iter().map(|(name, zone, load)| {
         let numbers = [load.weight, load.owned, load.first].map(|number| number.to_string());
         let [weight, owned, first] = &numbers;
         let (ideal, ratio) = (format!("{:.1}", load.ideal), format!("{:.3}", load.ratio));
-        row([view.name_of(member.id).as_str(), member.zone.as_str(), weight, owned, first, &ideal, &ratio])
+        row([name.as_str(), zone.as_str(), weight, owned, first, &ideal, &ratio])
     }));
-    let zones = zones(ring, &balance.nodes);
+    let zones = zones(&loads);
     if zones.len() > 1 {
         rows.extend(zones.into_iter().map(|(zone, (owned, first, ideal))| {
             let (owned_text, first) = (owned.to_string(), first.to_string());

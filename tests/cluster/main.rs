@@ -1,1 +1,19 @@
-//! Process tests.
+//! Whole clusters over real QUIC on loopback: in this process, and as processes of their own.
+
+#![allow(clippy::unwrap_used, reason = "this crate is tests only")]
+
+#[path = "../support/certs.rs"]
+mod certs;
+mod inprocess;
+
+mod client;
+mod limits;
+mod retries;
+mod trust;
+
+mod processes;
+
+mod dev;
+mod failure;
+mod refusals;
+mod restart;

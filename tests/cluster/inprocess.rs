@@ -1,0 +1,259 @@
+//! A cluster of nodes in this process: real QUIC, real or memory storage; nodes are stopped, killed and started again.
+
+use std::future::Future;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dynamomini::client::{Client, ClientBuilder};
+use dynamomini::env::Env;
+use dynamomini::net::{
+    BindConfig, Endpoint, EndpointKeys, Expect, Link, LinkSettings, PemFile, Socket, TlsMaterial, TransportSettings,
+    tls,
+};
+use dynamomini::node::{Node, Parts, Timeouts};
+use dynamomini::store::{Durability, Engine, StoreConfig, StoreIdentity};
+use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, Zone};
+use dynamomini::wire::blob;
+use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request};
+
+use crate::certs::{Authority, Issued};
+
+/// How long a condition is waited for before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a cluster is made of.
+pub(crate) struct Setup {
+    pub(crate) nodes: usize,
+    pub(crate) partitions: u32,
+    pub(crate) namespaces: Vec<(&'static str, NamespacePolicy)>,
+    /// Whether nodes keep their data on disk, so that they can be started again.
+    pub(crate) on_disk: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let namespaces = vec![("default", NamespacePolicy::default())];
+        Self { nodes: 3, partitions: 64, namespaces, on_disk: false }
+    }
+}
+
+/// A running cluster. Dropped, its nodes are killed.
+pub(crate) struct Cluster {
+    pub(crate) authority: Authority,
+    info: ClusterInfo,
+    members: Vec<Member>,
+    dir: tempfile::TempDir,
+    on_disk: bool,
+}
+
+struct Member {
+    name: NodeName,
+    /// Keeps the port while the node is down.
+    socket: UdpSocket,
+    keys: EndpointKeys,
+    running: Option<(Node, Env)>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for (_, env) in self.members.iter().filter_map(|member| member.running.as_ref()) {
+            env.stop();
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts all nodes and waits until each has connections to all others.
+    pub(crate) async fn start(setup: Setup) -> Self {
+        let env = Env::real();
+        let members: Vec<Member> = (1..=setup.nodes)
+            .map(|number| Member {
+                name: NodeName::new(format!("n{number}")).unwrap(),
+                socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+                keys: EndpointKeys::generate(&env),
+                running: None,
+            })
+            .collect();
+        let infos = members.iter().map(|member| MemberInfo {
+            name: member.name.clone(),
+            quic: member.socket.local_addr().unwrap().to_string(),
+            zone: Zone::new("z").unwrap(),
+            weight: 100,
+        });
+        let info = ClusterInfo {
+            cluster: ClusterName::new("test").unwrap(),
+            partitions: Partitions::new(setup.partitions).unwrap(),
+            members: infos.collect(),
+            namespaces: setup.namespaces.into_iter().map(|(name, policy)| (namespace(name), policy)).collect(),
+            node: NodeName::new("n1").unwrap(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new("the authority");
+        let mut cluster = Self { authority, info, members, dir, on_disk: setup.on_disk };
+        for at in 0..cluster.members.len() {
+            cluster.start_node(at).await;
+        }
+        cluster.connected().await;
+        cluster
+    }
+
+    /// Starts a node that is down.
+    pub(crate) async fn start_node(&mut self, at: usize) {
+        let env = Env::real();
+        let name = self.members[at].name.clone();
+        let identity =
+            StoreIdentity { cluster: self.info.cluster.clone(), node: name.clone(), partitions: self.info.partitions };
+        let path = self.dir.path().join(name.as_str());
+        let config = match self.on_disk {
+            true => StoreConfig::Embedded { path, durability: Durability::EveryBatch, cache_bytes: 4 << 20 },
+            false => StoreConfig::Memory,
+        };
+        // A node that was killed may hold its files for a moment longer.
+        let engine =
+            eventually("the storage opens", async || Engine::open(&config, &identity, &env).await.ok()).await.0;
+        let member = &mut self.members[at];
+        let issued = self.authority.issue(&[&format!("dynamomini://node/{name}")]);
+        let bind = BindConfig {
+            socket: Socket::Bound(member.socket.try_clone().unwrap()),
+            material: material(&issued, &self.authority.root),
+            provider: tls::ring_provider(),
+            keys: member.keys.clone(),
+            settings: TransportSettings::default(),
+        };
+        let parts = Parts {
+            cluster: ClusterInfo { node: name, ..self.info.clone() },
+            engine,
+            endpoint: Endpoint::bind(bind, &env).unwrap(),
+            links: links(),
+            timeouts: Timeouts::default(),
+            clock_drift: Duration::from_secs(60),
+        };
+        member.running = Some((Node::start(parts, &env).await.unwrap(), env));
+    }
+
+    /// Ends a node in order.
+    pub(crate) async fn stop(&mut self, at: usize) {
+        let (node, env) = self.members[at].running.take().unwrap();
+        node.shutdown().await.unwrap();
+        env.shutdown(PATIENCE).await;
+    }
+
+    /// Drops a node's tasks where they stand: nobody is told.
+    pub(crate) async fn kill(&mut self, at: usize) {
+        let (node, env) = self.members[at].running.take().unwrap();
+        env.shutdown(Duration::ZERO).await;
+        drop(node);
+    }
+
+    /// Waits until each running node has connections to all other running ones.
+    pub(crate) async fn connected(&self) {
+        let client = self.client().await;
+        let running = self.members.iter().filter(|member| member.running.is_some());
+        let names: Vec<NodeName> = running.map(|member| member.name.clone()).collect();
+        for name in &names {
+            eventually("all peers are up", async || {
+                let status = client.status(name).await.ok()?;
+                let peers = status.peers.iter().filter(|peer| names.contains(&peer.name));
+                peers.clone().all(|peer| peer.state == "up").then_some(())
+            })
+            .await;
+        }
+        client.close().await;
+    }
+
+    pub(crate) fn name(&self, at: usize) -> NodeName {
+        self.members[at].name.clone()
+    }
+
+    pub(crate) fn address(&self, at: usize) -> String {
+        self.info.members[at].quic.clone()
+    }
+
+    /// Settings of a client with these URI names in its certificate, which knows all nodes.
+    pub(crate) fn builder(&self, uris: &[&str]) -> ClientBuilder {
+        let builder = Client::builder(material(&self.authority.issue(uris), &self.authority.root)).links(links());
+        (0..self.members.len()).fold(builder, |builder, at| builder.node(self.address(at)))
+    }
+
+    /// A client that may do everything.
+    pub(crate) async fn client(&self) -> Client {
+        self.builder(&[ADMIN]).connect().await.unwrap()
+    }
+
+    /// A client that sends everything to one node.
+    pub(crate) async fn pinned(&self, at: usize) -> Client {
+        self.builder(&[ADMIN]).pin(self.name(at)).connect().await.unwrap()
+    }
+
+    /// One pinned client for each node.
+    pub(crate) async fn pinned_each(&self) -> Vec<Client> {
+        futures_util::future::join_all((0..self.members.len()).map(|at| self.pinned(at))).await
+    }
+
+    /// Links to all nodes, for requests of one's own making.
+    pub(crate) fn wires(&self) -> Vec<Wire> {
+        let env = Env::real();
+        let issued = self.authority.issue(&[ADMIN]);
+        let bind = BindConfig {
+            socket: Socket::Address("127.0.0.1:0".parse().unwrap()),
+            material: material(&issued, &self.authority.root),
+            provider: tls::ring_provider(),
+            keys: EndpointKeys::generate(&env),
+            settings: TransportSettings::default(),
+        };
+        let endpoint = Endpoint::bind(bind, &env).unwrap();
+        let link = |at| {
+            let expect = Expect::Node(self.name(at));
+            Wire(Link::new(&endpoint, expect, vec![self.address(at)], links(), &env))
+        };
+        (0..self.members.len()).map(link).collect()
+    }
+}
+
+/// A certificate that may do everything.
+pub(crate) const ADMIN: &str = "dynamomini://admin/tests";
+
+/// A link to one node, with messages of the data plane.
+pub(crate) struct Wire(Link);
+
+impl Wire {
+    pub(crate) async fn ask(&self, request: &Request) -> Reply {
+        let encode = |frame: &mut BytesMut| drop(postcard::to_io(request, frame.writer()).unwrap());
+        blob::decode(&self.0.request(PATIENCE, encode).await.unwrap()).unwrap()
+    }
+}
+
+/// What a process needs to be who its certificate says.
+pub(crate) fn material(issued: &Issued, root: &str) -> TlsMaterial {
+    let chain = PemFile { name: "chain", bytes: issued.chain.as_bytes() };
+    let key = PemFile { name: "key", bytes: issued.key.as_bytes() };
+    let roots = PemFile { name: "roots", bytes: root.as_bytes() };
+    TlsMaterial::from_pem(chain, key, roots, &tls::ring_provider()).unwrap()
+}
+
+fn links() -> LinkSettings {
+    LinkSettings { backoff_max: Duration::from_millis(200), ..LinkSettings::default() }
+}
+
+pub(crate) fn namespace(name: &str) -> Namespace {
+    Namespace::new(name).unwrap()
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+    let waiting = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain until {what}"))
+}
+
+/// The bytes of a literal.
+pub(crate) fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}

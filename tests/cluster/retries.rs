@@ -1,0 +1,113 @@
+//! Writes whose replies are lost and that are sent again through another node.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use dynamomini::client::PutOptions;
+use dynamomini::types::NodeName;
+use dynamomini::version::RequestId;
+use dynamomini::wire::blob::Blob;
+use dynamomini::wire::rpc::{GetDone, GetRequest, KeyContext, PutDone, PutItem, PutRequest, Reply, Request};
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use crate::inprocess::{Cluster, Setup, Wire, namespace};
+
+/// How many puts are sent twice: 1 000, or what `DYNAMOMINI_RETRIED_PUTS` says.
+fn puts() -> u64 {
+    let asked = std::env::var("DYNAMOMINI_RETRIED_PUTS").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(1_000)
+}
+
+fn put(key: &str, value: String, context: KeyContext, sequence: u64, retry: bool) -> Request {
+    let item = PutItem {
+        key: Blob::copy(key.as_bytes()),
+        value: Some(Blob(Bytes::from(value))),
+        context,
+        request: RequestId { client: 42, sequence },
+        ttl: None,
+    };
+    Request::Put(PutRequest { namespace: namespace("default"), items: vec![item], w: None, sloppy: None, retry })
+}
+
+async fn done(wire: &Wire, request: &Request) -> PutDone {
+    match wire.ask(request).await {
+        Reply::Put(mut outcomes) => outcomes.remove(0).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn get(wire: &Wire, key: &str) -> GetDone {
+    let keys = vec![Blob::copy(key.as_bytes())];
+    match wire.ask(&Request::Get(GetRequest { namespace: namespace("default"), keys, r: None })).await {
+        Reply::Get(mut outcomes) => outcomes.remove(0).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Writes one key again and again, each time under the context that was acknowledged last, and each put twice through
+/// two owners; `at_once` sends the second without waiting for the first to end.
+async fn write_twice(wires: &[Wire], chain: u64, length: u64, at_once: bool) {
+    let key = format!("key {chain}");
+    let mut context = KeyContext::default();
+    for step in 0..length {
+        let sequence = chain * length + step;
+        let turn = usize::try_from(sequence).unwrap();
+        let (lost, other) = (&wires[turn % wires.len()], &wires[(turn + 1) % wires.len()]);
+        let value = format!("{chain}/{step}");
+        let first = put(&key, value.clone(), context.clone(), sequence, false);
+        let again = put(&key, value.clone(), context, sequence, true);
+        let kept = if at_once {
+            tokio::join!(done(lost, &first), done(other, &again)).1
+        } else {
+            // Its reply is dropped: as far as this client knows, it was lost.
+            drop(done(lost, &first).await);
+            done(other, &again).await
+        };
+        context = kept.context;
+        let reader = &wires[(turn + 2) % wires.len()];
+        let found = get(reader, &key).await;
+        let seen: Vec<&[u8]> = found.siblings.iter().map(|sibling| &sibling.value[..]).collect();
+        assert_eq!(seen, [value.as_bytes()], "put {step} of {key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retried_puts_with_lost_replies_make_no_sibling() {
+    let cluster = Cluster::start(Setup::default()).await;
+    let wires = cluster.wires();
+    let chains = puts() / 20;
+    stream::iter((0..chains).map(|chain| write_twice(&wires, chain, 20, false)))
+        .buffer_unordered(16)
+        .collect::<()>()
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_and_its_retry_that_meet_count_once() {
+    let cluster = Cluster::start(Setup::default()).await;
+    let wires = cluster.wires();
+    let chains = puts() / 20;
+    stream::iter((0..chains).map(|chain| write_twice(&wires, chain, 20, true)))
+        .buffer_unordered(16)
+        .collect::<()>()
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_coordinator_is_killed_under_it_leaves_no_sibling() {
+    let mut cluster = Cluster::start(Setup::default()).await;
+    let client = cluster.client().await;
+    let keys: Vec<String> = (0..200).map(|number| format!("k{number}")).collect();
+    let writes = keys.iter().map(async |key| client.put(key.clone(), key.clone(), PutOptions::default()).await);
+    let writing = async { stream::iter(writes).buffer_unordered(32).collect::<Vec<_>>().await };
+    let (written, ()) = tokio::join!(writing, cluster.kill(0));
+    let dots: BTreeSet<_> = written.into_iter().map(|written| written.unwrap().dot).collect();
+    assert!(!dots.is_empty());
+    for key in &keys {
+        let found = client.get(key.clone()).await.unwrap();
+        assert_eq!(found.single(), Some(&Bytes::from(key.clone())), "{found:?}");
+    }
+    let left: Vec<NodeName> = vec![cluster.name(1), cluster.name(2)];
+    assert_eq!(left.len(), 2);
+}
