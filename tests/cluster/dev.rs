@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -11,6 +10,7 @@ use crate::processes::complaint;
 use crate::processes::eventually;
 use crate::processes::has_redis;
 use crate::processes::is_there;
+use crate::processes::output;
 use crate::processes::program;
 use crate::processes::run;
 use crate::processes::send;
@@ -37,13 +37,13 @@ async fn one_command_gives_a_cluster_that_the_verbs_find() {
     assert_eq!(mode(&cluster.dir().join("certs/admin.key")), 0o600);
 
     let config = cluster.client_config();
-    let put = run(&["put", "--config", &config, "greeting", "hello"]);
+    let put = run(&["put", "--config", &config, "greeting", "hello"]).await;
     assert!(put.status.success(), "{}", complaint(&put));
     for name in ["n1", "n2", "n3"] {
-        let got = run(&["get", "--config", &config, "--node", name, "greeting"]);
+        let got = run(&["get", "--config", &config, "--node", name, "greeting"]).await;
         assert_eq!((got.stdout.as_slice(), got.status.code()), (&b"hello"[..], Some(0)), "{}", complaint(&got));
     }
-    let status = run(&["status", "--config", &config, "--json"]);
+    let status = run(&["status", "--config", &config, "--json"]).await;
     assert!(status.status.success(), "{}", complaint(&status));
 
     assert!(cluster.terminate().await.success());
@@ -52,7 +52,7 @@ async fn one_command_gives_a_cluster_that_the_verbs_find() {
     assert_eq!(stopped, 3, "{}", cluster.said());
     // Started again, it is the same cluster, with its settings and its data.
     cluster.start_again(&[]).await;
-    let got = run(&["get", "--config", &config, "greeting"]);
+    let got = run(&["get", "--config", &config, "greeting"]).await;
     assert_eq!(got.stdout, b"hello", "{}", complaint(&got));
     let node = std::fs::read_to_string(cluster.text(0, "config")).unwrap();
     assert!(node.contains("lanes = 2"), "{node}");
@@ -117,18 +117,18 @@ async fn nothing_outlives_a_dev_that_is_killed() {
 async fn a_second_dev_in_the_folder_and_another_cluster_in_it_are_refused() {
     let mut cluster = Cluster::start(&["--nodes", "1", "--storage", "memory"]).await;
     let dir = cluster.dir().display().to_string();
-    let second = run(&["dev", "--dir", &dir]);
+    let second = run(&["dev", "--dir", &dir]).await;
     assert_eq!(second.status.code(), Some(1));
     let text = complaint(&second);
     assert!(text.contains("another `dynamomini dev`") && text.contains(&cluster.dev_pid().to_string()), "{text}");
     assert!(cluster.terminate().await.success());
-    let other = run(&["dev", "--dir", &dir, "--nodes", "3"]);
+    let other = run(&["dev", "--dir", &dir, "--nodes", "3"]).await;
     assert_eq!(other.status.code(), Some(1));
     assert!(complaint(&other).contains("holds a cluster with --nodes 1, not 3"), "{}", complaint(&other));
 }
 
-#[test]
-fn a_wrong_call_is_refused_before_anything_is_made() {
+#[tokio::test]
+async fn a_wrong_call_is_refused_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let inner = dir.path().join("c");
     let inner = inner.to_str().unwrap();
@@ -138,27 +138,28 @@ fn a_wrong_call_is_refused_before_anything_is_made() {
         (vec!["--", "--set", "net.lanes=many"], 2, "net.lanes"),
         (vec!["--", "--set", "node.name=x"], 2, "dev sets this itself"),
         (vec!["--nodes", "0"], 2, "0 is not in 1..=32"),
-        (vec!["--base-port", "65500"], 2, "--base-port 65500"),
+        (vec!["--base-port", "65510"], 2, "--base-port 65510"),
         (vec!["--base-port", &port], 1, "in use"),
         (vec!["--nodes", "2", "--zones", "3"], 1, "--zones"),
     ] {
-        let output = run(&[&["dev", "--dir", inner][..], &arguments].concat());
+        let output = run(&[&["dev", "--dir", inner][..], &arguments].concat()).await;
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", complaint(&output));
         assert!(complaint(&output).contains(says), "{arguments:?}: {}", complaint(&output));
     }
     let other = dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("thesis.txt"), "x").unwrap();
-    let output = run(&["dev", "--dir", other.to_str().unwrap()]);
+    let output = run(&["dev", "--dir", other.to_str().unwrap()]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(complaint(&output).contains("thesis.txt"), "{}", complaint(&output));
 }
 
-#[test]
-fn a_missing_redis_server_is_said_with_how_to_install_it() {
+#[tokio::test]
+async fn a_missing_redis_server_is_said_with_how_to_install_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = program(&["dev", "--storage", "redis", "--dir"]);
-    let output = command.arg(dir.path().join("c")).env("PATH", "/nowhere").stdout(Stdio::null()).output().unwrap();
+    command.arg(dir.path().join("c")).env("PATH", "/nowhere");
+    let output = output(command).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(complaint(&output).contains("apt install redis-server"), "{}", complaint(&output));
 }
@@ -171,7 +172,7 @@ async fn a_start_that_fails_shows_the_log_of_that_node_and_stops_the_others() {
     std::fs::remove_dir_all(&store).unwrap();
     std::fs::create_dir(&store).unwrap();
     std::fs::write(store.join("endpoint.keys"), "short").unwrap();
-    let output = run(&["dev", "--dir", cluster.dir().to_str().unwrap()]);
+    let output = run(&["dev", "--dir", cluster.dir().to_str().unwrap()]).await;
     let text = complaint(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("node of n2 ended") && text.contains("endpoint.keys"), "{text}");

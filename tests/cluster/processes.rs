@@ -28,6 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio::time::sleep;
+use tokio::time::timeout;
 
 /// How long a condition is waited for before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -82,9 +83,17 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs the program to its end.
-pub(crate) fn run(arguments: &[&str]) -> Output {
-    program(arguments).output().unwrap()
+/// Runs the program to its end, which must come in time.
+pub(crate) async fn run(arguments: &[&str]) -> Output {
+    output(program(arguments)).await
+}
+
+/// Runs a command to its end, which must come in time.
+pub(crate) async fn output(command: Command) -> Output {
+    let shown = format!("{command:?}");
+    let mut command = tokio::process::Command::from(command);
+    let done = timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+    done.unwrap_or_else(|_| panic!("{shown} did not end in {PATIENCE:?}")).unwrap()
 }
 
 /// Standard error of a run.
@@ -276,12 +285,10 @@ impl Cluster {
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
         send(self.dev_pid(), Signal::TERM);
         let status = self.dev_ended().await;
-        let pids = (0..self.size()).flat_map(|node| {
-            let fields = ["pid", "redis_pid"].into_iter().filter(move |field| self.nodes[node].get(*field).is_some());
-            fields.map(move |field| self.pid(node, field))
-        });
-        for pid in pids {
-            assert!(!is_there(pid), "process {pid} outlived dev: {}", self.said());
+        for node in 0..self.size() {
+            for field in ["pid", "redis_pid"].into_iter().filter(|field| !self.nodes[node][*field].is_null()) {
+                assert!(!is_there(self.pid(node, field)), "the {field} of {node} outlived dev: {}", self.said());
+            }
         }
         status
     }
@@ -327,8 +334,10 @@ impl Drop for Cluster {
         }
         if let Some(mut dev) = self.dev.take() {
             // It ends all that it started, by force if need be, before it ends.
-            drop(rustix::process::kill_process(id(dev.id()), Signal::TERM));
-            drop(dev.wait());
+            let told = rustix::process::kill_process(id(dev.id()), Signal::TERM);
+            if told.is_err() || dev.wait().is_err() {
+                eprintln!("##### dev could not be ended #####");
+            }
         }
     }
 }

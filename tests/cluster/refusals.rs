@@ -69,18 +69,18 @@ impl Home {
     }
 
     /// Runs the node with this much more in its configuration, and returns what it complains of.
-    fn refusal(&self, status: i32, more: &str) -> String {
+    async fn refusal(&self, status: i32, more: &str) -> String {
         let text = format!(
             "{more}\n[cluster]\nname = \"shop\"\n[node]\nname = \"n1\"\n[listen]\ngossip = \"127.0.0.1:0\"\n\
              admin = \"127.0.0.1:0\"\nquic = \"127.0.0.1:0\"\n[tls]\nca = \"ca.crt\"\ncert = \"n1.crt\"\nkey = \"n1.key\"\n"
         );
-        self.refusal_of(status, &text)
+        self.refusal_of(status, &text).await
     }
 
-    fn refusal_of(&self, status: i32, text: &str) -> String {
+    async fn refusal_of(&self, status: i32, text: &str) -> String {
         let config = self.path("node.toml");
         std::fs::write(&config, text).unwrap();
-        let output = run(&["node", "--config", config.to_str().unwrap()]);
+        let output = run(&["node", "--config", config.to_str().unwrap()]).await;
         assert_eq!(output.status.code(), Some(status), "{}", complaint(&output));
         assert!(output.stdout.is_empty());
         complaint(&output)
@@ -99,37 +99,37 @@ fn says(text: &str, parts: &[&str]) {
     }
 }
 
-#[test]
-fn a_malformed_configuration_is_refused_with_its_line() {
+#[tokio::test]
+async fn a_malformed_configuration_is_refused_with_its_line() {
     let home = Home::new();
-    says(&home.refusal_of(2, "[cluster]\nname = shop\n"), &["node.toml:2:", "error"]);
-    says(&home.refusal(2, "[namespaces.default]\nn = 3\nw = 4\n"), &["node.toml:3", "namespaces.default.w"]);
-    says(&home.refusal(2, "[net]\nlane = 1\n"), &["node.toml:2", "net.lane", "did you mean"]);
-    let missing = run(&["node", "--config", home.path("none.toml").to_str().unwrap()]);
+    says(&home.refusal_of(2, "[cluster]\nname = shop\n").await, &["node.toml:2:", "error"]);
+    says(&home.refusal(2, "[namespaces.default]\nn = 3\nw = 4\n").await, &["node.toml:3", "namespaces.default.w"]);
+    says(&home.refusal(2, "[net]\nlane = 1\n").await, &["node.toml:2", "net.lane", "did you mean"]);
+    let missing = run(&["node", "--config", home.path("none.toml").to_str().unwrap()]).await;
     assert_eq!(missing.status.code(), Some(2));
     says(&complaint(&missing), &["none.toml", "there is no such file"]);
 }
 
-#[test]
-fn a_certificate_that_does_not_fit_is_refused_with_its_file() {
+#[tokio::test]
+async fn a_certificate_that_does_not_fit_is_refused_with_its_file() {
     let home = Home::new();
     home.issue(&Env::new(Arc::new(Past(20))), "n1", 10);
-    says(&home.refusal(2, ""), &["n1.crt", "expired"]);
+    says(&home.refusal(2, "").await, &["n1.crt", "expired"]);
     home.issue(&Env::real(), "n2", 10);
-    says(&home.refusal(2, ""), &["n1.crt", "n2"]);
+    says(&home.refusal(2, "").await, &["n1.crt", "n2"]);
     home.issue(&Env::real(), "n1", 10);
     let other = Authority::create(&Env::real(), &"shop".parse().unwrap(), 10).unwrap();
     std::fs::write(home.path("ca.crt"), other.cert_pem()).unwrap();
-    says(&home.refusal(2, ""), &["n1.crt", "authority"]);
+    says(&home.refusal(2, "").await, &["n1.crt", "authority"]);
     std::fs::remove_file(home.path("n1.key")).unwrap();
-    says(&home.refusal(2, ""), &["n1.key", "there is no file"]);
+    says(&home.refusal(2, "").await, &["n1.key", "there is no file"]);
 }
 
 #[tokio::test]
 async fn a_port_in_use_and_the_data_of_another_node_are_refused() {
     let mut cluster = Cluster::start(&["--nodes", "2"]).await;
     let config = cluster.text(0, "config").to_owned();
-    let output = run(&["node", "--config", &config]);
+    let output = run(&["node", "--config", &config]).await;
     assert_eq!(output.status.code(), Some(2), "{}", complaint(&output));
     says(&complaint(&output), &["listen.quic", cluster.text(0, "quic"), "is in use"]);
 
@@ -137,13 +137,13 @@ async fn a_port_in_use_and_the_data_of_another_node_are_refused() {
     let listen: Vec<String> =
         ["quic", "gossip", "admin"].iter().map(|port| format!("--listen-{port}=127.0.0.1:0")).collect();
     let listen: Vec<&str> = listen.iter().map(String::as_str).collect();
-    let twin = run(&[&["node", "--config", &config][..], &listen].concat());
+    let twin = run(&[&["node", "--config", &config][..], &listen].concat()).await;
     assert_eq!(twin.status.code(), Some(1), "{}", complaint(&twin));
     says(&complaint(&twin), &["n1/data"]);
 
     assert!(cluster.terminate().await.success());
     let data = format!("--node-data-dir={}/data", cluster.text(1, "dir"));
-    let foreign = run(&["node", "--config", &config, &data]);
+    let foreign = run(&["node", "--config", &config, &data]).await;
     assert_eq!(foreign.status.code(), Some(1), "{}", complaint(&foreign));
     says(&complaint(&foreign), &["n2/data", "n1", "n2"]);
 }
@@ -165,7 +165,7 @@ async fn clients_and_nodes_of_another_authority_are_refused_on_both_sides() {
     let mixed = text.replace(other.text(0, "quic"), cluster.text(0, "quic"));
     let config = other.dir().join("mixed.toml");
     std::fs::write(&config, mixed).unwrap();
-    let output = run(&["get", "--config", config.to_str().unwrap(), "k"]);
+    let output = run(&["get", "--config", config.to_str().unwrap(), "k"]).await;
     assert_eq!(output.status.code(), Some(1), "{}", complaint(&output));
     says(&complaint(&output), &["authority"]);
 }

@@ -190,7 +190,6 @@ async fn a_flushed_redis_gets_a_new_epoch_and_its_data_is_read_from_the_others()
         }
     }
     eventually("the epoch changes", async || epoch(&client, &cluster, 0).await != before).await;
-    assert!((1..3).all(|node| say(&cluster, node, "DBSIZE").unwrap().starts_with(':')));
     // New writes under the new epoch are siblings of nothing.
     client.put("new", "value", PutOptions::default()).await.unwrap();
     assert_eq!(client.get("new").await.unwrap().single().unwrap(), "value");
