@@ -56,6 +56,8 @@ pub const LANE_BUFFER_MAX: usize = 1024 * 1024;
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 8 * 1024;
 /// Bytes of unanswered requests one connection may hold before its reader waits.
 pub const REQUEST_BYTES_PER_CONNECTION_MAX: usize = 128 * 1024 * 1024;
+/// Bytes asked of the system for each of a UDP socket's two buffers.
+pub const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Lanes one peer may open on a connection.
 pub const LANES_MAX: u32 = 16;
 /// Bulk streams one peer may have open on a connection.

@@ -1,5 +1,6 @@
 //! What all verbs of a client share: its configuration, its connection, and keys as people write them.
 
+use anyhow::anyhow;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use crate::cli::Context;
 use crate::cli::Usage;
 use crate::client::Client;
+use crate::client::ClientError;
 use crate::config::ClientConfig;
 use crate::config::ClientFlags;
 use crate::config::HostChecks;
@@ -45,7 +47,12 @@ impl Connect {
         builder = config.nodes.iter().fold(builder, |builder, node| builder.node(node.to_string()));
         builder = self.node.into_iter().fold(builder, |builder, node| builder.pin(node));
         context.block_on(None, async {
-            let client = builder.connect().await?;
+            let client = builder.connect().await.map_err(|error| match error {
+                ClientError::Unreachable(_) => {
+                    anyhow!("{error}: check that nodes run at these addresses, and that UDP gets through to them")
+                }
+                other => other.into(),
+            })?;
             let done = work(&client, &config).await;
             client.close().await;
             done

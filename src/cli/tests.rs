@@ -41,12 +41,32 @@ fn settings_have_flags_and_global_flags_go_anywhere() {
         "dynamomini config check-client --nodes a:1,b:2 --timeout 5s -r 2 -w quorum --json",
         "dynamomini certs client web --grant orders:get+put:user/ --dir x -v",
         "dynamomini certs node n1 --host a --host b --days 3",
+        "dynamomini put k -5 -w all --strict --ttl 30s --node n1 --namespace orders --timeout 2s",
+        "dynamomini put k v --context -sTRhJ7pwYLhAQGj67XRtciYkGrW2uyOz8uB0QEB",
+        "dynamomini put --batch - --ttl 1h --json",
+        "dynamomini get a b -r one --key-hex",
+        "dynamomini get a --context",
+        "dynamomini scan --values --limit 10 user/",
+        "dynamomini status --json",
+        "dynamomini ring k --config c.toml",
     ];
     for line in good {
         let parsed = Cli::try_parse_from(line.split(' '));
         assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
     }
-    for line in ["dynamomini certs client web --grant orders", "dynamomini certs node N1", "dynamomini frob"] {
+    for line in [
+        "dynamomini put",
+        "dynamomini put k v --batch f",
+        "dynamomini put k v --strict --sloppy",
+        "dynamomini put k v --ttl 0s",
+        "dynamomini get",
+        "dynamomini get k --sibling 0",
+        "dynamomini get k --key-hex --key-base64",
+        "dynamomini scan --keys-only --values",
+        "dynamomini certs client web --grant orders",
+        "dynamomini certs node N1",
+        "dynamomini frob",
+    ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line} was taken");
     }
 }

@@ -41,6 +41,8 @@ pub(crate) trait Batch {
     type Item: Clone;
     /// What comes of one key.
     type Done: Clone;
+    /// Whether executing it changes anything.
+    const WRITES: bool;
     /// The request for these. `retry` when some may have been executed before.
     fn request(&self, items: Vec<Self::Item>, retry: bool) -> Request;
     /// The outcomes in a reply. `None` when it is of another kind.
@@ -57,6 +59,7 @@ pub(crate) struct Puts {
 impl Batch for Puts {
     type Item = PutItem;
     type Done = Written;
+    const WRITES: bool = true;
 
     fn request(&self, items: Vec<PutItem>, retry: bool) -> Request {
         let Self { namespace, w, sloppy } = self;
@@ -78,6 +81,7 @@ pub(crate) struct Gets {
 impl Batch for Gets {
     type Item = Blob;
     type Done = Found;
+    const WRITES: bool = false;
 
     fn request(&self, keys: Vec<Blob>, _retry: bool) -> Request {
         Request::Get(GetRequest { namespace: self.namespace.clone(), keys, r: self.r })
@@ -147,7 +151,7 @@ impl<B: Batch> Errand for Each<B> {
     fn take(&mut self, reply: Reply) -> Result<Option<ServeError>, ClientError> {
         let outcomes = match reply {
             Reply::Error(error) if error.is_retryable() => {
-                let maybe = ClientError::from(error.clone()).may_have_applied();
+                let maybe = B::WRITES && ClientError::from(error.clone()).may_have_applied();
                 self.retry |= maybe;
                 for item in self.pending() {
                     item.maybe |= maybe;
@@ -166,7 +170,7 @@ impl<B: Batch> Errand for Each<B> {
         for (item, outcome) in self.pending().zip(outcomes) {
             match outcome {
                 Err(error) if error.is_retryable() => {
-                    item.maybe |= ClientError::from(error.clone()).may_have_applied();
+                    item.maybe |= B::WRITES && ClientError::from(error.clone()).may_have_applied();
                     retry |= item.maybe;
                     item.said = Some(error.clone());
                     again = Some(error);
@@ -178,9 +182,10 @@ impl<B: Batch> Errand for Each<B> {
         Ok(again)
     }
 
-    fn unanswered(&mut self) {
-        self.retry = true;
-        self.pending().for_each(|item| item.maybe = true);
+    fn unanswered(&mut self) -> bool {
+        self.retry |= B::WRITES;
+        self.pending().for_each(|item| item.maybe |= B::WRITES);
+        B::WRITES
     }
 }
 
@@ -320,7 +325,8 @@ mod tests {
         let again = each.take(Reply::Put(vec![done(1), quorum(false), Err(limit.clone())])).unwrap();
         assert!(matches!(again, Some(ServeError::Quorum(_))));
         assert_eq!(sent(&each), (vec![2], false));
-        let outcomes = each.finish(Err(ClientError::Protocol("general".into())));
+        let general = Unreachable { timed_out: true, maybe: false, tried: Vec::new() };
+        let outcomes = each.finish(Err(ClientError::Unreachable(general)));
         assert_eq!(outcomes[0].as_ref().unwrap().dot.counter, 1);
         assert!(matches!(&outcomes[1], Err(ClientError::Quorum(error)) if !error.may_appear));
         assert!(matches!(&outcomes[2], Err(ClientError::Rejected(error)) if *error == limit));

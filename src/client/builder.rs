@@ -134,7 +134,8 @@ impl ClientBuilder {
             && client.inner.routes.node(name).is_none()
         {
             let view = client.view();
-            let known: Vec<String> = view.members().values().map(|member| member.name.to_string()).collect();
+            let mut known: Vec<&str> = view.members().values().map(|member| member.name.as_str()).collect();
+            known.sort_unstable();
             let text = format!("there is no node {name}: the cluster has {}", known.join(", "));
             return Err(ClientError::Config(text));
         }

@@ -32,8 +32,10 @@ pub(crate) trait Errand {
     /// # Errors
     /// When asking again is of no use.
     fn take(&mut self, reply: Reply) -> Result<Option<ServeError>, ClientError>;
-    /// Learns that the request may have been executed though no reply came.
-    fn unanswered(&mut self) {}
+    /// Learns that the request may have been executed though no reply came. False when that changes nothing.
+    fn unanswered(&mut self) -> bool {
+        false
+    }
 }
 
 /// A way to ask: whom, and for how long.
@@ -92,8 +94,7 @@ impl Call<'_> {
                     Err(Lost::Link(error)) => {
                         refused &= matches!(error, NetError::Refused { .. });
                         if !error.surely_not_executed() {
-                            errand.unanswered();
-                            record.maybe = true;
+                            record.maybe |= errand.unanswered();
                         }
                         record.note(target, reason(error));
                     }
@@ -174,8 +175,9 @@ impl Record {
 /// The reason alone: whom it is about is said beside it.
 fn reason(error: NetError) -> String {
     match error {
-        NetError::NotSent { reason, .. } | NetError::Refused { reason, .. } => reason.to_string(),
-        NetError::Unanswered { reason, .. } => format!("no answer: {reason}"),
+        NetError::NotSent { reason, .. } | NetError::Refused { reason, .. } | NetError::Unanswered { reason, .. } => {
+            reason.to_string()
+        }
         other => other.to_string(),
     }
 }

@@ -164,7 +164,10 @@ impl Client {
         if let Some(expected) = &self.inner.cluster
             && *expected != info.cluster
         {
-            let text = format!("node {} is of cluster {}, not {expected}: correct the one or the other", info.node, info.cluster);
+            let text = format!(
+                "node {} is of cluster {}, not {expected}: correct the one or the other",
+                info.node, info.cluster
+            );
             return Err(ClientError::Config(text));
         }
         Ok(self.inner.routes.learn(ClusterView::new(info)?))

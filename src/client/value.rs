@@ -94,7 +94,8 @@ impl From<GetDone> for Found {
 /// A write that was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// What the writer has seen now, its own write included.
+    /// What the writer has seen now, its own write included. A write that met others which its writer had not seen may
+    /// be missing here: the next write under this context then becomes its sibling, until somebody reads all of them.
     pub context: CausalContext,
     /// The name of the write.
     pub dot: Dot,

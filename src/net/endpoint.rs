@@ -13,6 +13,7 @@ use quinn::Runtime;
 use rustls::crypto::CryptoProvider;
 
 use crate::env::Env;
+use crate::limits;
 use crate::net::accept;
 use crate::net::connection::Connection;
 use crate::net::connection::ConnectionParts;
@@ -262,7 +263,7 @@ fn open(socket: Socket, runtime: &dyn Runtime) -> Result<Arc<dyn AsyncUdpSocket>
         Socket::Abstract(socket) => return Ok(socket),
         Socket::Bound(socket) => (socket, "given socket".to_owned()),
         Socket::Address(address) => {
-            let bound = UdpSocket::bind(address).map_err(|source| match source.kind() {
+            let bound = bind(address).map_err(|source| match source.kind() {
                 io::ErrorKind::AddrInUse => BindError::InUse(address),
                 _ => BindError::Socket { address: address.to_string(), source },
             })?;
@@ -270,4 +271,18 @@ fn open(socket: Socket, runtime: &dyn Runtime) -> Result<Arc<dyn AsyncUdpSocket>
         }
     };
     runtime.wrap_udp_socket(socket).map_err(|source| BindError::Socket { address, source })
+}
+
+/// Binds a UDP socket with buffers that hold a burst: the system's default of about 200 KiB loses packets whenever a
+/// busy process is not scheduled for a millisecond. `[::]` serves IPv4 too.
+fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // The system grants what its own limit allows, silently; less costs speed, not correctness.
+    socket.set_recv_buffer_size(limits::SOCKET_BUFFER)?;
+    socket.set_send_buffer_size(limits::SOCKET_BUFFER)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }

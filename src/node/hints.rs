@@ -24,9 +24,11 @@ use crate::wire::rpc::{ReplicaWrite, ServeError};
 
 /// How often the markers of reachable targets are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How often the markers of an unreachable target are counted again while its budget seems spent.
+const RECOUNT: Duration = Duration::from_secs(60);
 
-/// How many hints are kept for each target. Renewals count anew until the markers are next counted, so this may be
-/// too high for a while, never too low.
+/// How many hints are kept for each target. A renewed hint counts anew until the markers are next counted, so this may
+/// be too high for a while, never too low.
 #[derive(Debug)]
 pub(crate) struct HintBudget {
     kept: BTreeMap<NodeId, AtomicU64>,
@@ -53,6 +55,11 @@ impl HintBudget {
             .is_ok()
     }
 
+    fn is_spent(&self, target: NodeId) -> bool {
+        let kept = self.kept.get(&target).map_or(0, |count| count.load(Ordering::Relaxed));
+        kept >= limits::HINTS_PER_TARGET_MAX
+    }
+
     fn set(&self, target: NodeId, kept: u64) {
         if let Some(count) = self.kept.get(&target) {
             count.store(kept, Ordering::Relaxed);
@@ -77,15 +84,20 @@ impl HintBudget {
 /// Delivers hints until the scope of `core` is stopped.
 pub(crate) async fn deliver(core: Arc<Core>) {
     let targets: Vec<NodeId> = core.view.members().keys().copied().filter(|node| *node != core.id).collect();
-    let mut counted = false;
+    let mut counted: BTreeMap<NodeId, Instant> = BTreeMap::new();
     loop {
         for target in &targets {
-            // Unreachable targets are looked at once, so that what was kept before a restart is known.
-            if core.peers.is_connected(*target) || !counted {
+            // An unreachable target is looked at once, so that what was kept before a restart is known, and again when
+            // renewals may have spent its budget.
+            let due = match counted.get(target) {
+                None => true,
+                Some(at) => core.hints.is_spent(*target) && at.elapsed() > RECOUNT,
+            };
+            if due || core.peers.is_connected(*target) {
                 deliver_to(&core, *target).await;
+                counted.insert(*target, Instant::now());
             }
         }
-        counted = true;
         tokio::select! {
             biased;
             () = core.rest.stopped() => return,

@@ -1,10 +1,13 @@
 //! The door for requests: decode, check who asks, dispatch, encode.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
+use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::{Handler, Identity, Incoming, Verb};
 use crate::node::coordinate;
@@ -15,6 +18,9 @@ use crate::node::status;
 use crate::types::Namespace;
 use crate::wire::blob;
 use crate::wire::rpc::{PutRequest, ReplicaWrite, Reply, Request, ServeError};
+
+/// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
+const ANSWER_MARGIN: Duration = Duration::from_millis(100);
 
 /// Serves every connection of a node.
 #[derive(Clone)]
@@ -39,8 +45,8 @@ impl Serve {
             ServeError::Invalid(format!("the request cannot be read ({error}): is the other side newer?"))
         })?;
         let from = incoming.peer.identity();
-        authorise(from, &request)?;
-        let deadline = incoming.deadline;
+        authorise(core, from, &request)?;
+        let deadline = answer_by(incoming.deadline);
         match request {
             Request::Put(put) => coordinate::put(core, from, put, deadline).await.map(Reply::Put),
             Request::Get(get) => coordinate::get(core, get, deadline).await.map(Reply::Get),
@@ -75,10 +81,22 @@ impl Serve {
     }
 }
 
+/// When to answer with whatever there is: an error that says who did not answer must arrive while it is waited for.
+fn answer_by(deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    deadline - (left / 10).min(ANSWER_MARGIN)
+}
+
 /// Refuses what the certificate does not allow.
-fn authorise(from: &Identity, request: &Request) -> Result<(), ServeError> {
+fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), ServeError> {
     let (name, grants) = match from {
-        Identity::Node(_) => return Ok(()),
+        Identity::Node(name) if core.view.members().contains_key(&ClusterHash::node_id(name)) => return Ok(()),
+        Identity::Node(name) => {
+            return Err(ServeError::Forbidden(format!(
+                "node {name} is not a member of cluster {}",
+                core.view.info().cluster
+            )));
+        }
         Identity::Admin(name) => (name, None),
         Identity::Client { name, grants } => (name, Some(grants)),
     };

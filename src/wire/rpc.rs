@@ -179,7 +179,8 @@ pub enum Reply {
 /// A write that was acknowledged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PutDone {
-    /// The context after the write: carrying it makes the next write supersede this one and what it had seen.
+    /// The context after the write: carrying it makes the next write supersede what this one had seen, and this one
+    /// unless others that it had not seen would be superseded with it.
     pub context: KeyContext,
     /// The name of the write.
     pub dot: Dot,

@@ -1,7 +1,12 @@
 //! A cluster of nodes in this process: real QUIC, real or memory storage; nodes are stopped, killed and started again.
 
 use std::future::Future;
-use std::net::UdpSocket;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,6 +21,8 @@ use dynamomini::store::{Durability, Engine, StoreConfig, StoreIdentity};
 use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, Zone};
 use dynamomini::wire::blob;
 use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request};
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
 use crate::certs::{Authority, Issued};
 
@@ -53,6 +60,50 @@ struct Member {
     socket: UdpSocket,
     keys: EndpointKeys,
     running: Option<(Node, Env)>,
+    /// Whether what it sends is lost.
+    mute: Arc<AtomicBool>,
+}
+
+/// A socket that receives, but whose packets are lost while it is mute.
+#[derive(Debug)]
+struct Mutable {
+    inner: Arc<dyn AsyncUdpSocket>,
+    mute: Arc<AtomicBool>,
+}
+
+impl AsyncUdpSocket for Mutable {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.inner.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if self.mute.load(Ordering::Relaxed) { Ok(()) } else { self.inner.try_send(transmit) }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.inner.poll_recv(cx, buffers, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.inner.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.inner.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
 }
 
 impl Drop for Cluster {
@@ -73,6 +124,7 @@ impl Cluster {
                 socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
                 keys: EndpointKeys::generate(&env),
                 running: None,
+                mute: Arc::default(),
             })
             .collect();
         let infos = members.iter().map(|member| MemberInfo {
@@ -114,8 +166,10 @@ impl Cluster {
             eventually("the storage opens", async || Engine::open(&config, &identity, &env).await.ok()).await.0;
         let member = &mut self.members[at];
         let issued = self.authority.issue(&[&format!("dynamomini://node/{name}")]);
+        member.mute.store(false, Ordering::Relaxed);
+        let inner = TokioRuntime.wrap_udp_socket(member.socket.try_clone().unwrap()).unwrap();
         let bind = BindConfig {
-            socket: Socket::Bound(member.socket.try_clone().unwrap()),
+            socket: Socket::Abstract(Arc::new(Mutable { inner, mute: member.mute.clone() })),
             material: material(&issued, &self.authority.root),
             provider: tls::ring_provider(),
             keys: member.keys.clone(),
@@ -139,8 +193,14 @@ impl Cluster {
         env.shutdown(PATIENCE).await;
     }
 
+    /// From now on a node's packets are lost, or not any more. It still receives: what it is asked to do, it does.
+    pub(crate) fn mute(&self, at: usize, mute: bool) {
+        self.members[at].mute.store(mute, Ordering::Relaxed);
+    }
+
     /// Drops a node's tasks where they stand: nobody is told.
     pub(crate) async fn kill(&mut self, at: usize) {
+        self.mute(at, true);
         let (node, env) = self.members[at].running.take().unwrap();
         env.shutdown(Duration::ZERO).await;
         drop(node);
@@ -219,7 +279,9 @@ pub(crate) struct Wire(Link);
 
 impl Wire {
     pub(crate) async fn ask(&self, request: &Request) -> Reply {
-        let encode = |frame: &mut BytesMut| drop(postcard::to_io(request, frame.writer()).unwrap());
+        let encode = |frame: &mut BytesMut| {
+            postcard::to_io(request, frame.writer()).unwrap();
+        };
         blob::decode(&self.0.request(PATIENCE, encode).await.unwrap()).unwrap()
     }
 }

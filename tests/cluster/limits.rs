@@ -85,7 +85,7 @@ async fn a_node_refuses_what_a_client_should_not_have_sent() {
     assert_eq!(text, "1001 keys in one request, the limit is 1000");
     let text = refusal(wire, get((0..many).map(|at| Blob::copy(&at.to_be_bytes())).collect())).await;
     assert_eq!(text, "1001 keys in one request, the limit is 1000");
-    let text = refusal(wire, put((0..3).map(|at| item(&[b'b'], limits::VALUE_MAX, at)).collect())).await;
+    let text = refusal(wire, put((0..3).map(|at| item(b"b", limits::VALUE_MAX, at)).collect())).await;
     assert_eq!(text, "the keys and values of one request hold 25165827 bytes, the limit is 16777216: send fewer");
 }
 

@@ -1,10 +1,7 @@
 //! Writes whose replies are lost and that are sent again through another node.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use dynamomini::client::PutOptions;
-use dynamomini::types::NodeName;
 use dynamomini::version::RequestId;
 use dynamomini::wire::blob::Blob;
 use dynamomini::wire::rpc::{GetDone, GetRequest, KeyContext, PutDone, PutItem, PutRequest, Reply, Request};
@@ -87,11 +84,33 @@ async fn retried_puts_with_lost_replies_make_no_sibling() {
 async fn a_put_and_its_retry_that_meet_count_once() {
     let cluster = Cluster::start(Setup::default()).await;
     let wires = cluster.wires();
-    let chains = puts() / 20;
-    stream::iter((0..chains).map(|chain| write_twice(&wires, chain, 20, true)))
-        .buffer_unordered(16)
-        .collect::<()>()
-        .await;
+    // One put a key: a writer that goes on under the context of one of the two does not know of the other.
+    let chains = (0..puts() / 5).map(|chain| write_twice(&wires, chain, 1, true));
+    stream::iter(chains).buffer_unordered(16).collect::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hears_no_reply_tries_elsewhere_and_leaves_no_sibling() {
+    let cluster = Cluster::start(Setup::default()).await;
+    let client = cluster.client().await;
+    let mut contexts = Vec::new();
+    for number in 0..30 {
+        contexts.push(client.put(format!("k{number}"), "first", PutOptions::default()).await.unwrap().context);
+    }
+    // The node goes on to name versions, but neither client nor peers hear of it.
+    cluster.mute(1, true);
+    for (number, context) in contexts.iter().enumerate() {
+        let written = client.put(format!("k{number}"), "second", PutOptions::after(context)).await;
+        written.unwrap();
+    }
+    cluster.mute(1, false);
+    cluster.connected().await;
+    for reader in cluster.pinned_each().await {
+        for number in 0..30 {
+            let found = reader.get(format!("k{number}")).await.unwrap();
+            assert_eq!(found.single(), Some(&Bytes::from_static(b"second")), "{found:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,12 +121,9 @@ async fn a_client_whose_coordinator_is_killed_under_it_leaves_no_sibling() {
     let writes = keys.iter().map(async |key| client.put(key.clone(), key.clone(), PutOptions::default()).await);
     let writing = async { stream::iter(writes).buffer_unordered(32).collect::<Vec<_>>().await };
     let (written, ()) = tokio::join!(writing, cluster.kill(0));
-    let dots: BTreeSet<_> = written.into_iter().map(|written| written.unwrap().dot).collect();
-    assert!(!dots.is_empty());
+    written.into_iter().for_each(|written| drop(written.unwrap()));
     for key in &keys {
         let found = client.get(key.clone()).await.unwrap();
         assert_eq!(found.single(), Some(&Bytes::from(key.clone())), "{found:?}");
     }
-    let left: Vec<NodeName> = vec![cluster.name(1), cluster.name(2)];
-    assert_eq!(left.len(), 2);
 }

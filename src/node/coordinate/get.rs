@@ -21,7 +21,10 @@ use crate::store::Slot;
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
 use crate::version::{Siblings, Version};
 use crate::wire::blob::Blob;
-use crate::wire::rpc::{Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb};
+use crate::wire::rpc::{self, Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb};
+
+/// Share of the time left that is spent on learning of an earlier attempt before a write is retried.
+const LEARN_SHARE: u32 = 3;
 
 /// Reads each key; one outcome each, in order.
 pub(crate) async fn get(
@@ -38,6 +41,7 @@ pub(crate) async fn get(
     let needed = needed.map_err(|error| ServeError::Invalid(format!("R: {error}")))?;
     core.counters.gets.fetch_add(request.keys.len() as u64, Ordering::Relaxed);
     let read_one = async |key: &Blob| {
+        rpc::check_key(key)?;
         let place = core.place(&request.namespace, key);
         let state = read(core, policy, &place.slot, needed, deadline).await?;
         Ok(view(policy, &place, &state, core.rest.wall_ms()))
@@ -127,7 +131,10 @@ fn candidates(core: &Core, policy: &NamespacePolicy, slot: &Slot) -> Result<Vec<
 pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], deadline: Instant) {
     let others: Vec<NodeId> =
         owners.iter().copied().filter(|node| *node != core.id && core.peers.is_connected(*node)).collect();
-    let deadline = deadline.min(Instant::now() + core.timeouts.replica / 2);
+    // One that is silent, perhaps the reason for the retry, must leave time for the write itself.
+    let now = Instant::now();
+    let patience = (deadline.saturating_duration_since(now) / LEARN_SHARE).min(core.timeouts.replica / 2);
+    let deadline = now + patience;
     let answers = others.iter().map(|node| ask(core.clone(), *node, slot.clone(), false, deadline));
     for (node, answer) in join_all(answers).await {
         match answer {

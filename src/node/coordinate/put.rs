@@ -18,8 +18,11 @@ use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::quorum::{PutQuorum, PutStep, Send};
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
+use crate::version::{Context, Dot};
 use crate::wire::blob::Blob;
-use crate::wire::rpc::{KeyContext, PutDone, PutItem, PutRequest, ReplicaWrite, Reply, Request, ServeError, Verb};
+use crate::wire::rpc::{
+    self, KeyContext, PutDone, PutItem, PutRequest, ReplicaWrite, Reply, Request, ServeError, Verb,
+};
 
 /// Writes each item; one outcome each, in order.
 pub(crate) async fn put(
@@ -30,6 +33,14 @@ pub(crate) async fn put(
 ) -> Result<Vec<Result<PutDone, ServeError>>, ServeError> {
     if request.items.len() > limits::BATCH_KEYS_MAX {
         let text = format!("{} keys in one request, the limit is {}", request.items.len(), limits::BATCH_KEYS_MAX);
+        return Err(ServeError::Limit(text));
+    }
+    let bytes = |item: &PutItem| item.key.len() + item.value.as_ref().map_or(0, |value| value.len());
+    let total: usize = request.items.iter().map(bytes).sum();
+    // A single write has limits of its own, with errors that say more.
+    if request.items.len() > 1 && total > limits::BATCH_BYTES_MAX {
+        let most = limits::BATCH_BYTES_MAX;
+        let text = format!("the keys and values of one request hold {total} bytes, the limit is {most}: send fewer");
         return Err(ServeError::Limit(text));
     }
     let policy = policy(core, &request.namespace)?;
@@ -59,7 +70,8 @@ struct Coordination<'a> {
 
 impl Coordination<'_> {
     async fn put(&self, item: PutItem) -> Result<PutDone, ServeError> {
-        check(&item)?;
+        rpc::check_key(&item.key)?;
+        rpc::check_value(item.value.as_ref().map_or(0, |value| value.len()))?;
         let core = self.core;
         let place = core.place(&self.head.namespace, &item.key);
         check_context(&item.context, &place)?;
@@ -83,15 +95,23 @@ impl Coordination<'_> {
             .ttl
             .or(self.policy.ttl)
             .map(|ttl| core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
+        // A delete that names nothing means all that is here: a tombstone beside the values would delete none of them.
+        let deletes_all = item.value.is_none() && item.context.context.is_empty();
+        let names_what_it_saw = self.policy.conflict == ConflictPolicy::Siblings && !deletes_all;
         let mint = Mint {
             slot: place.slot.clone(),
-            seen: (self.policy.conflict == ConflictPolicy::Siblings).then_some(item.context.context),
+            seen: names_what_it_saw.then(|| item.context.context.clone()),
             request: item.request,
             expires_at,
             value: item.value.map(|value| value.0),
             stand_in_for,
         };
-        let minted = core.replica.mint(mint).await?;
+        let mut minted = timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
+            ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
+        })??;
+        if names_what_it_saw {
+            minted.context = known(item.context.context, minted.dot);
+        }
         // Standing in, this node comes first among the stand-ins, since it has the record already.
         let own = (!owner).then_some(core.id);
         let others = stand_ins.into_iter().filter(|node| *node != core.id);
@@ -247,23 +267,14 @@ impl Spread {
     }
 }
 
-/// Refuses what breaks a limit.
-fn check(item: &PutItem) -> Result<(), ServeError> {
-    if item.key.is_empty() {
-        return Err(ServeError::Invalid("the key is empty: keys have 1 byte or more".to_owned()));
+/// What a writer knows after its write. A version vector can name that write only together with all earlier ones of
+/// the same actor. Where the writer has not seen those, it is left unnamed: a next write under this context then stands
+/// beside it as a sibling, instead of superseding what nobody has read.
+fn known(mut seen: Context, dot: Dot) -> Context {
+    if seen.count(dot.actor).saturating_add(1) >= dot.counter {
+        seen.add(dot);
     }
-    if item.key.len() > limits::KEY_MAX {
-        return Err(ServeError::Limit(format!(
-            "the key has {} bytes, the limit is {}",
-            item.key.len(),
-            limits::KEY_MAX
-        )));
-    }
-    let len = item.value.as_ref().map_or(0, |value| value.len());
-    if len > limits::VALUE_MAX {
-        return Err(ServeError::Limit(format!("the value has {len} bytes, the limit is {}", limits::VALUE_MAX)));
-    }
-    Ok(())
+    seen
 }
 
 /// Refuses a context that was not read from this key: it would supersede versions that nobody has seen.

@@ -44,6 +44,8 @@ pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, deadline: Insta
         scan.partition(PartitionId(partition), after)
     });
     let mut pages = std::pin::pin!(pages.buffered(AHEAD));
+    let began = Instant::now();
+    let enough = began + deadline.saturating_duration_since(began) / 2;
     while let Some(page) = pages.next().await {
         let page = page?;
         for (key, found) in page.items {
@@ -53,6 +55,12 @@ pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, deadline: Insta
                 done.next = Some(ScanCursor { partition: page.partition, after: Some(Blob(key)) });
                 return Ok(done);
             }
+        }
+        let next = page.partition.0 + 1;
+        if !page.unfinished && next < partitions && Instant::now() >= enough {
+            // What there is by now, or just how far it came, is better than an answer that comes too late.
+            done.next = Some(ScanCursor { partition: PartitionId(next), after: None });
+            return Ok(done);
         }
         if page.unfinished {
             let after = page.after.map(Blob);
