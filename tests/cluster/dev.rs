@@ -26,7 +26,9 @@ async fn one_command_gives_a_cluster_that_the_verbs_find() {
         assert_eq!(cluster.text(node, "id"), name);
         assert_eq!(Path::new(cluster.text(node, "dir")), cluster.dir().join(name));
         assert_eq!(Path::new(cluster.text(node, "config")), cluster.dir().join(name).join("node.toml"));
-        assert!(cluster.text(node, "gossip").starts_with("127.0.0.1:") && cluster.text(node, "admin") != "");
+        for field in ["quic", "gossip", "admin"] {
+            assert!(cluster.text(node, field).starts_with("127.0.0.1:"), "{field}");
+        }
         assert_eq!(mode(&cluster.dir().join(format!("certs/{name}.key"))), 0o600);
         let config = std::fs::read_to_string(cluster.text(node, "config")).unwrap();
         assert!(config.contains("lanes = 2") && config.contains("zone = \"z3\""), "{config}");
@@ -68,7 +70,9 @@ async fn what_people_read_begins_its_last_part_with_ready_and_says_what_to_type(
     eventually("dev is ready", async || said().lines().any(|line| line.starts_with("ready"))).await;
     eventually("all is said", async || said().contains("again with their data")).await;
     let text = said();
-    for part in ["dynamomini put --config", "dynamomini get --config", "kill -9", "dynamomini node --config", "^C stops"] {
+    for part in
+        ["dynamomini put --config", "dynamomini get --config", "kill -9", "dynamomini node --config", "^C stops"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     send(dev.id(), Signal::INT);

@@ -59,7 +59,8 @@ async fn any_one_node_may_be_killed_and_no_error_reaches_a_client() {
             // In the midst of it, which is when some of the writes are there.
             let seen = cluster.client().await;
             let key = format!("{victim}/40");
-            eventually("the load is under way", async || seen.get(key.clone()).await.is_ok_and(|found| found.exists())).await;
+            eventually("the load is under way", async || seen.get(key.clone()).await.is_ok_and(|found| found.exists()))
+                .await;
             cluster.kill(victim).await;
         };
         let (longest, ()) = tokio::join!(load, kill);

@@ -157,7 +157,8 @@ async fn clients_and_nodes_of_another_authority_are_refused_on_both_sides() {
     stranger.connect().await.unwrap().close().await;
     let files = other.admin();
     let material = dynamomini::net::TlsMaterial::load(&files).unwrap();
-    let error = dynamomini::client::Client::builder(material).node(cluster.text(0, "quic")).connect().await.unwrap_err();
+    let error =
+        dynamomini::client::Client::builder(material).node(cluster.text(0, "quic")).connect().await.unwrap_err();
     assert!(matches!(error, ClientError::Refused(_)), "{error:?}");
     says(&error.to_string(), &["authority"]);
 

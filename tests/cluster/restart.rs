@@ -214,7 +214,10 @@ async fn a_redis_that_is_killed_and_started_again_keeps_its_data_and_its_node_go
         put.unwrap_or_else(|error| panic!("without the redis of n2: {error}"));
     }
     cluster.launch_redis(1);
-    eventually("redis-server answers", async || say(&cluster, 1, "PING").is_ok_and(|answer| answer.starts_with("+PONG"))).await;
+    eventually("redis-server answers", async || {
+        say(&cluster, 1, "PING").is_ok_and(|answer| answer.starts_with("+PONG"))
+    })
+    .await;
     let (name, watcher) = (cluster.name(1), cluster.client().await);
     eventually("the node is well again", async || {
         watcher.status(&name).await.is_ok_and(|status| status.health == "ok" && status.keys >= 200)
