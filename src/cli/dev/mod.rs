@@ -62,7 +62,7 @@ pub(crate) struct Args {
 
 const HELP: &str = "Examples:
   dynamomini dev
-  dynamomini dev --nodes 5 --storage redis --dir /tmp/trial
+  dynamomini dev --nodes 5 --storage redis --dir trial
   dynamomini dev --zones 3 -- --set storage.durability=interval --log-level debug
 
 Once every node serves, a line that begins with \"ready\" is printed, and FOLDER/cluster.json says where everything is.
