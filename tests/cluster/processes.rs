@@ -312,11 +312,29 @@ pub(crate) fn counter(status: &NodeStatus, name: &str) -> u64 {
     status.counters.iter().find(|(counter, _)| counter == name).unwrap_or_else(|| panic!("no counter {name}")).1
 }
 
+impl Cluster {
+    /// Ends what a `dev` that was killed has left behind, should it have left anything.
+    fn end_strays(&self) {
+        let Some(folder) = &self.folder else { return };
+        let folder = folder.path().display().to_string();
+        for pid in self.nodes.iter().flat_map(|node| [node["pid"].as_u64(), node["redis_pid"].as_u64()]).flatten() {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // The folder in its command line shows that the process is still this cluster's own.
+            if command.contains(&folder) {
+                let pid = u32::try_from(pid).unwrap();
+                let killed = rustix::process::kill_process(id(pid), Signal::KILL);
+                eprintln!("##### process {pid} was left behind ({command}), now killed: {killed:?} #####");
+            }
+        }
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
-        if failed && let Some(folder) = self.folder.take() {
-            let folder = folder.keep();
+        if failed && let Some(folder) = &mut self.folder {
+            folder.disable_cleanup(true);
+            let folder = folder.path();
             eprintln!("##### the cluster's folder is left at {} #####", folder.display());
             let dirs = std::fs::read_dir(folder.join("c")).into_iter().flatten().flatten().map(|entry| entry.path());
             let logs = dirs.flat_map(|dir| [dir.join("node.log"), dir.join("redis/redis.log")]);
@@ -339,5 +357,6 @@ impl Drop for Cluster {
                 eprintln!("##### dev could not be ended #####");
             }
         }
+        self.end_strays();
     }
 }
