@@ -13,6 +13,8 @@ pub const VALUE_MAX: usize = 8 * 1024 * 1024;
 pub const SIBLINGS_MAX: usize = 32;
 /// Most bytes all siblings of one key may hold together; a put that would make more is refused.
 pub const SIBLINGS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Requests one version remembers as superseded by it, the latest ones.
+pub const SUPERSEDED_MAX: usize = 8;
 /// Most actors one causal context may name. Each owner adds one per storage epoch, so this is never met in health.
 pub const CONTEXT_ACTORS_MAX: usize = 512;
 /// Longest namespace name.

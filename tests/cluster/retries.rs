@@ -84,8 +84,8 @@ async fn retried_puts_with_lost_replies_make_no_sibling() {
 async fn a_put_and_its_retry_that_meet_count_once() {
     let cluster = Cluster::start(Setup::default()).await;
     let wires = cluster.wires();
-    // One put a key: a writer that goes on under the context of one of the two does not know of the other.
-    let chains = (0..puts() / 5).map(|chain| write_twice(&wires, chain, 1, true));
+    // A writer that goes on under the context of one of the two does not know of the other.
+    let chains = (0..puts() / 50).map(|chain| write_twice(&wires, chain, 10, true));
     stream::iter(chains).buffer_unordered(16).collect::<()>().await;
 }
 

@@ -77,7 +77,10 @@ pub(crate) fn view(policy: &NamespacePolicy, place: &Place, state: &Siblings, wa
         ConflictPolicy::Siblings => state.live(wall_ms).map(info).collect(),
         ConflictPolicy::LastWriteWins => state.latest(wall_ms).map(info).into_iter().collect(),
     };
-    GetDone { siblings, context: KeyContext { position: place.position, context: state.context().clone() } }
+    GetDone {
+        siblings,
+        context: KeyContext { position: place.position, context: state.context().clone(), wrote: None },
+    }
 }
 
 /// Reads a key at `needed` replicas.

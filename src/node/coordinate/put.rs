@@ -18,7 +18,6 @@ use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::quorum::{PutQuorum, PutStep, Send};
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
-use crate::version::{Context, Dot};
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{
     self, KeyContext, PutDone, PutItem, PutRequest, ReplicaWrite, Reply, Request, ServeError, Verb,
@@ -96,39 +95,40 @@ impl Coordination<'_> {
             .or(self.policy.ttl)
             .map(|ttl| core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
         // A delete that names nothing means all that is here: a tombstone beside the values would delete none of them.
-        let deletes_all = item.value.is_none() && item.context.context.is_empty();
+        let deletes_all = item.value.is_none() && item.context.is_empty();
         let names_what_it_saw = self.policy.conflict == ConflictPolicy::Siblings && !deletes_all;
+        // What the writer knows afterwards is what it had read, and its own write; not what the coordinator has beside.
+        let known =
+            KeyContext { position: place.position, context: item.context.context.clone(), wrote: Some(item.request) };
         let mint = Mint {
             slot: place.slot.clone(),
-            seen: names_what_it_saw.then(|| item.context.context.clone()),
+            seen: names_what_it_saw.then_some(item.context.context),
             request: item.request,
+            after: item.context.wrote,
             expires_at,
             value: item.value.map(|value| value.0),
             stand_in_for,
         };
-        let mut minted = timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
+        let minted = timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
             ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
         })??;
-        if names_what_it_saw {
-            minted.context = known(item.context.context, minted.dot);
-        }
         // Standing in, this node comes first among the stand-ins, since it has the record already.
         let own = (!owner).then_some(core.id);
         let others = stand_ins.into_iter().filter(|node| *node != core.id);
         let (quorum, sends) =
             PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| core.is_reachable(node));
         let spread = Spread::start(core.clone(), &place, minted, quorum, sends);
-        self.finish(spread, &place).await
+        self.finish(spread, known).await
     }
 
     /// Waits for the decision, answers, and leaves the rest to the background.
-    async fn finish(&self, mut spread: Spread, place: &Place) -> Result<PutDone, ServeError> {
+    async fn finish(&self, mut spread: Spread, known: KeyContext) -> Result<PutDone, ServeError> {
         let core = self.core;
         let decided = timeout_at(self.deadline, spread.decide()).await;
         let quorum = &spread.quorum;
         let result = match decided {
             Ok(PutStep::Answer) => Ok(PutDone {
-                context: KeyContext { position: place.position, context: spread.minted.context.clone() },
+                context: known,
                 dot: spread.minted.dot,
                 acks: u8::try_from(quorum.acked().count()).unwrap_or(u8::MAX),
             }),
@@ -267,19 +267,9 @@ impl Spread {
     }
 }
 
-/// What a writer knows after its write. A version vector can name that write only together with all earlier ones of
-/// the same actor. Where the writer has not seen those, it is left unnamed: a next write under this context then stands
-/// beside it as a sibling, instead of superseding what nobody has read.
-fn known(mut seen: Context, dot: Dot) -> Context {
-    if seen.count(dot.actor).saturating_add(1) >= dot.counter {
-        seen.add(dot);
-    }
-    seen
-}
-
 /// Refuses a context that was not read from this key: it would supersede versions that nobody has seen.
 fn check_context(context: &KeyContext, place: &Place) -> Result<(), ServeError> {
-    if context.context.is_empty() {
+    if context.is_empty() {
         return Ok(());
     }
     if !context.context.is_valid() {

@@ -52,8 +52,7 @@ impl Plan {
     /// What the coordinator gets for a version it minted.
     pub(crate) fn minted(&self, slot: &Slot, dot: Dot) -> Option<Minted> {
         let cell = self.cells.get(slot)?;
-        let context = cell.state.as_ref()?.context().clone();
-        Some(Minted { dot, context, record: cell.record.clone()? })
+        Some(Minted { dot, record: cell.record.clone()? })
     }
 }
 
@@ -193,7 +192,13 @@ impl Batch<'_, '_> {
         let all = state.context().clone();
         let seen: &Context = mint.seen.as_ref().unwrap_or(&all);
         check_limits(state, seen, mint)?;
-        let new = NewVersion { request: mint.request, stamp, expires_at: mint.expires_at, value: mint.value.clone() };
+        let new = NewVersion {
+            request: mint.request,
+            after: mint.after,
+            stamp,
+            expires_at: mint.expires_at,
+            value: mint.value.clone(),
+        };
         match state.put(seen, new, actor) {
             Put::Added(dot) => {
                 (cell.record, cell.dirty, cell.drop) = (None, true, false);

@@ -33,6 +33,8 @@ pub(crate) struct Mint {
     pub(crate) seen: Option<Context>,
     /// The client's name for the write.
     pub(crate) request: RequestId,
+    /// The writer's own write before this one.
+    pub(crate) after: Option<RequestId>,
     /// Milliseconds since the Unix epoch from which on it is gone.
     pub(crate) expires_at: Option<u64>,
     /// The value; `None` deletes.
@@ -46,8 +48,6 @@ pub(crate) struct Mint {
 pub(crate) struct Minted {
     /// Its name.
     pub(crate) dot: Dot,
-    /// What the key's state has seen, this version included.
-    pub(crate) context: Context,
     /// The key's record, as it is to be on every replica.
     pub(crate) record: Bytes,
 }
