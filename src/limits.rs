@@ -149,6 +149,13 @@ pub const CERTIFICATE_HOSTS_MAX: usize = 64;
 /// Longest certificate or key file that is read.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
 
+/// Most nodes of a cluster that `dynamomini dev` runs on one machine.
+pub const DEV_NODES_MAX: u16 = 32;
+/// Bytes of a log's end that are looked at for its last lines.
+pub const LOG_TAIL_MAX: u64 = 16 * 1024;
+/// Bytes of an answer to a plain question to a redis-server of `dynamomini dev`.
+pub const DEV_REDIS_ANSWER_MAX: u64 = 64 * 1024;
+
 const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among the siblings");
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");

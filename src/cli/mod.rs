@@ -18,6 +18,10 @@ mod certs;
 
 mod node;
 
+mod dev;
+
+mod parent;
+
 mod table;
 
 mod connect;
@@ -73,6 +77,9 @@ pub struct Cli {
 enum Verb {
     /// Run a node of a cluster.
     Node(node::Args),
+    /// Run a whole cluster on this machine, certificates included, until ^C.
+    Dev(dev::Args),
+
     /// Write a key, or many.
     Put(put::Args),
     /// Read keys.
@@ -146,6 +153,8 @@ impl Cli {
         let context = Context { env: Env::real(), output: Output::new(json), verbose: self.verbose };
         let done = match self.verb {
             Verb::Node(args) => args.run(&context),
+            Verb::Dev(args) => args.run(&context),
+
             Verb::Put(args) => args.run(&context),
             Verb::Get(args) => args.run(&context),
             Verb::Delete(args) => args.run(&context),

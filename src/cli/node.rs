@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Context;
+use crate::cli::parent::Parent;
 use crate::cli::start_logging;
 use crate::config::node::{Durability, EngineConfig};
 use crate::config::redis::{RedisEndpoint, Secret};
@@ -28,6 +29,9 @@ const CLOCK_DRIFT: Duration = Duration::from_secs(60);
 pub(crate) struct Args {
     #[command(flatten)]
     flags: NodeFlags,
+    /// Stop in order when standard input, a pipe, ends: so no node outlives the `dev` that started it.
+    #[arg(long, hide = true)]
+    stop_on_stdin_eof: bool,
 }
 
 impl Args {
@@ -38,14 +42,21 @@ impl Args {
         let config = judged.into_result()?;
         start_logging(&config.log)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        context.block_on(config.threads, serve(context, &config))
+        context.block_on(config.threads, serve(context, &config, self.stop_on_stdin_eof))
     }
 }
 
-async fn serve(context: &Context, config: &NodeConfig) -> anyhow::Result<()> {
+async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> anyhow::Result<()> {
     // From here on a signal ends the node in order, also while it starts.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut parent = if with_parent { Some(Parent::on_stdin()?) } else { None };
+    let orphaned = async {
+        match &mut parent {
+            Some(parent) => parent.gone().await,
+            None => std::future::pending().await,
+        }
+    };
     let node = start(context, config).await?;
     tracing::info!(
         node = %config.name, cluster = %config.cluster, quic = %config.listen.quic,
@@ -55,6 +66,7 @@ async fn serve(context: &Context, config: &NodeConfig) -> anyhow::Result<()> {
         biased;
         _ = terminate.recv() => tracing::info!("told to terminate"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
+        () = orphaned => tracing::info!("the process that started this node is gone"),
     }
     node.shutdown().await.context("the storage was not closed cleanly")?;
     tracing::info!("node stopped");

@@ -123,7 +123,7 @@ fn alert(error: &ConnectionError) -> Option<(u8, String, bool)> {
 pub(crate) fn handshake_failure(error: &ConnectionError) -> HandshakeFailure {
     match (alert(error), error) {
         (Some((45, ..)), _) => HandshakeFailure::Expired,
-        (Some((48, ..)), _) => HandshakeFailure::WrongAuthority,
+        (Some((48 | 51, ..)), _) => HandshakeFailure::WrongAuthority,
         (Some((116, ..)), _) => HandshakeFailure::NoCertificate,
         (Some((120, ..)), _) => HandshakeFailure::Protocol,
         (Some((42 | 43 | 46, ..)), _) => HandshakeFailure::Role,
@@ -150,10 +150,11 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
     let who = if theirs { "the other side refuses this process" } else { "this process refuses the other side" };
     let what = match (number, theirs) {
         (45, true) => "the certificate of this process has expired: issue a new one",
-        (48, true) => "the certificate of this process is of another authority: use one of this cluster's",
+        // 51: an authority of the same name but with another key, such as that of another `dynamomini dev`.
+        (48 | 51, true) => "the certificate of this process is of another authority: use one of this cluster's",
         (116, true) => "this process presented no certificate",
         (45, false) => "its certificate has expired",
-        (48, false) => "its certificate is of another authority",
+        (48 | 51, false) => "its certificate is of another authority",
         (116, false) => "it presented no certificate",
         (120, _) => "the two share no protocol version: upgrade the older one",
         (46, true) => "the certificate of this process has the wrong role",

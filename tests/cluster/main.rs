@@ -1,4 +1,4 @@
-//! Whole clusters over real QUIC on loopback.
+//! Whole clusters over real QUIC on loopback: in this process, and as processes of their own.
 
 #![allow(clippy::unwrap_used, reason = "this crate is tests only")]
 
@@ -10,3 +10,10 @@ mod client;
 mod limits;
 mod retries;
 mod trust;
+
+mod processes;
+
+mod dev;
+mod failure;
+mod refusals;
+mod restart;

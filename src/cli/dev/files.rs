@@ -1,0 +1,195 @@
+//! The files of a dev cluster: certificates, made once; configurations, written at each start; `cluster.json`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use toml::Table;
+
+use crate::certs::Authority;
+use crate::certs::Subject;
+use crate::certs::authority;
+use crate::certs::store;
+use crate::cli::Context;
+use crate::cli::dev::Storage;
+use crate::cli::dev::folder;
+use crate::cli::dev::folder::Spec;
+use crate::cli::dev::layout::Layout;
+use crate::cli::dev::layout::node_name;
+use crate::cli::dev::ports::NodePorts;
+use crate::cli::dev::ports::Ports;
+use crate::cli::dev::settings;
+use crate::config::value::Value;
+use crate::net::TlsFiles;
+use crate::types::ClusterName;
+use crate::types::NodeName;
+
+/// The name of every dev cluster: its authority, not its name, keeps it apart from others.
+const CLUSTER: &str = "dev";
+/// The name of the one client, who may do everything.
+const ADMIN: &str = "admin";
+/// Validity of certificates, in days.
+const DAYS: u32 = 3650;
+
+/// Settings that suit nodes which share one machine; those of the user go over them. Packets as large as loopback takes
+/// save much of the cost of sending; a connection to a node that was killed is given up soon, but not while a busy
+/// machine makes a living one wait; many nodes' caches must fit into memory beside each other.
+const SUITED: [(&str, u64); 4] =
+    [("net.mtu_max", 16_384), ("timeouts.keepalive_ms", 1_000), ("timeouts.idle_ms", 4_000), ("storage.cache_mib", 64)];
+
+/// The files of a node's or client's identity.
+fn identity(layout: &Layout, name: &str) -> TlsFiles {
+    let certs = layout.certs();
+    let [cert, key] = ["crt", "key"].map(|ending| certs.join(format!("{name}.{ending}")));
+    TlsFiles { ca: certs.join(authority::CA_CERT), cert, key }
+}
+
+/// The files of the one that may do everything.
+pub(super) fn admin(layout: &Layout) -> TlsFiles {
+    identity(layout, ADMIN)
+}
+
+fn set_identity(table: &mut Table, files: &TlsFiles) {
+    for (key, path) in [("tls.ca", &files.ca), ("tls.cert", &files.cert), ("tls.key", &files.key)] {
+        set(table, key, text(path));
+    }
+}
+
+/// Makes the authority and the certificates that are not there yet.
+pub(super) fn certificates(context: &Context, layout: &Layout, spec: &Spec) -> anyhow::Result<()> {
+    let dir = layout.certs();
+    if !dir.join(authority::CA_CERT).exists() {
+        // A key alone is what a start that was interrupted has left: nothing was signed with it.
+        Authority::create(&context.env, &CLUSTER.parse::<ClusterName>()?, DAYS)?.save(&dir, true)?;
+    }
+    let authority = Authority::load(&dir)?;
+    let mut subjects = vec![Subject::admin(ADMIN)?];
+    for index in 0..spec.nodes {
+        subjects.push(Subject::node(node_name(index), &["127.0.0.1", "localhost"])?);
+    }
+    for subject in subjects {
+        let files = identity(layout, subject.identity().name());
+        if !(files.cert.exists() && files.key.exists()) {
+            let issued = authority.issue(&context.env, &subject, DAYS)?;
+            store::write_pair((&files.cert, &issued.cert_pem), (&files.key, &issued.key_pem), true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the configurations of all nodes and of the client.
+pub(super) fn configurations(layout: &Layout, spec: &Spec, ports: &Ports) -> anyhow::Result<()> {
+    let values = settings::values(&spec.settings)?;
+    for index in 0..spec.nodes {
+        let name = node_name(index);
+        std::fs::create_dir_all(layout.node(&name))?;
+        let table = node_table(layout, spec, ports, index, &values);
+        let note = "# Written by `dynamomini dev` at each start: give settings to it, after --.\n";
+        folder::write_whole(&layout.node_config(&name), &format!("{note}\n{}", toml::to_string(&table)?))?;
+    }
+    let mut table = Table::new();
+    set(&mut table, "cluster.name", CLUSTER.into());
+    let nodes = (0..spec.nodes).map(|index| local(ports.of(index).quic).into());
+    set(&mut table, "nodes", toml::Value::Array(nodes.collect()));
+    set_identity(&mut table, &admin(layout));
+    folder::write_whole(&layout.client_config(), &toml::to_string(&table)?)
+}
+
+fn node_table(layout: &Layout, spec: &Spec, ports: &Ports, index: u16, values: &BTreeMap<String, Value>) -> Table {
+    let (name, NodePorts { quic, gossip, admin }) = (node_name(index), ports.of(index));
+    let mut table = Table::new();
+    for (key, number) in SUITED {
+        set(&mut table, key, integer(number));
+    }
+    // With fewer nodes than copies no quorum could ever be met.
+    set(&mut table, "namespaces.default.n", integer(u64::from(spec.nodes.min(3))));
+    for (key, value) in values {
+        set(&mut table, key, to_toml(value));
+    }
+    set(&mut table, "cluster.name", CLUSTER.into());
+    set(&mut table, "node.name", name.as_str().into());
+    set(&mut table, "node.data_dir", text(&layout.node(&name).join("data")));
+    set(&mut table, "listen.quic", local(quic).into());
+    set(&mut table, "listen.gossip", local(gossip).into());
+    set(&mut table, "listen.admin", local(admin).into());
+    set(&mut table, "storage.engine", spec.storage.name().into());
+    if spec.storage == Storage::Redis {
+        set(&mut table, "storage.redis.url", format!("unix://{}", layout.redis_socket(&name).display()).into());
+    }
+    set_identity(&mut table, &identity(layout, name.as_str()));
+    table.insert("members".to_owned(), members(spec, ports));
+    table
+}
+
+fn members(spec: &Spec, ports: &Ports) -> toml::Value {
+    let member = |index| {
+        let NodePorts { quic, gossip, .. } = ports.of(index);
+        let mut member = Table::new();
+        member.insert("name".to_owned(), node_name(index).as_str().into());
+        member.insert("quic".to_owned(), local(quic).into());
+        member.insert("gossip".to_owned(), local(gossip).into());
+        if spec.zones > 1 {
+            member.insert("zone".to_owned(), format!("z{}", index % spec.zones + 1).into());
+        }
+        toml::Value::Table(member)
+    };
+    toml::Value::Array((0..spec.nodes).map(member).collect())
+}
+
+/// Sets a dotted key, making the tables on the way.
+fn set(table: &mut Table, key: &str, value: toml::Value) {
+    match key.split_once('.') {
+        None => drop(table.insert(key.to_owned(), value)),
+        Some((first, rest)) => {
+            let inner = table.entry(first).or_insert_with(|| toml::Value::Table(Table::new()));
+            if let toml::Value::Table(inner) = inner {
+                set(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn to_toml(value: &Value) -> toml::Value {
+    match value {
+        Value::Text(text) => text.as_str().into(),
+        Value::Integer(number) => integer(*number),
+        Value::Bool(yes) => (*yes).into(),
+        Value::List(texts) => texts.clone().into(),
+    }
+}
+
+/// Bounds in the table of settings keep numbers far below the end of `i64`.
+fn integer(number: u64) -> toml::Value {
+    toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn text(path: &Path) -> toml::Value {
+    path.display().to_string().into()
+}
+
+/// An address of this machine.
+pub(super) fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// One node in `cluster.json`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct NodeEntry {
+    pub(super) id: NodeName,
+    pub(super) pid: u32,
+    pub(super) quic: String,
+    pub(super) gossip: String,
+    pub(super) admin: String,
+    pub(super) dir: PathBuf,
+    pub(super) config: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) redis_pid: Option<u32>,
+}
+
+/// The whole of `cluster.json`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct ClusterFile {
+    pub(super) nodes: Vec<NodeEntry>,
+    pub(super) client_config: PathBuf,
+}

@@ -1,0 +1,121 @@
+//! The ports of a dev cluster: ten for each node, free, and claimed against another `dev` that starts at the same time.
+
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::net::Ipv4Addr;
+use std::net::TcpListener;
+use std::net::UdpSocket;
+
+use anyhow::anyhow;
+
+use crate::cli::Usage;
+
+/// Where the search for free ports begins.
+pub(super) const BASE: u16 = 7600;
+/// Where it ends: systems hand out the ports above for outgoing connections.
+const LAST: u16 = 32_000;
+/// Ports from one node to the next.
+const STRIDE: u16 = 10;
+/// Ports that are claimed together.
+const BLOCK: u16 = 100;
+
+/// The addresses of one node, all on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NodePorts {
+    pub(super) quic: u16,
+    pub(super) gossip: u16,
+    pub(super) admin: u16,
+}
+
+/// Ports that were free, and that no other `dev` will take while this lives.
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub(super) base: u16,
+    _claims: Vec<File>,
+}
+
+impl Ports {
+    /// The ports of the node with this number, from 0.
+    pub(super) fn of(&self, index: u16) -> NodePorts {
+        ports(self.base, index)
+    }
+}
+
+fn ports(base: u16, index: u16) -> NodePorts {
+    let quic = base + index * STRIDE;
+    NodePorts { quic, gossip: quic + 1, admin: quic + 2 }
+}
+
+/// Takes the first free ones.
+///
+/// # Errors
+/// When there are none.
+pub(super) fn find(nodes: u16) -> anyhow::Result<Ports> {
+    let bases = (BASE..LAST).step_by(usize::from(BLOCK));
+    let free = bases.into_iter().find_map(|base| claim(base, nodes).ok());
+    free.ok_or_else(|| anyhow!("no {nodes} times ten free ports from {BASE} to {LAST}: give --base-port"))
+}
+
+/// Takes those from `base` on; otherwise says which is taken.
+pub(super) fn claim(base: u16, nodes: u16) -> Result<Ports, String> {
+    let mut claims = Vec::new();
+    for block in base / BLOCK..=last(base, nodes) / BLOCK {
+        let start = u32::from(block) * u32::from(BLOCK);
+        let path = std::env::temp_dir().join(format!("dynamomini-dev-{start}.lock"));
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        // A file that cannot be opened is another user's, who has claimed the block or may do so at any time.
+        let locked = opened.ok().filter(|file| file.try_lock().is_ok());
+        claims.push(locked.ok_or_else(|| format!("ports {start} and on are claimed by another `dynamomini dev`"))?);
+    }
+    for index in 0..nodes {
+        let NodePorts { quic, gossip, admin } = ports(base, index);
+        let local = |port| (Ipv4Addr::LOCALHOST, port);
+        for port in [quic, gossip] {
+            UdpSocket::bind(local(port)).map_err(|error| format!("UDP port {port}: {error}"))?;
+        }
+        TcpListener::bind(local(admin)).map_err(|error| format!("TCP port {admin}: {error}"))?;
+    }
+    Ok(Ports { base, _claims: claims })
+}
+
+fn last(base: u16, nodes: u16) -> u16 {
+    base + nodes * STRIDE - 1
+}
+
+/// Refuses a base from which the ports would go beyond the last there is.
+///
+/// # Errors
+/// [`Usage`] with the highest that will do.
+pub(super) fn check(base: u16, nodes: u16) -> Result<(), Usage> {
+    let highest = u16::MAX - nodes * STRIDE;
+    if base == 0 || base > highest {
+        return Err(Usage(format!("--base-port {base}: give 1 to {highest} for {nodes} nodes")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_clusters_never_get_the_same_ports() {
+        let (first, second) = (find(3).unwrap(), find(12).unwrap());
+        let apart = first.base + 30 <= second.base || second.base + 120 <= first.base;
+        assert!(apart, "{} and {}", first.base, second.base);
+        assert!(claim(first.base, 1).unwrap_err().contains("claimed"));
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let base = find(2).unwrap().base;
+        let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, base + 11)).unwrap();
+        assert!(claim(base, 2).unwrap_err().contains(&format!("UDP port {}", base + 11)));
+        drop(taken);
+    }
+
+    #[test]
+    fn a_base_that_leaves_no_room_is_refused() {
+        assert!(check(0, 1).is_err() && check(65_500, 32).is_err() && check(65_000, 32).is_ok());
+    }
+}
