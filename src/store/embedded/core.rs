@@ -61,8 +61,10 @@ pub(super) struct Core {
     pub(super) unsynced: AtomicBool,
     /// Whether writers should wait until tables were written and merged.
     pub(super) crowded: AtomicBool,
-    /// Failed tries to recover since the last that did not, and ticks of upkeep to let pass before the next.
-    pub(super) failures: AtomicU32,
+    /// Mendings since the storage was last well for long, and ticks of upkeep since the last of them.
+    pub(super) mendings: AtomicU32,
+    pub(super) well: AtomicU32,
+    /// Ticks of upkeep to let pass before the next try to recover.
     pub(super) pause: AtomicU32,
     /// Held by the one writer from the look at the epoch to the end of its batch.
     pub(super) writer: Mutex<()>,
@@ -148,17 +150,17 @@ impl Core {
         })
     }
 
-    /// Finds out whether the database has given up although nobody writes.
+    /// Finds out whether the database has given up although nobody writes, and whether it works again when it had.
     pub(super) fn look_after(&self) {
         if self.pulse.trouble().is_some() {
             self.recover();
         } else if let Err(error) = self.attempt(Db::check) {
             tracing::warn!(%error, "looking after the storage");
+        } else if self.well.fetch_add(1, Ordering::AcqRel) >= limits::STORE_RECOVERY_PAUSE_MAX {
+            self.mendings.store(0, Ordering::Release);
         }
     }
 
-    /// Tries whether what is broken works again. Each failing try means to reopen the database, so the pauses between
-    /// them double.
     fn recover(&self) {
         if self.pause.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok() {
             return;
@@ -166,39 +168,27 @@ impl Core {
         if matches!(self.pulse.trouble(), Some(Trouble::Full(_))) && self.check_room().is_err() {
             return;
         }
-        let failures = if self.try_again() { 0 } else { self.failures.load(Ordering::Acquire) + 1 };
-        self.failures.store(failures, Ordering::Release);
-        let pause = 1u32.checked_shl(failures).map_or(limits::STORE_RECOVERY_PAUSE_MAX, |pause| pause - 1);
-        self.pause.store(pause.min(limits::STORE_RECOVERY_PAUSE_MAX), Ordering::Release);
+        self.try_again();
     }
 
-    fn try_again(&self) -> bool {
+    fn try_again(&self) {
         let _beat = self.pulse.begin();
         let (generation, missing) = {
             let open = self.lock();
-            if open.lock.is_none() {
-                return true;
-            }
             (open.generation, open.db.is_none())
         };
         if missing && !self.mend(generation) {
-            return false;
+            return;
         }
         let (probe, generation) = {
             let open = self.lock();
-            let Some(db) = &open.db else { return false };
+            let Some(db) = &open.db else { return };
             let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             (db.probe_room(), open.generation)
         };
         match probe {
-            Ok(()) => {
-                self.pulse.report(None);
-                true
-            }
-            Err(fault) => {
-                self.failed(generation, &fault);
-                false
-            }
+            Ok(()) => self.pulse.report(None),
+            Err(fault) => drop(self.failed(generation, &fault)),
         }
     }
 
@@ -273,8 +263,7 @@ impl Core {
             return StoreError::Damaged(fault.to_string());
         }
         // The database does not say why its worker gave up.
-        let full = fault.is_full()
-            || (fault.gave_up() && self.check_room().is_err_and(|error| fault::no_room(&error)));
+        let full = fault.is_full() || (fault.gave_up() && self.check_room().is_err_and(|error| fault::no_room(&error)));
         // A call that only heard of an earlier failure knows less than whoever met it.
         let known = self.pulse.trouble();
         if known.is_none() || (full && !matches!(known, Some(Trouble::Down(_)))) {
@@ -284,13 +273,19 @@ impl Core {
         self.check_writable().err().unwrap_or_else(|| StoreError::Unavailable(fault.to_string()))
     }
 
-    /// Closes and reopens the database, if nobody did since `generation`. Returns whether it is open now.
+    /// Closes and reopens the database, if nobody did since `generation`. Returns whether it is open now. That takes a
+    /// while, and in some modes an epoch: so each mending doubles the pause before what is left of the trouble is
+    /// looked at again, until the storage has been well for long.
     fn mend(&self, generation: u64) -> bool {
         let mut open = self.lock_alone();
         if open.generation != generation || open.lock.is_none() {
             return open.db.is_some();
         }
         open.generation += 1;
+        let mendings = self.mendings.fetch_add(1, Ordering::AcqRel);
+        let pause = 1u32.checked_shl(mendings).map_or(limits::STORE_RECOVERY_PAUSE_MAX, |pause| pause - 1);
+        self.pause.store(pause.min(limits::STORE_RECOVERY_PAUSE_MAX), Ordering::Release);
+        self.well.store(0, Ordering::Release);
         drop(open.db.take());
         match self.reopen() {
             Ok(db) => open.db = Some(db),

@@ -103,7 +103,11 @@ impl Db {
 
     /// Begins a batch that is as durable as `mode` says when it is committed.
     pub(super) fn batch(&self, mode: PersistMode) -> Batch<'_> {
-        Batch { db: self, changes: OwnedWriteBatch::with_capacity(self.database.clone(), 0).durability(Some(mode)), bytes: 0 }
+        Batch {
+            db: self,
+            changes: OwnedWriteBatch::with_capacity(self.database.clone(), 0).durability(Some(mode)),
+            bytes: 0,
+        }
     }
 
     /// Whose storage it is.
@@ -128,7 +132,10 @@ impl Db {
         }
         if self.records.l0_table_count() >= limits::STORE_TABLES_NEW_MAX {
             // The worker merges once per table that it writes, and it may choose others to merge than the new ones.
-            self.records.tree.compact(self.records.config.compaction_strategy.clone(), 0).map_err(fjall::Error::from)?;
+            self.records
+                .tree
+                .compact(self.records.config.compaction_strategy.clone(), 0)
+                .map_err(fjall::Error::from)?;
             return Ok(true);
         }
         self.fresh.store(0, Ordering::Relaxed);

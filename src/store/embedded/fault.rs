@@ -60,7 +60,9 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused(error) => write!(f, "{error}"),
-            Self::Disk(fjall::Error::Poisoned) => write!(f, "a write to the disk has failed"),
+            Self::Disk(fjall::Error::Poisoned) => {
+                write!(f, "a write to the disk failed, or a file could not be read in the background")
+            }
             Self::Disk(fjall::Error::Storage(error)) => match self.io() {
                 Some(error) => write!(f, "{error}"),
                 None => write!(f, "{error:?}"),

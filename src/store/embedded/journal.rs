@@ -31,6 +31,7 @@ const CLEAR: u8 = 4;
 const MAGIC: &[u8; 4] = b"FJL\x03";
 /// Between an item's mark and its key: type, compression, keyspace, and the lengths of key, value and stored value.
 const ITEM_HEADER: usize = 1 + 1 + 8 + 2 + 4 + 4;
+const ZEROS: [u8; 8 * 1024] = [0; 8 * 1024];
 /// Longest seal.
 const SEAL_MAX: usize = 64;
 
@@ -190,11 +191,15 @@ fn tail(path: &Path, end: u64) -> io::Result<Tail> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let (mut tail, mut ended) = (Tail::Clean, false);
     let mut last = [0; MAGIC.len()];
-    let mut chunk = [0; 8 * 1024];
+    let mut chunk = ZEROS;
     loop {
         let size = reader.read(&mut chunk)?;
         if size == 0 {
             return Ok(tail);
+        }
+        if chunk[..size] == ZEROS[..size] {
+            last.fill(0);
+            continue;
         }
         for byte in chunk[..size].iter().copied() {
             if byte != 0 {

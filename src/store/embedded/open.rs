@@ -76,7 +76,8 @@ impl Opening {
             commits: AtomicU64::new(seal.mark.commits),
             unsynced: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
+            mendings: AtomicU32::new(0),
+            well: AtomicU32::new(0),
             pause: AtomicU32::new(0),
             writer: Mutex::new(()),
             open: RwLock::new(Open { db: Some(db), lock: Some(lock), generation: 0 }),
@@ -147,7 +148,9 @@ impl Opening {
     fn fault(&self, fault: Fault) -> OpenError {
         match fault {
             Fault::Disk(fjall::Error::Locked) => OpenError::InUse { what: name(&self.directory) },
-            Fault::Disk(fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error))) if !fault::damage(&error) => {
+            Fault::Disk(fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)))
+                if !fault::damage(&error) =>
+            {
                 self.file_error(error)
             }
             other => OpenError::Damaged { what: name(&self.directory), reason: other.to_string() },

@@ -11,13 +11,16 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 
+use crate::env::Env;
 use crate::store::Durability;
 use crate::store::Engine;
 use crate::store::Health;
 use crate::store::OpenError;
+use crate::store::StoreConfig;
 use crate::store::StoreError;
 use crate::store::contract::eventually;
 use crate::store::contract::get;
+use crate::store::contract::identity;
 use crate::store::contract::put;
 use crate::store::embedded::tests::open;
 use crate::store::embedded::tests::try_open;
@@ -101,12 +104,17 @@ const LIMIT: &str = "trap '' XFSZ; ulimit -S -f 65536;";
 #[tokio::test]
 #[ignore = "runs as a child of the test below"]
 async fn child_whose_files_may_not_grow() {
-    let engine = open(&directory(), Durability::EveryBatch).await;
+    let durability = Durability::EveryBatch;
+    let config = StoreConfig::Embedded { path: directory(), durability, cache_bytes: 256 << 20 };
+    let (engine, _) = Engine::open(&config, &identity("n1"), &Env::real()).await.unwrap();
     let epoch = engine.epoch();
     let large = |number: u32| put(3, number.to_be_bytes(), vec![1; 3 << 20]);
-    for first in [0, 10] {
-        engine.write(epoch, (first..first + 10).map(large).collect()).await.unwrap();
-    }
+    engine.write(epoch, (0..20).map(large).collect()).await.unwrap();
+    // The next write begins a new memtable, and when the old one has become a table, a longer journal would be
+    // replaced by a new one.
+    engine.write(epoch, vec![put(1, "before", "x")]).await.unwrap();
+    let tables = directory().join("db/keyspaces/1/tables");
+    eventually("a table is written", async || std::fs::read_dir(&tables).unwrap().count() > 0).await;
     let mut small = 0;
     let refused = loop {
         let batch = vec![put(4, u32::to_be_bytes(small), vec![2; 50_000]), put(5, small.to_be_bytes(), "twin")];
