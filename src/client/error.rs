@@ -83,7 +83,9 @@ impl ClientError {
         match self {
             Self::Quorum(error) => error.may_appear,
             Self::Unreachable(unreachable) => unreachable.maybe,
-            Self::Rejected(ServeError::Deadline(_)) | Self::Protocol(_) | Self::Uncertain(_) => true,
+            Self::Rejected(ServeError::Deadline(_) | ServeError::Uncertain(_))
+            | Self::Protocol(_)
+            | Self::Uncertain(_) => true,
             Self::Rejected(_) | Self::Config(_) | Self::Refused(_) => false,
         }
     }

@@ -13,10 +13,10 @@ use crate::node::replica::Replica;
 use crate::node::timeouts::Timeouts;
 use crate::record;
 use crate::store::{Engine, Slot};
-use crate::types::{Namespace, NodeId};
+use crate::types::{Namespace, NodeId, PartitionId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
-use crate::wire::rpc::SlotRef;
+use crate::wire::rpc::{ServeError, SlotRef};
 
 /// The shared parts.
 pub(crate) struct Core {
@@ -64,6 +64,27 @@ impl Core {
         Place { position, slot: Slot { partition, key: record::storage_key(namespace, key) } }
     }
 
+    /// The slot of a message.
+    pub(crate) fn slot_of(&self, reference: SlotRef) -> Result<Slot, ServeError> {
+        self.check_partition(reference.partition)?;
+        let longest = limits::KEY_MAX + limits::NAMESPACE_NAME_MAX + 1;
+        if reference.key.is_empty() || reference.key.len() > longest {
+            return Err(ServeError::Invalid(format!("a storage key of {} bytes", reference.key.len())));
+        }
+        Ok(Slot { partition: reference.partition, key: reference.key.0 })
+    }
+
+    /// Refuses a partition that this cluster does not have.
+    pub(crate) fn check_partition(&self, partition: PartitionId) -> Result<(), ServeError> {
+        let count = self.view.info().partitions.count();
+        if partition.0 < count {
+            return Ok(());
+        }
+        let text =
+            format!("there is no partition {partition} of {count}: cluster.partitions must be the same on all nodes");
+        Err(ServeError::Invalid(text))
+    }
+
     /// Whether a node is connected and answered in time of late; this one always is and did.
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         node == self.id || self.peers.is_up(node)
@@ -78,10 +99,4 @@ impl Core {
 /// A slot in a message.
 pub(crate) fn slot_ref(slot: &Slot) -> SlotRef {
     SlotRef { partition: slot.partition, key: Blob(slot.key.clone()) }
-}
-
-/// The slot of a message. `None` when it cannot be one.
-pub(crate) fn slot_of(reference: SlotRef) -> Option<Slot> {
-    let fits = reference.key.len() <= limits::KEY_MAX + limits::NAMESPACE_NAME_MAX + 1 && !reference.key.is_empty();
-    fits.then_some(Slot { partition: reference.partition, key: reference.key.0 })
 }

@@ -42,7 +42,7 @@ impl From<NetError> for PeerError {
 
 impl From<ServeError> for PeerError {
     fn from(error: ServeError) -> Self {
-        Self { why: error.to_string(), maybe: matches!(error, ServeError::Deadline(_)) }
+        Self { why: error.to_string(), maybe: matches!(error, ServeError::Deadline(_) | ServeError::Uncertain(_)) }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::{Handler, Identity, Incoming, Verb};
 use crate::node::coordinate;
-use crate::node::core::{Core, slot_of};
+use crate::node::core::Core;
 use crate::node::peers::encode;
 use crate::node::replica::Apply;
 use crate::node::status;
@@ -58,11 +58,11 @@ impl Serve {
                 if slots.len() > limits::BATCH_KEYS_MAX {
                     return Err(ServeError::Limit("too many keys in one fetch".to_owned()));
                 }
-                let slots: Option<Vec<_>> = slots.into_iter().map(slot_of).collect();
-                let slots = slots.ok_or_else(|| ServeError::Invalid("a place that cannot be".to_owned()))?;
+                let slots = slots.into_iter().map(|slot| core.slot_of(slot)).collect::<Result<Vec<_>, _>>()?;
                 Ok(Reply::Fetch(coordinate::fetch(core, slots, digest_only).await))
             }
             Request::FetchPage(page) => {
+                core.check_partition(page.partition)?;
                 let (items, more) = coordinate::page(core, &page).await?;
                 let items = items.into_iter().map(|(key, record)| (key.into(), record.into())).collect();
                 Ok(Reply::FetchPage { items, more })
@@ -72,7 +72,7 @@ impl Serve {
 
     async fn apply(&self, write: ReplicaWrite) -> Result<(), ServeError> {
         let core = &self.0;
-        let slot = slot_of(write.slot).ok_or_else(|| ServeError::Invalid("a place that cannot be".to_owned()))?;
+        let slot = core.slot_of(write.slot)?;
         if let Some(full) = write.hints.iter().find(|target| !core.hints.admit(**target)) {
             let text = format!("no room for another hint for {}", core.view.name_of(*full));
             return Err(ServeError::Unavailable(text));

@@ -7,7 +7,7 @@
 mod get;
 mod put;
 
-pub use get::{GetQuorum, GetStep};
+pub use get::{GetQuorum, GetStep, Role};
 pub use put::{PutQuorum, PutStep, Send};
 
 use crate::types::NodeId;

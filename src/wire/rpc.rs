@@ -330,12 +330,15 @@ pub enum ServeError {
     /// A defect of the store.
     #[error("internal error, please report: {0}")]
     Internal(String),
+    /// Something failed in the middle of a write, which may have been applied.
+    #[error("{0}; the write may still appear")]
+    Uncertain(String),
 }
 
 impl ServeError {
     /// Whether the same request may succeed at another time or node.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_))
+        matches!(self, Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_) | Self::Uncertain(_))
     }
 }
 

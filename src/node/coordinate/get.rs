@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, FuturesUnordered, Stream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::limits;
@@ -15,7 +15,7 @@ use crate::node::coordinate::{policy, quorum_error};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::peers::PeerError;
 use crate::node::replica::Apply;
-use crate::quorum::{GetQuorum, GetStep};
+use crate::quorum::{GetQuorum, GetStep, Role};
 use crate::record;
 use crate::store::Slot;
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
@@ -25,6 +25,8 @@ use crate::wire::rpc::{self, Fetched, GetDone, GetRequest, KeyContext, ReplicaWr
 
 /// Share of the time left that is spent on learning of an earlier attempt before a write is retried.
 const LEARN_SHARE: u32 = 3;
+/// Keys of one request that are read at the same time.
+const AT_ONCE: usize = 16;
 
 /// Reads each key; one outcome each, in order.
 pub(crate) async fn get(
@@ -46,22 +48,29 @@ pub(crate) async fn get(
         let state = read(core, policy, &place.slot, needed, deadline).await?;
         Ok(view(policy, &place, &state, core.rest.wall_ms()))
     };
-    let outcomes = join_all(request.keys.iter().map(read_one)).await;
-    Ok(bound(outcomes))
+    let reads = stream::iter(request.keys.iter().map(read_one)).buffered(AT_ONCE);
+    Ok(within_bounds(reads, request.keys.len()).await)
 }
 
-/// Replaces by errors what would make the reply too large to send.
-fn bound(mut outcomes: Vec<Result<GetDone, ServeError>>) -> Vec<Result<GetDone, ServeError>> {
+/// Takes outcomes until their values are too large for one reply; the rest is neither read nor kept.
+async fn within_bounds(
+    reads: impl Stream<Item = Result<GetDone, ServeError>>,
+    asked: usize,
+) -> Vec<Result<GetDone, ServeError>> {
+    let mut reads = std::pin::pin!(reads);
+    let mut outcomes = Vec::with_capacity(asked);
     let mut total = 0;
-    let several = outcomes.len() > 1;
-    for outcome in &mut outcomes {
-        let Ok(done) = outcome else { continue };
-        total += done.siblings.iter().map(|sibling| sibling.value.len()).sum::<usize>();
-        if several && total > limits::BATCH_BYTES_MAX {
-            let text = format!("the values of one request hold over {} bytes: ask for fewer", limits::BATCH_BYTES_MAX);
-            *outcome = Err(ServeError::Limit(text));
+    while let Some(outcome) = reads.next().await {
+        let values = outcome.iter().flat_map(|done| &done.siblings);
+        total += values.map(|sibling| sibling.value.len()).sum::<usize>();
+        // A single key has limits of its own.
+        if asked > 1 && total > limits::BATCH_BYTES_MAX {
+            break;
         }
+        outcomes.push(outcome);
     }
+    let text = format!("the values of one request hold over {} bytes: ask for fewer", limits::BATCH_BYTES_MAX);
+    outcomes.resize_with(asked, || Err(ServeError::Limit(text.clone())));
     outcomes
 }
 
@@ -104,8 +113,9 @@ async fn read(
     }
     // Some replicas differ, or the one that had the record failed: take records from all, those that answered first.
     let answered: Vec<NodeId> = fast.quorum.replies().iter().map(|(node, _)| *node).collect();
-    let others = candidates.iter().copied().filter(|node| !answered.contains(node));
-    let candidates: Vec<NodeId> = answered.iter().copied().chain(others).collect();
+    let (mut first, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|(node, _)| answered.contains(node));
+    first.extend(others);
+    let candidates = first;
     let mut full = Asking::start(core, slot, needed, &candidates, true);
     match full.decide(deadline).await {
         GetStep::Agreed | GetStep::Differ(_) => {}
@@ -116,18 +126,20 @@ async fn read(
     Ok(state)
 }
 
-/// Whom to ask, best first: this node, near owners, stand-ins for owners that are down, owners that are down.
-fn candidates(core: &Core, policy: &NamespacePolicy, slot: &Slot) -> Result<Vec<NodeId>, ServeError> {
+/// Whom to ask, best first: this node, near owners, owners that were silent of late, stand-ins for owners that are down,
+/// owners that are down.
+fn candidates(core: &Core, policy: &NamespacePolicy, slot: &Slot) -> Result<Vec<(NodeId, Role)>, ServeError> {
     let ring = core.view.ring(policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".into()))?;
     let owners = ring.preference_list(slot.partition);
-    let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_up(**node));
-    up.sort_by_key(|node| (*node != core.id, core.peers.rtt(*node)));
+    let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_reachable(**node));
+    up.sort_by_key(|node| (*node != core.id, !core.is_up(*node), core.peers.rtt(*node)));
+    let mut candidates: Vec<(NodeId, Role)> = up.into_iter().map(|node| (node, Role::Owner)).collect();
     if policy.sloppy && !down.is_empty() {
         let stand_ins = ring.stand_ins(slot.partition).into_iter().filter(|node| core.is_up(*node));
-        up.extend(stand_ins.take(down.len()));
+        candidates.extend(stand_ins.take(down.len()).map(|node| (node, Role::StandIn)));
     }
-    up.extend(down);
-    Ok(up)
+    candidates.extend(down.into_iter().map(|node| (node, Role::LostOwner)));
+    Ok(candidates)
 }
 
 /// Merges into this replica what the other owners hold of a key, as far as they answer.
@@ -161,12 +173,13 @@ struct Asking<'a> {
     slot: &'a Slot,
     quorum: GetQuorum,
     asked: FuturesUnordered<Asked>,
-    records: Vec<(NodeId, Option<Bytes>)>,
+    /// The records that came, decoded, with their digests.
+    records: Vec<(u64, Siblings)>,
 }
 
 impl<'a> Asking<'a> {
     /// Asks the first `needed` candidates: all for their records, or, unless `full`, all but one for digests.
-    fn start(core: &'a Arc<Core>, slot: &'a Slot, needed: u8, candidates: &[NodeId], full: bool) -> Self {
+    fn start(core: &'a Arc<Core>, slot: &'a Slot, needed: u8, candidates: &[(NodeId, Role)], full: bool) -> Self {
         let (quorum, first) = GetQuorum::start(needed, candidates.iter().copied());
         let mut asking = Self { core, slot, quorum, asked: FuturesUnordered::new(), records: Vec::new() };
         for (place, node) in first.into_iter().enumerate() {
@@ -213,44 +226,44 @@ impl<'a> Asking<'a> {
         let digest = match answer {
             Ok(Fetched::Missing) => None,
             Ok(Fetched::Digest(digest)) => Some(digest),
-            Ok(Fetched::Record(record)) => {
-                let digest = record::digest(&record);
-                self.records.push((node, Some(record.0)));
-                digest
-            }
-            Err(error) => {
-                let (step, next) = self.quorum.fail(node, error.why);
-                if let Some(node) = next {
-                    self.ask(node, false);
+            // A replica whose record cannot be read has not answered: it must not pass for one that has nothing.
+            Ok(Fetched::Record(record)) => match record::decode(self.core.view.hash(), &self.slot.key, &record.0) {
+                Ok(state) => {
+                    let digest = record::digest(&record);
+                    self.records.extend(digest.map(|digest| (digest, state)));
+                    digest
                 }
-                return step;
-            }
+                Err(error) => {
+                    self.core.replica.note_unreadable(self.slot, &error);
+                    return self.fail(node, format!("holds a record that cannot be read: {error}"));
+                }
+            },
+            Err(error) => return self.fail(node, error.why),
         };
-        if digest.is_none() {
-            self.records.push((node, None));
-        }
         self.quorum.reply(node, digest)
     }
 
-    /// The state all agree on. `None` when no record came, though they have one.
-    fn state(&self) -> Option<Siblings> {
-        let (_, record) = self.records.first()?;
-        match record {
-            None => Some(Siblings::new()),
-            Some(record) => record::decode(self.core.view.hash(), &self.slot.key, record).ok(),
+    fn fail(&mut self, node: NodeId, why: String) -> GetStep {
+        let (step, next) = self.quorum.fail(node, why);
+        if let Some(node) = next {
+            self.ask(node, false);
         }
+        step
     }
 
-    /// All that was received, merged. What fails its checksum was refused by the replica that holds it.
+    /// The state all agree on. `None` when no record came, though they have one.
+    fn state(&mut self) -> Option<Siblings> {
+        let Some(digest) = self.quorum.replies().first()?.1 else { return Some(Siblings::new()) };
+        let at = self.records.iter().position(|(of, _)| *of == digest)?;
+        Some(self.records.swap_remove(at).1)
+    }
+
+    /// All that was received, merged.
     fn merged(&self) -> Siblings {
-        let mut state = Siblings::new();
-        for record in self.records.iter().filter_map(|(_, record)| record.as_ref()) {
-            match record::decode(self.core.view.hash(), &self.slot.key, record) {
-                Ok(other) => state.merge(&other),
-                Err(error) => tracing::warn!(%error, "a replica sent a record that cannot be read"),
-            }
-        }
-        state
+        let mut states = self.records.iter().map(|(_, state)| state);
+        let mut merged = states.next().cloned().unwrap_or_default();
+        states.for_each(|state| merged.merge(state));
+        merged
     }
 
     /// Sends the merged state to the replicas that answered with less, without keeping the reader waiting.
@@ -288,7 +301,12 @@ async fn ask(
     digest_only: bool,
     deadline: Instant,
 ) -> (NodeId, Result<Fetched, PeerError>) {
-    let answers = if node == core.id {
+    let answers = if node == core.id && !digest_only {
+        // Checked where it is decoded.
+        let records = core.replica.fetch(vec![slot]).await.map_err(PeerError::from);
+        let fetched = |record: Option<Bytes>| record.map_or(Fetched::Missing, |record| Fetched::Record(Blob(record)));
+        records.map(|records| records.into_iter().map(|record| Ok(fetched(record))).collect())
+    } else if node == core.id {
         Ok(fetch(&core, vec![slot], digest_only).await)
     } else {
         core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, deadline).await

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use rand::Rng;
+use rand::rngs::StdRng;
 
 use crate::hash::ClusterHash;
 use crate::limits;
@@ -29,6 +31,8 @@ pub(crate) struct Minter<'a> {
     pub(crate) clock: &'a mut Clock,
     /// The wall clock now, in milliseconds since the Unix epoch.
     pub(crate) wall_ms: u64,
+    /// Where the epochs of stays come from.
+    pub(crate) rng: &'a mut StdRng,
 }
 
 /// What one operation came to.
@@ -61,14 +65,26 @@ impl Plan {
 struct Cell {
     /// The record as it is stored, or as it will be; `None` where nothing is, and while it is to be encoded anew.
     record: Option<Bytes>,
-    /// The decoded record, once it was needed.
+    /// The decoded record.
     state: Option<Siblings>,
+    /// Why the stored record must not be touched: a later version of the program wrote it.
+    newer: Option<RecordError>,
     /// Whether it has to be written.
     dirty: bool,
     /// Whether it has to be deleted.
     drop: bool,
-    /// Whether the stored bytes fail their checksum.
-    damaged: bool,
+}
+
+impl Cell {
+    fn new(stored: Stored) -> Self {
+        let (state, newer) = match stored.state {
+            Some(Ok(state)) => (Some(state), None),
+            Some(Err(newer @ RecordError::UnknownFormat(_))) => (None, Some(newer)),
+            // A damaged record counts as absent and is overwritten.
+            Some(Err(RecordError::Damaged | RecordError::Malformed)) | None => (None, None),
+        };
+        Self { record: stored.bytes, state, newer, ..Self::default() }
+    }
 }
 
 /// The places a batch has to read.
@@ -92,18 +108,33 @@ pub(crate) fn slots(ops: &[Op]) -> Vec<Slot> {
     slots
 }
 
-/// Whether any of the stored records fails its checksum. Overwriting one forgets what this node named in it, so the
-/// caller must renew the epoch first.
-pub(crate) fn any_damaged(hash: &ClusterHash, slots: &[Slot], stored: &[Option<Bytes>]) -> bool {
-    let records = slots.iter().zip(stored).filter(|(slot, _)| slot.partition != PartitionId::HINTS);
-    records.filter_map(|(slot, stored)| Some((slot, stored.as_ref()?))).any(|(slot, stored)| {
-        matches!(record::check(hash, &slot.key, stored), Err(RecordError::Damaged | RecordError::Malformed))
-    })
+/// What is stored at a place, decoded once.
+pub(crate) struct Stored {
+    bytes: Option<Bytes>,
+    /// The decoded record; `None` for markers and where nothing is.
+    state: Option<Result<Siblings, RecordError>>,
+}
+
+/// Decodes what was read.
+pub(crate) fn decode(hash: &ClusterHash, slots: &[Slot], stored: Vec<Option<Bytes>>) -> Vec<Stored> {
+    let decode = |(slot, bytes): (&Slot, Option<Bytes>)| {
+        let record = bytes.as_ref().filter(|_| slot.partition != PartitionId::HINTS);
+        let state = record.map(|record| record::decode(hash, &slot.key, record));
+        Stored { bytes, state }
+    };
+    slots.iter().zip(stored).map(decode).collect()
+}
+
+/// Whether any of the stored records cannot be read. Overwriting one forgets what this node named in it, so the caller
+/// must renew the epoch first.
+pub(crate) fn any_damaged(stored: &[Stored]) -> bool {
+    let damaged = |stored: &Stored| matches!(stored.state, Some(Err(RecordError::Damaged | RecordError::Malformed)));
+    stored.iter().any(damaged)
 }
 
 /// Decides a batch. `stored` holds what is at each of `slots`.
-pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Option<Bytes>>, minter: &mut Minter<'_>) -> Plan {
-    let cells = slots.into_iter().zip(stored).map(|(slot, record)| (slot, Cell { record, ..Cell::default() }));
+pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &mut Minter<'_>) -> Plan {
+    let cells = slots.into_iter().zip(stored).map(|(slot, stored)| (slot, Cell::new(stored)));
     let mut batch = Batch { cells: cells.collect(), minter };
     let outcomes = ops.iter().map(|op| batch.apply(op)).collect();
     let mut mutations = Vec::new();
@@ -162,36 +193,22 @@ impl Batch<'_, '_> {
         }
     }
 
-    /// The decoded state of a record; a damaged one counts as absent.
-    fn load(&mut self, slot: &Slot) -> Result<&mut Cell, ServeError> {
+    /// The state of a record, ready to be changed; a damaged one counts as absent.
+    fn load(&mut self, slot: &Slot) -> Result<(&mut Cell, Siblings), ServeError> {
         let cell = self.cells.entry(slot.clone()).or_default();
-        if cell.state.is_none() {
-            let state = match &cell.record {
-                None => Siblings::new(),
-                Some(stored) => match record::decode(self.minter.hash, &slot.key, stored) {
-                    Ok(state) => state,
-                    Err(RecordError::Damaged | RecordError::Malformed) => {
-                        cell.damaged = true;
-                        Siblings::new()
-                    }
-                    Err(newer @ RecordError::UnknownFormat(_)) => {
-                        return Err(ServeError::Unavailable(newer.to_string()));
-                    }
-                },
-            };
-            cell.state = Some(state);
+        if let Some(newer) = &cell.newer {
+            return Err(ServeError::Unavailable(newer.to_string()));
         }
-        Ok(cell)
+        let state = cell.state.clone().unwrap_or_default();
+        Ok((cell, state))
     }
 
     fn mint(&mut self, mint: &Mint) -> Result<Dot, ServeError> {
         let actor = Actor { node: self.minter.node, epoch: self.minting_epoch(mint) };
         let stamp = self.minter.clock.tick(self.minter.wall_ms);
-        let cell = self.load(&mint.slot)?;
-        let state = cell.state.as_mut().expect("load leaves a state");
-        let all = state.context().clone();
-        let seen: &Context = mint.seen.as_ref().unwrap_or(&all);
-        check_limits(state, seen, mint)?;
+        let (cell, mut state) = self.load(&mint.slot)?;
+        let all = if mint.seen.is_none() { state.context().clone() } else { Context::new() };
+        let seen = mint.seen.as_ref().unwrap_or(&all);
         let new = NewVersion {
             request: mint.request,
             after: mint.after,
@@ -201,7 +218,8 @@ impl Batch<'_, '_> {
         };
         match state.put(seen, new, actor) {
             Put::Added(dot) => {
-                (cell.record, cell.dirty, cell.drop) = (None, true, false);
+                check_limits(&state)?;
+                *cell = Cell { state: Some(state), dirty: true, ..Cell::default() };
                 Ok(dot)
             }
             Put::Repeated(dot) => Ok(dot),
@@ -218,8 +236,7 @@ impl Batch<'_, '_> {
             let cell = self.cells.get(slot).filter(|cell| !cell.drop)?;
             Marker::decode(cell.record.as_ref()?)?.minted
         });
-        // A stamp of this node's clock is unique in its life, and the clock starts beyond the storage's epoch.
-        let epoch = known.unwrap_or_else(|| Epoch(self.minter.clock.tick(self.minter.wall_ms).0));
+        let epoch = known.unwrap_or_else(|| Epoch(self.minter.rng.next_u64()));
         for slot in markers {
             let cell = self.cells.entry(slot).or_default();
             cell.record = Some(Marker { digest: 0, minted: Some(epoch) }.encode());
@@ -234,15 +251,19 @@ impl Batch<'_, '_> {
         if let Some(stamp) = incoming.latest_stamp() {
             self.minter.clock.observe(stamp, self.minter.wall_ms);
         }
-        let cell = self.load(&apply.slot)?;
-        let state = cell.state.as_mut().expect("load leaves a state");
-        if *state == incoming && !cell.damaged && !cell.drop {
+        let (cell, mut state) = self.load(&apply.slot)?;
+        if cell.state.as_ref() == Some(&incoming) && !cell.drop {
+            // Written again, so that a hint that is delivered in this batch does not take along what a new one needs.
+            cell.dirty |= !apply.hints.is_empty();
             return Ok(());
         }
         state.merge(&incoming);
+        if !state.context().is_valid() || state.value_bytes() > limits::RECORD_MAX - limits::RECORD_OVERHEAD_MAX {
+            return Err(ServeError::Limit("the merged record of this key is beyond the limits of a record".to_owned()));
+        }
         // Mostly the incoming record supersedes what is here, and its bytes can be stored as they are.
-        cell.record = (*state == incoming).then(|| apply.record.clone());
-        (cell.dirty, cell.drop, cell.damaged) = (true, false, false);
+        let record = (state == incoming).then(|| apply.record.clone());
+        *cell = Cell { record, state: Some(state), dirty: true, ..Cell::default() };
         Ok(())
     }
 
@@ -271,31 +292,21 @@ impl Batch<'_, '_> {
     }
 }
 
-/// Refuses a version that would take the key beyond its limits.
-fn check_limits(state: &Siblings, seen: &Context, mint: &Mint) -> Result<(), ServeError> {
-    if state.versions().iter().any(|version| version.request == mint.request) {
-        return Ok(());
+/// Refuses a state, as it would be after a put, that is beyond the limits of a key.
+fn check_limits(state: &Siblings) -> Result<(), ServeError> {
+    let remedy = "read it and write with the context you got, which replaces them";
+    if state.versions().len() > limits::SIBLINGS_MAX {
+        let most = limits::SIBLINGS_MAX;
+        return Err(ServeError::Limit(format!("the key has {most} siblings, the most there may be: {remedy}")));
     }
-    let kept = state.versions().iter().filter(|version| !seen.covers(version.dot));
-    let (count, bytes) =
-        kept.fold((1, 0), |(count, bytes), kept| (count + 1, bytes + kept.value.as_ref().map_or(0, Bytes::len)));
-    let bytes = bytes + mint.value.as_ref().map_or(0, Bytes::len);
-    if count > limits::SIBLINGS_MAX {
-        return Err(ServeError::Limit(format!(
-            "the key has {} siblings, the most there may be: read it and write with the context you got, which \
-             replaces them",
-            limits::SIBLINGS_MAX
-        )));
+    let (bytes, most) = (state.value_bytes(), limits::SIBLINGS_BYTES_MAX);
+    if bytes > most {
+        let text = format!("the key's siblings would hold {bytes} bytes, the limit is {most}: {remedy}");
+        return Err(ServeError::Limit(text));
     }
-    if bytes > limits::SIBLINGS_BYTES_MAX {
-        return Err(ServeError::Limit(format!(
-            "the key's siblings would hold {bytes} bytes, the limit is {}: read it and write with the context you \
-             got, which replaces them",
-            limits::SIBLINGS_BYTES_MAX
-        )));
-    }
-    if state.context().len().max(seen.len()) >= limits::CONTEXT_ACTORS_MAX {
-        return Err(ServeError::Limit(format!("the key's context names {} actors, the limit", seen.len())));
+    if !state.context().is_valid() {
+        let text = "the key's causal context is beyond its limits: use a context that a read of this cluster returned";
+        return Err(ServeError::Limit(text.to_owned()));
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::env::Env;
@@ -26,7 +27,7 @@ use crate::node::replica::op::{Op, ReplyTo};
 use crate::record::{self, RecordError};
 use crate::store::{Engine, Slot, StoreError};
 use crate::types::NodeId;
-use crate::version::{Clock, Stamp};
+use crate::version::Clock;
 use crate::wire::rpc::ServeError;
 
 /// Bytes one storage batch may hold beyond its first operation.
@@ -70,10 +71,10 @@ impl Replica {
         let (reads, reading) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
         let counters = Arc::new(ReplicaCounters::default());
         let drift_ms = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
-        let mut clock = Clock::new(drift_ms);
-        // Stamps serve as epochs of stays (see `marker`), so they must begin beyond the storage's own epoch.
-        clock.observe(Stamp(engine.epoch().0), u64::MAX);
-        let writer = Writer { engine: engine.clone(), hash, node, clock, env: env.clone(), counters: counters.clone() };
+        let clock = Clock::new(drift_ms);
+        let rng = env.rng("replica");
+        let writer =
+            Writer { engine: engine.clone(), hash, node, clock, rng, env: env.clone(), counters: counters.clone() };
         env.spawn("replica-writes", writer.run(inbox));
         env.spawn("replica-reads", serve_reads(engine, reading, env.clone()));
         Self { writes, reads, counters }
@@ -111,22 +112,25 @@ impl Replica {
         answer.await.map_err(|_| stopping())?
     }
 
-    /// Checks a record that was read. A damaged one is counted and reported as if the replica could not answer.
+    /// Checks a record that was read. An unreadable one is counted and reported as if the replica could not answer.
     pub(crate) fn verify(&self, hash: &ClusterHash, slot: &Slot, record: &Bytes) -> Result<(), ServeError> {
         record::check(hash, &slot.key, record).map_err(|error| {
-            if error != RecordError::Damaged {
-                return ServeError::Unavailable(error.to_string());
-            }
-            self.counters.damaged.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(partition = %slot.partition, "a stored record is damaged; the other replicas repair it");
-            ServeError::Unavailable("the record stored here is damaged".to_owned())
+            self.note_unreadable(slot, &error);
+            ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
         })
+    }
+
+    /// Counts and logs a record that cannot be read.
+    pub(crate) fn note_unreadable(&self, slot: &Slot, error: &RecordError) {
+        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(partition = %slot.partition, %error, "a record cannot be read; the other replicas repair it");
     }
 
     async fn ask<T>(&self, op: impl FnOnce(ReplyTo<T>) -> Op) -> Result<T, ServeError> {
         let (reply, answer) = oneshot::channel();
         self.writes.send(op(reply)).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        let killed = || ServeError::Uncertain("the node was stopped in the middle of the write".to_owned());
+        answer.await.map_err(|_| killed())?
     }
 }
 
@@ -134,9 +138,21 @@ fn stopping() -> ServeError {
     ServeError::Unavailable("the node is shutting down".to_owned())
 }
 
-/// What a storage error means to whoever asked.
+/// What a storage error means to whoever asked, where nothing was written.
 pub(crate) fn storage_error(error: &StoreError) -> ServeError {
     ServeError::Unavailable(format!("storage: {error}"))
+}
+
+/// What a storage error means to whoever wrote: some leave it open whether the batch was applied.
+fn write_error(error: &StoreError) -> ServeError {
+    match error {
+        StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Damaged(_) => {
+            ServeError::Uncertain(format!("storage: {error}"))
+        }
+        StoreError::EpochChanged | StoreError::Full(_) | StoreError::ReadOnly(_) | StoreError::Misuse(_) => {
+            storage_error(error)
+        }
+    }
 }
 
 /// The write loop's state.
@@ -145,6 +161,7 @@ struct Writer {
     hash: ClusterHash,
     node: NodeId,
     clock: Clock,
+    rng: StdRng,
     env: Env,
     counters: Arc<ReplicaCounters>,
 }
@@ -177,42 +194,56 @@ impl Writer {
     }
 
     /// Decides and stores one batch, then tells everyone.
-    async fn write(&mut self, ops: Vec<Op>) {
+    async fn write(&mut self, mut ops: Vec<Op>) {
+        // A put whose coordinator has given up already would be a version that nobody spreads.
+        ops.retain(|op| !op.is_abandoned());
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.counters.operations.fetch_add(ops.len() as u64, Ordering::Relaxed);
-        let mut result = Err(StoreError::EpochChanged);
+        let mut result = Ok(None);
         for _ in 0..EPOCH_TRIES {
             result = self.try_write(&ops).await;
-            if !matches!(result, Err(StoreError::EpochChanged)) {
+            if !matches!(result, Ok(None)) {
                 break;
             }
             self.counters.epoch_retries.fetch_add(1, Ordering::Relaxed);
         }
-        match result {
-            Ok(plan) => answer(ops, plan),
-            Err(error) => {
-                let error = storage_error(&error);
-                ops.into_iter().for_each(|op| refuse(op, &error));
-            }
-        }
+        let error = match result {
+            Ok(Some(plan)) => return answer(ops, plan),
+            Ok(None) => storage_error(&StoreError::EpochChanged),
+            Err(error) => error,
+        };
+        ops.into_iter().for_each(|op| refuse(op, &error));
     }
 
-    async fn try_write(&mut self, ops: &[Op]) -> Result<Plan, StoreError> {
+    /// Decides and stores a batch. `None` when the storage lost its epoch meanwhile: nothing was written.
+    async fn try_write(&mut self, ops: &[Op]) -> Result<Option<Plan>, ServeError> {
         let slots = batch::slots(ops);
         let mut epoch = self.engine.epoch();
-        let stored = self.engine.get_many(&slots).await?;
-        if batch::any_damaged(&self.hash, &slots, &stored) {
+        let stored = match self.engine.get_many(&slots).await {
+            Err(StoreError::EpochChanged) => return Ok(None),
+            stored => stored.map_err(|error| storage_error(&error))?,
+        };
+        let stored = batch::decode(&self.hash, &slots, stored);
+        if batch::any_damaged(&stored) {
             self.counters.damaged.fetch_add(1, Ordering::Relaxed);
-            epoch = self.engine.renew_epoch("a damaged record is overwritten").await?;
+            epoch = self
+                .engine
+                .renew_epoch("a damaged record is overwritten")
+                .await
+                .map_err(|error| storage_error(&error))?;
         }
         let wall_ms = self.env.wall_ms();
-        let mut minter = Minter { hash: &self.hash, node: self.node, epoch, clock: &mut self.clock, wall_ms };
+        let (clock, rng) = (&mut self.clock, &mut self.rng);
+        let mut minter = Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, rng };
         let mut plan = batch::plan(ops, slots, stored, &mut minter);
         let mutations = std::mem::take(&mut plan.mutations);
         if !mutations.is_empty() {
-            self.engine.write(epoch, mutations).await?;
+            match self.engine.write(epoch, mutations).await {
+                Err(StoreError::EpochChanged) => return Ok(None),
+                written => written.map_err(|error| write_error(&error))?,
+            }
         }
-        Ok(plan)
+        Ok(Some(plan))
     }
 }
 

@@ -79,6 +79,11 @@ pub(crate) struct HintDone {
 }
 
 impl Op {
+    /// Whether it is a put that nobody waits for any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Mint(_, reply) if reply.is_closed())
+    }
+
     /// Places this operation reads at most.
     pub(crate) fn slots(&self) -> usize {
         1 + match self {

@@ -1,17 +1,19 @@
 //! Batches decided in memory, and what stays true over them.
 
 use bytes::Bytes;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use crate::hash::ClusterHash;
-use crate::node::replica::batch::{Minter, Outcome, any_damaged, plan, slots};
+use crate::node::replica::batch::{Minter, Outcome, any_damaged, decode, plan, slots};
 use crate::node::replica::marker;
 use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
 use crate::record;
 use crate::store::{Mutation, Slot};
 use crate::types::{ClusterName, Epoch, NodeId, PartitionId};
-use crate::version::{Clock, Context, Dot, RequestId, Siblings};
+use crate::version::{Actor, Clock, Context, Dot, RequestId, Siblings};
 use crate::wire::rpc::ServeError;
 
 /// A replica's storage and its planner, without a loop.
@@ -20,6 +22,7 @@ struct Bench {
     node: NodeId,
     epoch: Epoch,
     clock: Clock,
+    rng: StdRng,
     stored: BTreeMap<Slot, Bytes>,
     sequence: u64,
 }
@@ -31,15 +34,22 @@ fn key(name: &'static str) -> Slot {
 impl Bench {
     fn new(node: u64) -> Self {
         let hash = ClusterHash::new(&ClusterName::new("demo").unwrap());
-        let clock = Clock::new(1_000);
-        Self { hash, node: NodeId(node), epoch: Epoch(1), clock, stored: BTreeMap::new(), sequence: node * 1_000 }
+        let (clock, rng) = (Clock::new(1_000), StdRng::seed_from_u64(node));
+        Self { hash, node: NodeId(node), epoch: Epoch(1), clock, rng, stored: BTreeMap::new(), sequence: node * 1_000 }
     }
 
     fn run(&mut self, ops: &[Op]) -> Vec<Result<Option<Minted>, ServeError>> {
         let slots = slots(ops);
         let stored: Vec<Option<Bytes>> = slots.iter().map(|slot| self.stored.get(slot).cloned()).collect();
-        let mut minter =
-            Minter { hash: &self.hash, node: self.node, epoch: self.epoch, clock: &mut self.clock, wall_ms: 1 };
+        let stored = decode(&self.hash, &slots, stored);
+        let mut minter = Minter {
+            hash: &self.hash,
+            node: self.node,
+            epoch: self.epoch,
+            clock: &mut self.clock,
+            wall_ms: 1,
+            rng: &mut self.rng,
+        };
         let mut plan = plan(ops, slots, stored, &mut minter);
         for mutation in std::mem::take(&mut plan.mutations) {
             match mutation {
@@ -59,6 +69,7 @@ impl Bench {
             .collect()
     }
 
+    /// An operation whose caller waits, as far as the batch can see.
     fn mint_op(&mut self, slot: &Slot, seen: Option<Context>, stand_in_for: &[NodeId]) -> Op {
         self.sequence += 1;
         let mint = Mint {
@@ -133,7 +144,7 @@ fn a_damaged_record_from_a_peer_is_refused_and_a_stored_one_is_noticed() {
     *damaged.last_mut().unwrap() ^= 1;
     let damaged = Bytes::from(damaged);
     assert!(matches!(bench.apply(&slot, &damaged, &[]), Err(ServeError::Invalid(_))));
-    assert!(any_damaged(&bench.hash, std::slice::from_ref(&slot), &[Some(damaged)]));
+    assert!(any_damaged(&decode(&bench.hash, std::slice::from_ref(&slot), vec![Some(damaged)])));
 }
 
 #[test]
@@ -196,4 +207,42 @@ fn a_hint_renewed_while_it_was_delivered_stays() {
     };
     bench.run(&[Op::HintDone(done, oneshot::channel().0)]);
     assert_eq!(bench.stored.len(), 2, "marker and record stay for the second delivery");
+}
+
+/// Nobody but the store itself makes contexts, but anyone with a client certificate can send one.
+#[test]
+fn a_context_that_would_make_an_unreadable_record_is_refused_and_nothing_is_stored() {
+    let mut bench = Bench::new(1);
+    let slot = key("a");
+    bench.mint(&slot, &[]);
+    let before = bench.stored.clone();
+    let actor = |node| Actor { node: NodeId(node), epoch: Epoch(1) };
+    let most = Context::from_entries(vec![(actor(1), u64::MAX / 2)]).unwrap();
+    let many = (1..=crate::limits::CONTEXT_ACTORS_MAX as u64).map(|node| (actor(node + 100), 1)).collect();
+    for seen in [most, Context::from_entries(many).unwrap()] {
+        let op = bench.mint_op(&slot, Some(seen), &[]);
+        assert!(matches!(bench.run(&[op]).pop().unwrap(), Err(ServeError::Limit(_))));
+        assert_eq!(bench.stored, before);
+    }
+}
+
+/// The last hint of a stand-in is delivered in the very batch that brings the same record for another owner.
+#[test]
+fn a_record_that_a_new_hint_needs_does_not_go_with_the_old_one() {
+    let (mut owner, mut bench) = (Bench::new(1), Bench::new(9));
+    let (slot, owners) = (key("a"), [NodeId(1), NodeId(2)]);
+    let record = owner.mint(&slot, &[]).record;
+    bench.apply(&slot, &record, &owners[..1]).unwrap();
+    let digest = record::digest(&record);
+    let again = Apply { slot: slot.clone(), record: record.clone(), hints: vec![owners[1]] };
+    let done = HintDone {
+        slot: slot.clone(),
+        target: owners[0],
+        marked: digest.unwrap(),
+        delivered: digest,
+        drop_with: Some(owners.to_vec()),
+    };
+    bench.run(&[Op::Apply(again, oneshot::channel().0), Op::HintDone(done, oneshot::channel().0)]);
+    assert_eq!(bench.stored.get(&slot), Some(&record), "the second owner's hint leads to nothing");
+    assert!(bench.stored.contains_key(&marker::slot(owners[1], &slot)));
 }
