@@ -1,7 +1,8 @@
 //! CPU and wall time per record of the storage engines: `cargo bench --bench store [-- CACHE_MIB]`.
 //!
-//! 16-byte keys, 1 KiB values, 64 partitions, batches of 32 and of 1, one caller at a time. CPU is that of this
-//! process (user and system, all threads); for Redis the server's own is reported apart.
+//! 16-byte keys, 1 KiB values, 64 partitions, batches of 32, 8 and 1, one caller at a time. CPU is that of this
+//! process (user and system, all threads, until the embedded engine has come to rest after writes); for Redis the
+//! server's own is reported apart. At the end, the space on disk and the time to open after a sudden end.
 
 use std::process::Child;
 use std::process::Command;
@@ -37,9 +38,9 @@ async fn run(cache_mib: usize) {
     eprintln!("{:34} {:>9} {:>9} {:>9}", format!("cache {cache_mib} MiB"), "wall us", "CPU us", "server us");
     let sync = Duration::from_millis(200);
     let durabilities = [
-        ("redb interval", Durability::Interval(sync), RECORDS),
-        ("redb off", Durability::Off, RECORDS),
-        ("redb every batch", Durability::EveryBatch, 3_200),
+        ("embedded interval", Durability::Interval(sync), RECORDS),
+        ("embedded off", Durability::Off, RECORDS),
+        ("embedded every batch", Durability::EveryBatch, RECORDS / 4),
     ];
     for (name, durability, records) in durabilities {
         let dir = tempfile::tempdir().expect("a directory");
@@ -71,7 +72,9 @@ async fn measure(name: &str, config: &StoreConfig, records: u64, server: Option<
     };
     let (engine, _) = Engine::open(config, &identity, &Env::real()).await.expect("the storage opens");
     let value = Bytes::from(vec![7; 1024]);
-    for (what, batch) in [("insert", 32), ("overwrite", 32), ("get", 32), ("overwrite", 1), ("get", 1)] {
+    for (what, batch) in
+        [("insert", 32), ("overwrite", 32), ("overwrite", 8), ("overwrite", 1), ("get", 32), ("get", 8), ("get", 1)]
+    {
         let count = if batch == 1 { records / 10 } else { records };
         let (wall, cpu) = (Instant::now(), cpu_us("self"));
         let server_cpu = server.map(|server| cpu_us(&server.id().to_string()));
@@ -88,6 +91,9 @@ async fn measure(name: &str, config: &StoreConfig, records: u64, server: Option<
         }
         let each = |us: f64| us / count as f64;
         let wall = wall.elapsed().as_secs_f64() * 1e6;
+        if what != "get" {
+            rest().await;
+        }
         let server_cpu = server.zip(server_cpu).map(|(server, before)| cpu_us(&server.id().to_string()) - before);
         eprintln!(
             "{:34} {:9.2} {:9.2} {:>9}",
@@ -100,12 +106,11 @@ async fn measure(name: &str, config: &StoreConfig, records: u64, server: Option<
     if let StoreConfig::Embedded { path, durability, cache_bytes } = config {
         // The files as they are in the middle of work: what a sudden death of the process leaves.
         let copy = tempfile::tempdir().expect("a directory");
-        for file in ["store.redb", "store.memo"] {
-            std::fs::copy(path.join(file), copy.path().join(file)).expect("a copy");
-        }
-        let bytes = std::fs::metadata(copy.path().join("store.redb")).expect("a file").len();
-        let (durability, cache_bytes) = (*durability, *cache_bytes);
-        let config = StoreConfig::Embedded { path: copy.path().to_owned(), durability, cache_bytes };
+        let copied = Command::new("cp").args(["-a", "--sparse=always"]).arg(path).arg(copy.path()).status();
+        assert!(copied.expect("cp is there").success());
+        let path = copy.path().join(path.file_name().expect("a directory"));
+        let bytes = space(&path);
+        let config = StoreConfig::Embedded { path, durability: *durability, cache_bytes: *cache_bytes };
         let wall = Instant::now();
         let (copied, _) = Engine::open(&config, &identity, &Env::real()).await.expect("the copy opens");
         let took = wall.elapsed();
@@ -113,6 +118,28 @@ async fn measure(name: &str, config: &StoreConfig, records: u64, server: Option<
         copied.close().await.expect("the copy closes");
     }
     engine.close().await.expect("the storage closes");
+}
+
+/// Waits until nothing is done in the background.
+async fn rest() {
+    let mut before = cpu_us("self");
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = cpu_us("self");
+        if now - before < 20_000.0 {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Bytes that a directory takes on disk.
+fn space(path: &std::path::Path) -> u64 {
+    let data = std::fs::metadata(path).expect("a file");
+    if !data.is_dir() {
+        return std::os::unix::fs::MetadataExt::blocks(&data) * 512;
+    }
+    std::fs::read_dir(path).expect("a directory").map(|entry| space(&entry.expect("an entry").path())).sum()
 }
 
 /// The slot of a record: keys are scattered, as hashes are.

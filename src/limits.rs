@@ -112,7 +112,7 @@ pub const STORE_STALLED: Duration = Duration::from_secs(10);
 pub const STORE_UPKEEP: Duration = Duration::from_secs(1);
 /// How often the node writes down how far its storage has come, to notice later that it was rolled back.
 pub const STORE_MEMO_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the embedded engine syncs when it was told to sync never: its free pages come back only by syncing.
+/// How often the embedded engine syncs when it was told to sync never.
 pub const STORE_UNSYNCED_MAX: Duration = Duration::from_secs(60);
 /// Shortest interval between syncs of the embedded engine.
 pub const STORE_SYNC_INTERVAL_MIN: Duration = Duration::from_millis(1);
@@ -120,6 +120,23 @@ pub const STORE_SYNC_INTERVAL_MIN: Duration = Duration::from_millis(1);
 pub const STORE_DELETE_STEP: usize = 1_000;
 /// Bytes the embedded engine writes to find out whether a full disk has room again.
 pub const STORE_ROOM_PROBE: usize = 256 * 1024;
+/// Most bytes the embedded engine collects in memory before it writes them to a table of their own.
+pub const STORE_MEMTABLE_MAX: u64 = 16 * 1024 * 1024;
+/// Fewest bytes the same, when the cache is small.
+pub const STORE_MEMTABLE_MIN: u64 = 64 * 1024;
+/// Full collections of the embedded engine that may wait to be written; with more, writers wait.
+pub const STORE_MEMTABLES_WAITING: usize = 3;
+/// New tables of the embedded engine that may wait to be merged; with more, writers wait.
+pub const STORE_TABLES_NEW_MAX: usize = 20;
+/// How long a writer waits before it looks again whether the embedded engine has caught up.
+pub const STORE_CROWDED_PAUSE: Duration = Duration::from_millis(2);
+/// Bytes from which on the embedded engine keeps values apart from their keys, so that merging tables need not copy
+/// them.
+pub const STORE_VALUE_APART: u32 = 4 * 1024;
+/// Files of its own that the embedded engine keeps open.
+pub const STORE_OPEN_FILES: usize = 256;
+/// Entries of the embedded engine up to which it counts its records; beyond, it estimates.
+pub const STORE_COUNTED_MAX: usize = 20_000;
 /// Bytes of the file that the embedded engine writes beside its store to find out the same before it tries itself.
 pub const STORE_ROOM_FILE: usize = 16 * 1024 * 1024;
 /// Longest pause between attempts to write to a failed disk again, in intervals of upkeep.

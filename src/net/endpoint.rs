@@ -35,6 +35,10 @@ use crate::net::tls::TlsMaterial;
 use crate::net::tls::server_name;
 use crate::types::NodeName;
 
+/// How long a closed endpoint stays so that the word of it goes out. A peer that is dead, or was being connected to, would
+/// hold it up for three probe timeouts.
+const LINGER: Duration = Duration::from_millis(100);
+
 /// Where an endpoint's packets come from and go to.
 #[derive(Debug)]
 pub enum Socket {
@@ -235,12 +239,12 @@ impl Endpoint {
     }
 
     /// Ends in good order: takes no new connections and requests, lets those under way end for up to `patience`, closes
-    /// all connections and waits up to `patience` again until the peers know. Returns how many tasks had to be dropped.
+    /// all connections and lingers until the peers were told. Returns how many tasks had to be dropped.
     pub async fn close(&self, patience: Duration) -> usize {
         self.0.quic.set_server_config(None);
         let dropped = self.0.serving.shutdown(patience).await;
         self.0.quic.close(CloseCode::Done.code(), b"shutting down");
-        let idle = tokio::time::timeout(patience, self.0.quic.wait_idle()).await;
+        let idle = tokio::time::timeout(LINGER, self.0.quic.wait_idle()).await;
         if idle.is_err() {
             tracing::debug!("some peers did not acknowledge the end of their connection");
         }

@@ -28,7 +28,7 @@ pub enum StoreConfig {
         path: PathBuf,
         /// When writes are safe.
         durability: Durability,
-        /// Memory for cached pages, in bytes.
+        /// Memory for cached blocks, in bytes; see [`super::EmbeddedOptions`].
         cache_bytes: usize,
     },
     /// A Redis or Valkey server of this node's own.

@@ -1,20 +1,13 @@
 //! What every engine must do, as one suite that is run against each: see [`check`] and [`check_reopening`].
-//!
-//! Beside it, the small world that deterministic tests of engines run in.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::env::BoxTask;
 use crate::env::Env;
-use crate::env::World;
 use crate::limits;
 use crate::store::Engine;
 use crate::store::Health;
@@ -316,43 +309,6 @@ pub(crate) async fn contents(engine: &Engine) -> BTreeMap<(u32, Bytes), Bytes> {
         }
     }
     all
-}
-
-/// A world on one thread: blocking work is done where it is asked for, and random numbers follow from the seed.
-#[derive(Debug)]
-pub(crate) struct SeededWorld {
-    seed: u64,
-    drawn: AtomicU64,
-}
-
-impl SeededWorld {
-    /// A scope in such a world.
-    pub(crate) fn env(seed: u64) -> Env {
-        Env::new(Arc::new(Self { seed, drawn: AtomicU64::new(0) }))
-    }
-}
-
-impl World for SeededWorld {
-    #[expect(clippy::disallowed_methods, reason = "a world has to start its tasks somehow")]
-    fn spawn(&self, task: BoxTask) {
-        tokio::spawn(task);
-    }
-
-    fn wall_ms(&self) -> u64 {
-        1_750_000_000_000
-    }
-
-    fn seed(&self, _label: &str) -> [u8; 32] {
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.seed.to_be_bytes());
-        seed[8..16].copy_from_slice(&self.drawn.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-        seed
-    }
-
-    fn blocking(&self, job: Box<dyn FnOnce() + Send + 'static>) {
-        // As on a thread of its own, a panic ends the job and nothing else; whoever waits for it is told.
-        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)));
-    }
 }
 
 #[tokio::test]

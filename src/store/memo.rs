@@ -9,7 +9,6 @@ use std::io::Read;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -17,15 +16,9 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::store::epoch::Memo;
 
-/// Where a memo is kept.
+/// Where a memo is kept: a file, which need not exist.
 #[derive(Debug, Clone)]
-pub struct MemoFile(Place);
-
-#[derive(Debug, Clone)]
-enum Place {
-    File(PathBuf),
-    Memory(Arc<Mutex<Vec<u8>>>),
-}
+pub(crate) struct MemoFile(PathBuf);
 
 /// What was found where a memo should be.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,37 +30,23 @@ pub(crate) enum Found {
 }
 
 impl MemoFile {
-    /// A file; it need not exist.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self(Place::File(path.into()))
-    }
-
-    /// A place in memory, shared by clones: the disk of a simulated node.
-    pub fn in_memory() -> Self {
-        Self(Place::Memory(Arc::default()))
+    /// The memo at this path.
+    pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
     }
 
     /// The file's path, for messages.
     pub(crate) fn path(&self) -> &Path {
-        match &self.0 {
-            Place::File(path) => path,
-            Place::Memory(_) => Path::new("memory"),
-        }
+        &self.0
     }
 
     /// Reads the memo.
     pub(crate) fn load(&self, hash: &ClusterHash) -> io::Result<Found> {
-        let text = match &self.0 {
-            Place::Memory(bytes) => bytes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Place::File(path) => match File::open(path) {
-                Ok(file) => {
-                    let mut bytes = Vec::new();
-                    file.take(limits::STORE_MEMO_MAX).read_to_end(&mut bytes)?;
-                    bytes
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-                Err(error) => return Err(error),
-            },
+        let mut text = Vec::new();
+        match File::open(&self.0) {
+            Ok(file) => file.take(limits::STORE_MEMO_MAX).read_to_end(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
         };
         if text.is_empty() {
             return Ok(Found::Nothing);
@@ -77,14 +56,7 @@ impl MemoFile {
 
     /// Replaces the memo; it is on disk when this returns.
     pub(crate) fn save(&self, memo: &Memo, hash: &ClusterHash) -> io::Result<()> {
-        let bytes = encode(memo, hash)?;
-        match &self.0 {
-            Place::Memory(place) => {
-                *place.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
-                Ok(())
-            }
-            Place::File(path) => replace(path, &bytes),
-        }
+        replace(&self.0, &encode(memo, hash)?)
     }
 }
 

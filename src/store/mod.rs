@@ -38,12 +38,10 @@ pub use config::RedisTlsIdentity;
 pub use config::StoreConfig;
 pub use embedded::Embedded;
 pub use embedded::EmbeddedOptions;
-pub use embedded::OpenDisk;
 pub use error::OpenError;
 pub use error::StoreError;
 pub use error::Warning;
 pub use health::Health;
-pub use memo::MemoFile;
 pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::Redis;
@@ -95,10 +93,11 @@ pub struct ScanPage {
 /// How much a storage holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreSize {
-    /// Records.
+    /// Records. The embedded engine counts up to [`limits::STORE_COUNTED_MAX`]; of more it gives an estimate, in which
+    /// a record counts again for each recent change that its files still hold.
     pub keys: u64,
-    /// Bytes as the engine knows them: memory, keys and values; embedded, the length of the file, free pages
-    /// included; Redis, the memory of the whole server.
+    /// Bytes as the engine knows them: memory, keys and values; embedded, its tables with what was overwritten there,
+    /// and what waits to be written to them; Redis, the memory of the whole server.
     pub bytes: u64,
 }
 
@@ -172,22 +171,6 @@ impl Engine {
                 Err(OpenError::Config("this program was built without the `redis` feature".to_owned()))
             }
         }
-    }
-
-    /// Opens the embedded engine on a disk that the caller provides, such as a simulated one. `disk` is called again
-    /// whenever the engine has to reopen the disk after a failure of it; `memo` stands for the file beside it.
-    ///
-    /// # Errors
-    /// As [`Engine::open`].
-    pub async fn open_on_backend(
-        disk: OpenDisk,
-        memo: MemoFile,
-        options: EmbeddedOptions,
-        identity: &StoreIdentity,
-        env: &Env,
-    ) -> Result<(Self, Vec<Warning>), OpenError> {
-        let (engine, warnings) = Embedded::open_on(disk, memo, options, identity, env).await?;
-        Ok((Self::Embedded(engine), warnings))
     }
 
     /// The storage epoch now. It changes when the storage was wiped, rolled back, or may have lost writes that it

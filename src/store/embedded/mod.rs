@@ -1,21 +1,20 @@
-//! The embedded engine: redb on a file, or on any other disk.
+//! The embedded engine: fjall, a log-structured merge tree, in a directory of the node's own.
 //!
-//! Each call is one transaction on one hop to a thread that may block. A keeper task syncs at the configured
-//! interval, tries broken disks again, and writes down how far the storage has come. With any durability but
-//! [`Durability::EveryBatch`], unsynced writes live in this process: its sudden death loses them, as a power cut
-//! would, and the epoch is renewed.
+//! Each call is one batch, or one read, on one hop to a thread that may block. A keeper task syncs at the configured
+//! interval, tries broken disks again, and writes down how far the storage has come. Batches reach the system before
+//! they are acknowledged, and the disk when [`Durability`] says; only under [`Durability::EveryBatch`] does the epoch
+//! survive a sudden end. One thread of fjall's own writes and merges tables; a simulation uses the memory engine.
 
 mod core;
-mod disk;
+mod database;
+mod fault;
+mod journal;
 mod open;
-mod tables;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod fault_tests;
-#[cfg(test)]
-mod sim_disk;
+mod process_tests;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +31,6 @@ use crate::env::Env;
 use crate::limits;
 use crate::store::Durability;
 use crate::store::Health;
-use crate::store::MemoFile;
 use crate::store::Mutation;
 use crate::store::OpenError;
 use crate::store::ScanPage;
@@ -47,8 +45,6 @@ use crate::types::Epoch;
 use crate::types::PartitionId;
 use crate::types::Partitions;
 
-pub use disk::OpenDisk;
-
 /// How long closing waits for the keeper to finish what it is doing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,7 +53,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 pub struct EmbeddedOptions {
     /// When writes are safe.
     pub durability: Durability,
-    /// Memory for cached pages, in bytes.
+    /// Memory for cached blocks of tables, in bytes. Beside it, new records are collected in memory until they fill a
+    /// table: a sixteenth of this, at most [`limits::STORE_MEMTABLE_MAX`], in up to
+    /// [`limits::STORE_MEMTABLES_WAITING`] + 2 pieces.
     pub cache_bytes: usize,
 }
 
@@ -92,47 +90,16 @@ impl Embedded {
         identity: &StoreIdentity,
         env: &Env,
     ) -> Result<(Self, Vec<Warning>), OpenError> {
-        let path = directory.to_owned();
-        let created = env.blocking(move || std::fs::create_dir_all(&path)).await.ok_or(OpenError::Stopping)?;
-        created.map_err(|error| OpenError::File { path: directory.to_owned(), error })?;
-        let disk = OpenDisk::file(directory.join("store.redb"));
-        Self::open_named(disk, MemoFile::at(directory.join("store.memo")), options, identity, env, directory).await
-    }
-
-    pub(super) async fn open_on(
-        disk: OpenDisk,
-        memo: MemoFile,
-        options: EmbeddedOptions,
-        identity: &StoreIdentity,
-        env: &Env,
-    ) -> Result<(Self, Vec<Warning>), OpenError> {
-        Self::open_named(disk, memo, options, identity, env, Path::new("the given disk")).await
-    }
-
-    async fn open_named(
-        disk: OpenDisk,
-        memo: MemoFile,
-        options: EmbeddedOptions,
-        identity: &StoreIdentity,
-        env: &Env,
-        name: &Path,
-    ) -> Result<(Self, Vec<Warning>), OpenError> {
         let scope = env.child();
-        let opening = open::Opening {
-            disk,
-            memo,
-            options,
-            identity: identity.clone(),
-            env: scope.clone(),
-            name: name.to_owned(),
-        };
+        let opening =
+            open::Opening { directory: directory.to_owned(), options, identity: identity.clone(), env: scope.clone() };
         let opened = env.blocking(move || opening.run()).await;
         let (core, warnings) = match opened {
             Some(result) => result?,
             None if env.is_stopping() => return Err(OpenError::Stopping),
-            // redb trusts a file that was closed in order, and panics when it should not have.
+            // fjall panics over some files that are not as it left them.
             None => {
-                let what = format!("the storage in {}", name.display());
+                let what = open::name(directory);
                 return Err(OpenError::Damaged { what, reason: "reading it failed".to_owned() });
             }
         };
@@ -155,26 +122,30 @@ impl Embedded {
 
     pub(super) async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let slots = slots.to_vec();
-        self.run(move |core| core.read(|db| tables::get_many(db, &slots))).await
+        self.run(move |core| core.read(|db| db.get_many(&slots))).await
     }
 
     pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
+        self.wait_for_room().await?;
         self.run(move |core| core.write(epoch, &batch)).await
     }
 
     pub(super) async fn scan(&self, range: ScanRange) -> Result<ScanPage, StoreError> {
-        self.run(move |core| core.read(|db| tables::scan(db, &range))).await
+        self.run(move |core| core.read(|db| db.scan(&range))).await
     }
 
     pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
-        let mut gone = 0;
+        let (mut gone, mut after) = (0, None);
         loop {
+            self.wait_for_room().await?;
             // One hop per step, so that writes that wait get their turn between them.
-            let step = self.run(move |core| core.delete_some(partition)).await?;
+            let from: Option<Bytes> = after;
+            let (step, last) = self.run(move |core| core.delete_some(partition, from.as_deref())).await?;
             gone += step;
-            if step == 0 {
+            if last.is_none() {
                 return Ok(gone);
             }
+            after = last;
         }
     }
 
@@ -183,8 +154,7 @@ impl Embedded {
     }
 
     pub(super) async fn size(&self) -> Result<StoreSize, StoreError> {
-        let keys = self.run(|core| core.read(tables::count)).await?;
-        Ok(StoreSize { keys, bytes: self.core.length.load(Ordering::Relaxed) })
+        self.run(|core| core.read(|db| Ok(StoreSize { keys: db.count()?, bytes: db.bytes() }))).await
     }
 
     pub(super) fn health(&self) -> Health {
@@ -197,6 +167,15 @@ impl Embedded {
             tracing::warn!("the storage's keeper did not end in time");
         }
         self.run(Core::close).await
+    }
+
+    /// Holds a writer back while the tables of earlier ones are being written and merged.
+    async fn wait_for_room(&self) -> Result<(), StoreError> {
+        while self.core.crowded.load(Ordering::Acquire) {
+            tokio::time::sleep(limits::STORE_CROWDED_PAUSE).await;
+            self.run(Core::look_at_backlog).await?;
+        }
+        Ok(())
     }
 
     async fn run<T: Send + 'static>(
@@ -231,7 +210,7 @@ async fn keep(core: Weak<Core>, env: Env) {
             biased;
             () = env.stopped() => return,
             _ = sync.tick() => sync_now,
-            _ = upkeep.tick() => recover_if_needed,
+            _ = upkeep.tick() => Core::look_after,
             _ = memo.tick() => remember,
         };
         let Some(core) = core.upgrade() else { return };
@@ -247,12 +226,6 @@ fn sync_now(core: &Core) {
         && let Err(error) = core.flush()
     {
         tracing::warn!(%error, "syncing the storage");
-    }
-}
-
-fn recover_if_needed(core: &Core) {
-    if core.pulse.trouble().is_some() {
-        core.recover();
     }
 }
 

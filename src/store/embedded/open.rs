@@ -1,113 +1,121 @@
 //! Opening the embedded engine: whose storage is it, is it sound, and may its epoch stay.
 
+use std::fs;
+use std::fs::File;
+use std::fs::TryLockError;
 use std::io;
+use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 
-use redb::Builder;
-use redb::Database;
-use redb::DatabaseError;
-use redb::StorageError;
+use fjall::LsmError;
+use fjall::PersistMode;
 
 use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::store::Durability;
-use crate::store::MemoFile;
 use crate::store::OpenError;
 use crate::store::StoreIdentity;
 use crate::store::Warning;
 use crate::store::embedded::EmbeddedOptions;
-use crate::store::embedded::OpenDisk;
 use crate::store::embedded::core::Core;
 use crate::store::embedded::core::Open;
-use crate::store::embedded::tables;
-use crate::store::embedded::tables::Seal;
-use crate::store::embedded::tables::Sync;
+use crate::store::embedded::database::Db;
+use crate::store::embedded::database::Seal;
+use crate::store::embedded::fault;
+use crate::store::embedded::fault::Fault;
+use crate::store::embedded::journal;
+use crate::store::embedded::journal::Tail;
 use crate::store::epoch;
 use crate::store::epoch::Mark;
 use crate::store::epoch::Verdict;
 use crate::store::health::Pulse;
 use crate::store::memo::Found;
+use crate::store::memo::MemoFile;
 
 /// Everything that opening needs.
 pub(super) struct Opening {
-    pub(super) disk: OpenDisk,
-    pub(super) memo: MemoFile,
+    pub(super) directory: PathBuf,
     pub(super) options: EmbeddedOptions,
     pub(super) identity: StoreIdentity,
     pub(super) env: Env,
-    /// For messages.
-    pub(super) name: PathBuf,
 }
 
-/// A database with the settings that are the same for opening and reopening.
-pub(super) fn builder(cache_bytes: usize) -> Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(cache_bytes);
-    builder.set_repair_callback(|repair| {
-        tracing::info!(percent = repair.progress() * 100.0, "walking the storage after a crash");
-    });
-    builder
+/// The storage in this directory, for messages.
+pub(super) fn name(directory: &Path) -> String {
+    format!("the storage in {}", directory.display())
 }
 
 impl Opening {
     pub(super) fn run(self) -> Result<(Core, Vec<Warning>), OpenError> {
-        let length = Arc::new(AtomicU64::new(0));
-        let disk = self.disk.open(length.clone()).map_err(|error| self.file_error(error))?;
-        // The database is opened first: its lock keeps two processes from one memo, too.
-        let db =
-            builder(self.options.cache_bytes).create_with_backend(disk).map_err(|error| self.database_error(error))?;
+        let directory = self.directory.join("db");
+        fs::create_dir_all(&directory).map_err(|error| self.file_error(error))?;
+        // Locked before anything is looked at, so that two processes share neither the database nor the memo.
+        let lock = self.lock()?;
+        let tail = journal::trim(&directory, None).map_err(|error| self.fault(Fault::Disk(error.into())))?;
+        let db = Db::open(&directory, self.options).map_err(|fault| self.fault(fault))?;
         let hash = ClusterHash::new(&self.identity.cluster);
-        let memo = self.memo.load(&hash);
-        let memo = memo.map_err(|error| OpenError::File { path: self.memo.path().to_owned(), error })?;
+        let memo_file = MemoFile::at(self.directory.join("store.memo"));
+        let memo = memo_file.load(&hash);
+        let memo = memo.map_err(|error| OpenError::File { path: memo_file.path().to_owned(), error })?;
 
-        let (seal, warnings) = self.admit(&db, &memo)?;
+        let (seal, warnings) = self.admit(&db, &memo, tail)?;
         let core = Core {
-            disk: self.disk,
-            memo: self.memo,
+            directory,
+            memo: memo_file,
             options: self.options,
             hash,
             env: self.env,
-            length,
             pulse: Pulse::default(),
             boot: seal.mark.boot,
             epoch: AtomicU64::new(seal.mark.epoch.0),
-            tried: AtomicU64::new(seal.mark.commits),
-            landed: AtomicU64::new(seal.mark.commits),
+            commits: AtomicU64::new(seal.mark.commits),
             unsynced: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
+            crowded: AtomicBool::new(false),
+            mendings: AtomicU32::new(0),
+            well: AtomicU32::new(0),
             pause: AtomicU32::new(0),
-            open: RwLock::new(Open { db: Some(db), generation: 0, closed: false }),
+            writer: Mutex::new(()),
+            open: RwLock::new(Open { db: Some(db), lock: Some(lock), generation: 0 }),
         };
         core.save_memo(false).map_err(|error| OpenError::File { path: core.memo.path().to_owned(), error })?;
         Ok((core, warnings))
     }
 
-    /// Checks whose storage it is, decides on the epoch, and seals the storage for this session.
-    fn admit(&self, db: &Database, memo: &Found) -> Result<(Seal, Vec<Warning>), OpenError> {
-        let damaged = |error: redb::Error| self.redb_error(error);
-        let tx = tables::begin(db, Sync::Quick).map_err(damaged)?;
-        let (owner, old) = tables::create(&tx).map_err(damaged)?;
-        let expected = identity_text(&self.identity);
-        match owner {
-            Some(owner) if owner != expected.as_bytes() => return Err(self.foreign(&owner)),
-            Some(_) => {}
-            None => tables::put_identity(&tx, expected.as_bytes()).map_err(damaged)?,
+    fn lock(&self) -> Result<File, OpenError> {
+        let lock = File::create(self.directory.join("store.lock")).map_err(|error| self.file_error(error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { what: name(&self.directory) }),
+            Err(TryLockError::Error(error)) => Err(self.file_error(error)),
         }
-        let (seal, warnings) = self.seal(old, memo);
-        tables::put_seal(&tx, &seal).map_err(damaged)?;
-        tx.commit().map_err(|error| damaged(error.into()))?;
+    }
+
+    /// Checks whose storage it is, decides on the epoch, and seals the storage for this session.
+    fn admit(&self, db: &Db, memo: &Found, tail: Tail) -> Result<(Seal, Vec<Warning>), OpenError> {
+        let fault = |fault| self.fault(fault);
+        let (owner, old) = (db.identity().map_err(fault)?, db.seal().map_err(fault)?);
+        let expected = identity_text(&self.identity);
+        if let Some(owner) = owner
+            && owner != expected.as_bytes()
+        {
+            return Err(self.foreign(&owner));
+        }
+        let (seal, warnings) = self.seal(old, memo, tail);
+        let mut batch = db.batch(PersistMode::SyncAll);
+        batch.put_identity(expected.as_bytes());
+        batch.put_seal(&seal).and_then(|()| batch.commit()).map_err(fault)?;
         Ok((seal, warnings))
     }
 
-    fn seal(&self, old: Option<Seal>, memo: &Found) -> (Seal, Vec<Warning>) {
+    fn seal(&self, old: Option<Seal>, memo: &Found, tail: Tail) -> (Seal, Vec<Warning>) {
         let remembered = if let Found::Memo(memo) = memo { Some(memo) } else { None };
         let mark = old.map(|old| old.mark);
-        let whole = old.is_some_and(|old| old.clean || old.synced);
+        let whole = old.is_some_and(|old| tail != Tail::Several && (old.clean || old.synced));
         let verdict = epoch::judge(mark.as_ref(), remembered, whole);
         let known = [mark, remembered.map(|memo| memo.mark)];
         let epoch = match verdict {
@@ -130,33 +138,22 @@ impl Opening {
 
     fn foreign(&self, owner: &[u8]) -> OpenError {
         let owner = String::from_utf8_lossy(owner).into_owned();
-        OpenError::Foreign { what: self.what(), found: owner, expected: identity_text(&self.identity) }
-    }
-
-    fn what(&self) -> String {
-        format!("the storage in {}", self.name.display())
+        OpenError::Foreign { what: name(&self.directory), found: owner, expected: identity_text(&self.identity) }
     }
 
     fn file_error(&self, error: io::Error) -> OpenError {
-        OpenError::File { path: self.name.clone(), error }
+        OpenError::File { path: self.directory.clone(), error }
     }
 
-    fn database_error(&self, error: DatabaseError) -> OpenError {
-        match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-                OpenError::InUse { what: self.what() }
-            }
-            DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+    fn fault(&self, fault: Fault) -> OpenError {
+        match fault {
+            Fault::Disk(fjall::Error::Locked) => OpenError::InUse { what: name(&self.directory) },
+            Fault::Disk(fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)))
+                if !fault::damage(&error) =>
+            {
                 self.file_error(error)
             }
-            other => OpenError::Damaged { what: self.what(), reason: other.to_string() },
-        }
-    }
-
-    fn redb_error(&self, error: redb::Error) -> OpenError {
-        match error {
-            redb::Error::Io(error) => self.file_error(error),
-            other => OpenError::Damaged { what: self.what(), reason: other.to_string() },
+            other => OpenError::Damaged { what: name(&self.directory), reason: other.to_string() },
         }
     }
 }
