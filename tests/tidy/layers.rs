@@ -59,7 +59,7 @@ pub(crate) const IMPURE: &[&str] = &[
     "quinn",
     "rustls",
     "redis",
-    "redb",
+    "fjall",
     "rand",
     "std::net",
     "std::fs",
