@@ -189,7 +189,8 @@ async fn files_that_are_no_store_are_refused_with_a_remedy() {
 
     let journal = journal::journals(&dir.path().join("db")).unwrap().remove(0);
     let table = fs::read_dir(&tables).unwrap().next().unwrap().unwrap().path();
-    let broken: [(&str, &dyn Fn(&Path)); 5] = [
+    type Damage<'a> = (&'static str, &'a dyn Fn(&Path));
+    let broken: [Damage<'_>; 5] = [
         ("no journal", &|path| fs::remove_file(path.join(journal.strip_prefix(dir.path()).unwrap())).unwrap()),
         ("no version", &|path| fs::remove_file(path.join("db/version")).unwrap()),
         ("another version", &|path| fs::write(path.join("db/version"), "something else").unwrap()),
