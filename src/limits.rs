@@ -153,10 +153,15 @@ pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
 /// Longest time a request may ask for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
+/// Writes and repairs one node finishes in the background after their requests were answered. Beyond, requests wait for
+/// their slow replicas.
+pub const BACKGROUND_MAX: usize = 4 * 1024;
 /// Hints one node keeps for one target. Beyond, further ones are refused and counted.
 pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
 /// Hints that are read, delivered and forgotten together.
 pub const HINT_PAGE_MAX: usize = 128;
+/// Hints that are on their way to one target at the same time.
+pub const HINTS_AT_ONCE: usize = 8;
 /// Longest configuration file that is read.
 pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
 /// Longest validity of a certificate that is issued, in days.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::env::Env;
@@ -29,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Counters,
     pub(crate) started: Instant,
+    /// Room for work in the background.
+    pub(crate) background: Arc<Semaphore>,
     /// The scope of work that outlives the request it belongs to: slow replicas, read repair, hints.
     pub(crate) rest: Env,
 }
@@ -58,6 +61,20 @@ pub(crate) struct Place {
 }
 
 impl Core {
+    /// Finishes work in the background. `None` hands it back when too much is under way there.
+    pub(crate) fn finish_later<T: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        work: T,
+    ) -> Option<T> {
+        let Ok(permit) = self.background.clone().try_acquire_owned() else { return Some(work) };
+        self.rest.spawn(name, async move {
+            work.await;
+            drop(permit);
+        });
+        None
+    }
+
     /// Where a key lies.
     pub(crate) fn place(&self, namespace: &Namespace, key: &[u8]) -> Place {
         let (position, partition) = self.view.place(namespace, key);

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream;
 use tokio::time::{Instant, sleep};
 
 use crate::limits;
@@ -24,6 +25,8 @@ use crate::wire::rpc::{ReplicaWrite, ServeError};
 
 /// How often the markers of reachable targets are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How long a target that took no hint is left alone.
+const REST: Duration = Duration::from_secs(3);
 /// How often the markers of an unreachable target are counted again while its budget seems spent.
 const RECOUNT: Duration = Duration::from_secs(60);
 
@@ -85,6 +88,7 @@ impl HintBudget {
 pub(crate) async fn deliver(core: Arc<Core>) {
     let targets: Vec<NodeId> = core.view.members().keys().copied().filter(|node| *node != core.id).collect();
     let mut counted: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    let mut refused: BTreeMap<NodeId, Instant> = BTreeMap::new();
     loop {
         for target in &targets {
             // An unreachable target is looked at once, so that what was kept before a restart is known, and again when
@@ -93,8 +97,13 @@ pub(crate) async fn deliver(core: Arc<Core>) {
                 None => true,
                 Some(at) => core.hints.is_spent(*target) && at.elapsed() > RECOUNT,
             };
-            if due || core.peers.is_connected(*target) {
-                deliver_to(&core, *target).await;
+            let resting = refused.get(target).is_some_and(|at| at.elapsed() < REST);
+            if due || (core.peers.is_connected(*target) && !resting) {
+                if deliver_to(&core, *target).await {
+                    refused.remove(target);
+                } else {
+                    refused.insert(*target, Instant::now());
+                }
                 counted.insert(*target, Instant::now());
             }
         }
@@ -106,12 +115,12 @@ pub(crate) async fn deliver(core: Arc<Core>) {
     }
 }
 
-/// Walks all markers of one target; delivers while it answers, and counts what is left.
-async fn deliver_to(core: &Arc<Core>, target: NodeId) {
+/// Walks the markers of one target; delivers while it answers, and counts what is left. Returns whether it answered.
+async fn deliver_to(core: &Arc<Core>, target: NodeId) -> bool {
     let prefix = marker::prefix(target);
     let mut after: Option<Bytes> = None;
     let mut left = 0;
-    let mut reachable = core.peers.is_connected(target);
+    let reachable = core.peers.is_connected(target);
     loop {
         let page = core
             .engine
@@ -121,36 +130,53 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) {
             Ok(page) => page,
             Err(error) => {
                 tracing::debug!(%error, "hints cannot be read now");
-                return;
+                return false;
             }
         };
         after = page.items.last().map(|(key, _)| key.clone());
         let count = page.items.len();
-        let delivered = if reachable { deliver_page(core, target, page.items).await } else { 0 };
-        reachable &= delivered > 0;
-        left += count.saturating_sub(delivered) as u64;
+        let done = if reachable { deliver_page(core, target, page.items).await } else { Page::default() };
+        if done.refused > 0 && done.delivered == 0 {
+            return false;
+        }
+        left += count.saturating_sub(done.delivered) as u64;
         if !page.more || core.rest.is_stopping() {
             break;
         }
     }
     core.hints.set(target, left);
+    true
 }
 
-/// Delivers one page; returns how many hints reached their target.
-async fn deliver_page(core: &Arc<Core>, target: NodeId, items: Vec<(Bytes, Bytes)>) -> usize {
-    let outcomes = join_all(items.into_iter().map(|(key, value)| deliver_one(core, target, key, value))).await;
-    let mut delivered = 0;
-    for outcome in outcomes {
+/// What became of a page of hints.
+#[derive(Default)]
+struct Page {
+    delivered: usize,
+    /// The target did not take them.
+    refused: usize,
+}
+
+/// Delivers one page, a few at a time.
+async fn deliver_page(core: &Arc<Core>, target: NodeId, items: Vec<(Bytes, Bytes)>) -> Page {
+    let deliveries = items.into_iter().map(|(key, value)| deliver_one(core, target, key, value));
+    let mut outcomes = std::pin::pin!(stream::iter(deliveries).buffer_unordered(limits::HINTS_AT_ONCE));
+    let mut page = Page::default();
+    while let Some(outcome) = outcomes.next().await {
         match outcome {
-            Ok(()) => delivered += 1,
-            Err(error) => tracing::debug!(%target, %error, "a hint was not delivered"),
+            Ok(()) => page.delivered += 1,
+            Err(ServeError::Unavailable(why)) => {
+                page.refused += 1;
+                tracing::debug!(%target, why, "a hint was not delivered");
+            }
+            // A damaged marker or record: others behind it can be delivered all the same.
+            Err(error) => tracing::warn!(%target, %error, "a hint cannot be delivered"),
         }
     }
-    core.counters.hints_delivered.fetch_add(delivered as u64, Ordering::Relaxed);
-    if delivered > 0 {
-        tracing::debug!(%target, delivered, "hints delivered");
+    core.counters.hints_delivered.fetch_add(page.delivered as u64, Ordering::Relaxed);
+    if page.delivered > 0 {
+        tracing::debug!(%target, delivered = page.delivered, "hints delivered");
     }
-    delivered
+    page
 }
 
 async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes) -> Result<(), ServeError> {
@@ -159,7 +185,8 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
     let marked = Marker::decode(&value).ok_or_else(broken)?.digest;
     let record = core.replica.fetch(vec![slot.clone()]).await?.pop().flatten();
     if let Some(record) = &record {
-        core.replica.verify(core.view.hash(), &slot, record)?;
+        let verified = core.replica.verify(core.view.hash(), &slot, record);
+        verified.map_err(|error| ServeError::Internal(error.to_string()))?;
         let write = ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new() };
         let deadline = Instant::now() + core.timeouts.replica;
         let outcomes = core.peers.apply(target, vec![write], deadline).await;

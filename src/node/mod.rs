@@ -18,8 +18,11 @@ pub use timeouts::Timeouts;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::env::Env;
 use crate::hash::ClusterHash;
+use crate::limits;
 use crate::net::Endpoint;
 use crate::net::link::LinkSettings;
 use crate::node::core::{Core, Counters};
@@ -101,6 +104,7 @@ impl Node {
             timeouts,
             counters: Counters::default(),
             started: tokio::time::Instant::now(),
+            background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
             rest: rest.clone(),
         });
         rest.spawn("hints", hints::deliver(core.clone()));

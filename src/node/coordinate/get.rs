@@ -277,8 +277,12 @@ impl<'a> Asking<'a> {
         if behind.is_empty() {
             return;
         }
-        self.core.counters.read_repairs.fetch_add(behind.len() as u64, Ordering::Relaxed);
-        self.core.rest.spawn("read-repair", repair(self.core.clone(), self.slot.clone(), merged, behind));
+        let count = behind.len() as u64;
+        let repair = repair(self.core.clone(), self.slot.clone(), merged, behind);
+        // Where there is no room for it, the next read repairs.
+        if self.core.finish_later("read-repair", repair).is_none() {
+            self.core.counters.read_repairs.fetch_add(count, Ordering::Relaxed);
+        }
     }
 
     fn error(&self, needed: u8) -> ServeError {

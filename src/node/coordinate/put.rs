@@ -146,7 +146,10 @@ impl Coordination<'_> {
             }
         };
         if !spread.is_done() {
-            core.rest.spawn("put-rest", spread.rest());
+            // Where there is no room for it, the client waits for the slow replicas: that slows it down.
+            if let Some(rest) = core.finish_later("put-rest", spread.rest()) {
+                rest.await;
+            }
         }
         result
     }
@@ -163,7 +166,10 @@ impl Coordination<'_> {
         let mut missed = Vec::new();
         let (up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|owner| core.peers.is_up(**owner));
         for owner in up.into_iter().chain(down) {
-            let answer = core.peers.request(owner, &Request::Put(request.clone()), self.deadline).await;
+            // One that is silent must leave time for the next.
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let patience = if missed.len() + 1 < owners.len() { left / 2 } else { left };
+            let answer = core.peers.request(owner, &Request::Put(request.clone()), Instant::now() + patience).await;
             let error = match answer {
                 Ok(Reply::Put(mut outcomes)) if outcomes.len() == 1 => match outcomes.remove(0) {
                     Err(ServeError::Unavailable(why)) => PeerError { why, maybe: false },
@@ -196,19 +202,21 @@ struct Spread {
 }
 
 impl Spread {
-    fn start(core: Arc<Core>, place: &Place, minted: Minted, mut quorum: PutQuorum, sends: Vec<Send>) -> Self {
+    fn start(core: Arc<Core>, place: &Place, minted: Minted, quorum: PutQuorum, sends: Vec<Send>) -> Self {
         let write =
             ReplicaWrite { slot: slot_ref(&place.slot), record: Blob(minted.record.clone()), hints: Vec::new() };
-        // This node has the record: that is the first acknowledgement.
-        let step = quorum.ack(core.id);
-        let mut spread =
-            Self { core, write, minted, place: place.clone(), quorum, sends: FuturesUnordered::new(), step };
+        let sending = FuturesUnordered::new();
+        let step = PutStep::Wait;
+        let mut spread = Self { core, write, minted, place: place.clone(), quorum, sends: sending, step };
         sends.into_iter().for_each(|send| spread.send(send));
         spread
     }
 
     fn send(&mut self, send: Send) {
         if send.to == self.core.id {
+            // This node has the record already.
+            let step = self.quorum.ack(send.to);
+            self.note(step);
             return;
         }
         if send.hint.is_some() {
@@ -232,15 +240,15 @@ impl Spread {
     async fn decide(&mut self) -> PutStep {
         while self.step == PutStep::Wait {
             match self.sends.next().await {
-                Some((node, outcome)) => self.step = self.take(node, outcome),
+                Some((node, outcome)) => self.take(node, outcome),
                 None => self.step = PutStep::GiveUp,
             }
         }
         self.step
     }
 
-    fn take(&mut self, node: NodeId, outcome: Result<(), PeerError>) -> PutStep {
-        match outcome {
+    fn take(&mut self, node: NodeId, outcome: Result<(), PeerError>) {
+        let step = match outcome {
             Ok(()) => self.quorum.ack(node),
             Err(error) => {
                 let (step, next) = self.quorum.fail(node, error.why, error.maybe);
@@ -249,6 +257,14 @@ impl Spread {
                 }
                 step
             }
+        };
+        self.note(step);
+    }
+
+    /// A decision is made once and stays.
+    fn note(&mut self, step: PutStep) {
+        if self.step == PutStep::Wait {
+            self.step = step;
         }
     }
 
