@@ -42,7 +42,7 @@ fn settings_have_flags_and_global_flags_go_anywhere() {
         "dynamomini certs client web --grant orders:get+put:user/ --dir x -v",
         "dynamomini certs node n1 --host a --host b --days 3",
         "dynamomini put k -5 -w all --strict --ttl 30s --node n1 --namespace orders --timeout 2s",
-        "dynamomini put k v --context -sTRhJ7pwYLhAQGj67XRtciYkGrW2uyOz8uB0QEB",
+        "dynamomini put k v --context -sTRhJ7pwYLhAQGj67XRtciYkGrW2uyOz8uB0QEBAA",
         "dynamomini put --batch - --ttl 1h --json",
         "dynamomini get a b -r one --key-hex",
         "dynamomini get a --context",

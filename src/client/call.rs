@@ -13,11 +13,15 @@ use crate::client::error::{ClientError, Unreachable};
 use crate::client::route::{Routes, Target};
 use crate::env::Env;
 use crate::net::NetError;
+use crate::net::link::LinkState;
 use crate::wire::blob;
 use crate::wire::rpc::{Reply, Request, ServeError};
 
 /// Share of the time left that one attempt may take while there are others to try.
 const ATTEMPT_SHARE: u32 = 3;
+/// How long a node that is not connected yet is waited for in the first round while there are others to try; doubled
+/// each round. A dead node must not hold up a client that has just begun.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(250);
 /// First pause after all nodes were tried in vain; doubled each round, with full jitter.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause.
@@ -80,7 +84,11 @@ impl Call<'_> {
                 if left.is_zero() {
                     return Err(record.give_up(true));
                 }
-                let share = if several { left / ATTEMPT_SHARE } else { left };
+                let share = match target.link.state() {
+                    _ if !several => left,
+                    LinkState::Up => left / ATTEMPT_SHARE,
+                    _ => (left / ATTEMPT_SHARE).min(CONNECT_PATIENCE * (1 << round.min(10)) / 2),
+                };
                 match self.ask(target, share, &errand.request()).await {
                     Ok(reply) => {
                         refused = false;

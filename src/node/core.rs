@@ -6,16 +6,17 @@ use std::sync::atomic::AtomicU64;
 use tokio::time::Instant;
 
 use crate::env::Env;
+use crate::limits;
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::timeouts::Timeouts;
+use crate::record;
 use crate::store::{Engine, Slot};
 use crate::types::{Namespace, NodeId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::SlotRef;
-use crate::{limits, record};
 
 /// The shared parts.
 pub(crate) struct Core {

@@ -4,6 +4,8 @@ mod bad;
 
 mod good;
 
+mod readme;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::OnceLock;
