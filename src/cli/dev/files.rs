@@ -109,7 +109,7 @@ fn node_table(layout: &Layout, spec: &Spec, ports: &Ports, index: u16, values: &
     }
     set(&mut table, "cluster.name", CLUSTER.into());
     set(&mut table, "node.name", name.as_str().into());
-    set(&mut table, "node.data_dir", text(&layout.node(&name).join("data")));
+    set(&mut table, "node.data_dir", text(&layout.node_data(&name)));
     set(&mut table, "listen.quic", local(quic).into());
     set(&mut table, "listen.gossip", local(gossip).into());
     set(&mut table, "listen.admin", local(admin).into());
