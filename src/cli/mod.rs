@@ -22,6 +22,8 @@ mod dev;
 
 mod parent;
 
+mod lock;
+
 mod table;
 
 mod connect;

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Context;
+use crate::cli::lock::Lock;
 use crate::cli::parent::Parent;
 use crate::cli::start_logging;
 use crate::config::node::{Durability, EngineConfig};
@@ -22,6 +23,9 @@ use crate::wire::rpc::{ClusterInfo, MemberInfo};
 
 /// How far a stamp of another node may lead this one's wall clock before it is not followed.
 const CLOCK_DRIFT: Duration = Duration::from_secs(60);
+
+/// The file in the data directory whose lock a running node holds.
+pub(crate) const LOCK: &str = "lock";
 
 /// Arguments of `node`.
 #[derive(Debug, clap::Args)]
@@ -57,6 +61,11 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
             None => std::future::pending().await,
         }
     };
+    let data_dir = &config.data_dir;
+    fs::create_dir_all(data_dir).with_context(|| format!("node.data_dir {}", data_dir.display()))?;
+    // Two processes with one node's name and keys would be taken for one.
+    let lock = Lock::take(&data_dir.join(LOCK));
+    let _lock = lock.with_context(|| format!("node.data_dir {} cannot be used", data_dir.display()))?;
     let node = start(context, config).await?;
     tracing::info!(
         node = %config.name, cluster = %config.cluster, quic = %config.listen.quic,
@@ -76,7 +85,6 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
 /// Opens storage and network, and starts the node on them.
 async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
     let env = &context.env;
-    fs::create_dir_all(&config.data_dir).with_context(|| format!("node.data_dir {}", config.data_dir.display()))?;
     let identity =
         StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: config.partitions };
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;

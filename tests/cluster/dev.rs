@@ -94,6 +94,14 @@ async fn a_node_that_dies_is_reported_and_started_again_by_hand_alone() {
     cluster.launch(1);
     cluster.whole().await;
     assert!(cluster.terminate().await.success(), "a node that dev did not start is none of its business");
+    // It still runs, so another start would give its data to two processes.
+    let again = run(&["dev", "--dir", cluster.dir().to_str().unwrap()]).await;
+    assert_eq!(again.status.code(), Some(1), "{}", complaint(&again));
+    assert!(
+        complaint(&again).contains("node n2 (pid ") && complaint(&again).contains("runs already"),
+        "{}",
+        complaint(&again)
+    );
 }
 
 #[tokio::test]
@@ -115,6 +123,33 @@ async fn nothing_outlives_a_dev_that_is_killed() {
     cluster.start_again(&[]).await;
     let client = cluster.client().await;
     assert_eq!(client.get("k").await.unwrap().single().unwrap(), "v");
+}
+
+/// The parent of a process.
+fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap()
+}
+
+#[tokio::test]
+async fn a_redis_server_ends_with_the_cluster_whatever_becomes_of_its_guard() {
+    if !has_redis() {
+        return;
+    }
+    let mut cluster = Cluster::start(&["--nodes", "2", "--storage", "redis"]).await;
+    let servers = [cluster.pid(0, "redis_pid"), cluster.pid(1, "redis_pid")];
+    let guards = servers.map(parent);
+    assert!(guards.iter().all(|guard| parent(*guard) == cluster.dev_pid()), "each server has a guard of dev's");
+    cluster.kill(0).await;
+    send(guards[0], Signal::INT);
+    eventually("a guard that is interrupted ends its server", async || !is_there(servers[0])).await;
+    send(guards[1], Signal::KILL);
+    let is_said = async || cluster.said().contains("only its guard has: signal 9 (SIGKILL); it goes on");
+    eventually("dev says that the guard is gone", is_said).await;
+    assert!(is_there(servers[1]));
+    send(cluster.dev_pid(), Signal::TERM);
+    assert!(cluster.dev_ended().await.success(), "{}", cluster.said());
+    eventually("dev ends the server all the same", async || !is_there(servers[1])).await;
 }
 
 #[tokio::test]

@@ -139,6 +139,10 @@ impl Cluster {
         let give_up = Instant::now() + PATIENCE;
         while !self.events().iter().any(|event| event["event"] == "ready") {
             let ended = self.dev.as_mut().unwrap().try_wait().unwrap();
+            if ended.is_some() {
+                // It was waited for: its process id may be somebody else's from now on.
+                self.dev = None;
+            }
             assert!(ended.is_none() && Instant::now() < give_up, "dev is not ready: {}", self.said());
             sleep(PAUSE).await;
         }
@@ -313,15 +317,16 @@ pub(crate) fn counter(status: &NodeStatus, name: &str) -> u64 {
 }
 
 impl Cluster {
-    /// Ends what a `dev` that was killed has left behind, should it have left anything.
+    /// Ends what a `dev` that was killed, or never became ready, has left behind, should it have left anything.
     fn end_strays(&self) {
         let Some(folder) = &self.folder else { return };
         let folder = folder.path().display().to_string();
-        for pid in self.nodes.iter().flat_map(|node| [node["pid"].as_u64(), node["redis_pid"].as_u64()]).flatten() {
-            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            // The folder in its command line shows that the process is still this cluster's own.
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            // Nobody else knows this folder, whose name is random.
             if command.contains(&folder) {
-                let pid = u32::try_from(pid).unwrap();
                 let killed = rustix::process::kill_process(id(pid), Signal::KILL);
                 eprintln!("##### process {pid} was left behind ({command}), now killed: {killed:?} #####");
             }

@@ -43,16 +43,19 @@ use crate::cli::dev::process::Stop;
 use crate::cli::dev::ready;
 use crate::cli::dev::redis;
 use crate::cli::dev::settings;
+use crate::cli::lock::Lock;
+use crate::cli::lock::Locked;
+use crate::cli::node;
 use crate::config::HostChecks;
 use crate::config::client::DEV_CLIENT_FILE;
 use crate::config::judge_node;
 use crate::config::settle::Inputs;
 use crate::types::NodeName;
 
-/// How long the ports of the start before are waited for: its nodes may still be ending.
-const PORTS_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the nodes of the start before, which may still be ending, are waited for.
+const LEFT_PATIENCE: Duration = Duration::from_secs(12);
 /// Pause between looks at them.
-const PORTS_PAUSE: Duration = Duration::from_millis(100);
+const LEFT_PAUSE: Duration = Duration::from_millis(100);
 /// What a node gets beyond its own time for shutting down.
 const NODE_GRACE: Duration = Duration::from_secs(5);
 /// How often is said what is still waited for.
@@ -65,14 +68,15 @@ pub(super) async fn run(context: &Context, dir: PathBuf, wanted: Wanted) -> anyh
     let folder = Folder::open(&dir)?;
     let mut spec = folder.settle(&wanted)?;
     let program = if spec.storage == Storage::Redis { Some(redis::find().await?) } else { None };
-    let ports = tokio::select! {
+    let layout = Layout { root: folder.root.clone() };
+    tokio::select! {
         biased;
         _ = signals.next() => return Ok(()),
-        ports = take_ports(&voice, &spec, wanted.base_port) => ports?,
-    };
+        ended = all_ended(&voice, &layout, &spec) => ended?,
+    }
+    let ports = take_ports(&spec, wanted.base_port)?;
     spec.base_port = ports.base;
     folder.remember(&spec)?;
-    let layout = Layout { root: folder.root.clone() };
     files::certificates(context, &layout, &spec)?;
     files::configurations(&layout, &spec, &ports)?;
     let patience = check(context, &layout, &spec)?;
@@ -98,35 +102,47 @@ pub(super) async fn run(context: &Context, dir: PathBuf, wanted: Wanted) -> anyh
     outcome.map(drop)
 }
 
-/// The ports that were asked for, else those of the start before, else the first free ones.
-async fn take_ports(voice: &Voice, spec: &Spec, wanted: Option<u16>) -> anyhow::Result<Ports> {
+/// The ports that were asked for, else those of the start before if they are free, else the first free ones.
+fn take_ports(spec: &Spec, wanted: Option<u16>) -> anyhow::Result<Ports> {
     if let Some(base) = wanted {
         ports::check(base, spec.nodes)?;
         let fix = "stop what holds it, or leave --base-port out";
         return ports::claim(base, spec.nodes).map_err(|taken| anyhow!("--base-port {base}: {taken}; {fix}"));
     }
-    if spec.base_port == 0 {
-        return ports::find(spec.nodes);
+    if spec.base_port > 0
+        && let Ok(ports) = ports::claim(spec.base_port, spec.nodes)
+    {
+        return Ok(ports);
     }
-    let give_up = Instant::now() + PORTS_PATIENCE;
-    let mut said = false;
-    loop {
-        let taken = match ports::claim(spec.base_port, spec.nodes) {
-            Ok(ports) => return Ok(ports),
-            Err(taken) => taken,
-        };
-        if Instant::now() >= give_up {
-            bail!(
-                "{taken}; if a node of this cluster still runs, started by hand, stop it; else choose other ports with \
-                 --base-port"
-            );
+    ports::find(spec.nodes)
+}
+
+/// Waits until no process of the start before uses its data any more: after a `dev` that was killed they take a moment.
+async fn all_ended(voice: &Voice, layout: &Layout, spec: &Spec) -> anyhow::Result<()> {
+    let give_up = Instant::now() + LEFT_PATIENCE;
+    for name in (0..spec.nodes).map(node_name) {
+        let mut said = false;
+        while let Some(user) = user_of(layout, &name).await {
+            if Instant::now() >= give_up {
+                bail!("{user} of this cluster runs already, perhaps started by hand: stop it first");
+            }
+            if !said {
+                voice.say(&Event::Waiting { what: format!("{user} of the start before to end") });
+                said = true;
+            }
+            sleep(LEFT_PAUSE).await;
         }
-        if !said {
-            voice.say(&Event::Waiting { what: format!("the ports of the start before ({taken})") });
-            said = true;
-        }
-        sleep(PORTS_PAUSE).await;
     }
+    Ok(())
+}
+
+/// The process that uses a node's data now.
+async fn user_of(layout: &Layout, name: &NodeName) -> Option<String> {
+    if let Err(Locked::By(pid)) = Lock::take(&layout.node_data(name).join(node::LOCK)) {
+        return Some(format!("node {name} (pid {pid})"));
+    }
+    let serves = redis::listens(&layout.redis_socket(name)).await;
+    serves.then(|| format!("the redis-server of {name}"))
 }
 
 /// Judges the configuration of each node as the node will, and tells how long the nodes may take to end.
@@ -173,6 +189,8 @@ struct Cluster {
     voice: Voice,
     running: FuturesUnordered<BoxFuture<'static, Ended>>,
     names: Vec<(Kind, NodeName)>,
+    /// Nodes whose redis-server has lost its guard.
+    unguarded: Vec<NodeName>,
     stop_nodes: Stop,
     stop_redis: Stop,
     program: &'static str,
@@ -186,6 +204,7 @@ impl Cluster {
             voice,
             running: FuturesUnordered::new(),
             names: Vec::new(),
+            unguarded: Vec::new(),
             stop_nodes: stop(patience),
             // A guard ends its server by force in time; ending the guard by force would leave the server behind.
             stop_redis: stop(guard::PATIENCE + NODE_GRACE),
@@ -221,7 +240,7 @@ impl Cluster {
             let values = settings::values(&spec.settings)?;
             let durability = values.get("storage.durability").map(ToString::to_string);
             for entry in &mut entries {
-                redis::configure(&self.layout, &entry.id, durability.as_deref()).await?;
+                redis::configure(&self.layout, &entry.id, durability.as_deref())?;
                 let server = Process::redis(&self.layout, &entry.id, program).await?;
                 entry.redis_pid = Some(self.add(server));
             }
@@ -311,12 +330,15 @@ impl Cluster {
             Kind::Node => format!("dynamomini node --config {}", self.layout.node_config(&ended.name).display()),
             Kind::Redis => format!("{} {}", self.program, self.layout.redis_config(&ended.name).display()),
         };
-        let Ended { name, kind, pid, how, log } = ended;
+        let Ended { name, kind, pid, how, log, .. } = ended;
         let log_tail = process::tail(&log);
         self.voice.say(&Event::Ended { id: name, process: word(kind), pid, how, restart, log, log_tail });
     }
 
     fn forget(&mut self, ended: &Ended) {
+        if ended.left_behind {
+            self.unguarded.push(ended.name.clone());
+        }
         self.names.retain(|(kind, name)| (*kind, name) != (ended.kind, &ended.name));
     }
 
@@ -326,6 +348,11 @@ impl Cluster {
         self.drain(Kind::Node, signals).await;
         self.stop_redis.asked.cancel();
         self.drain(Kind::Redis, signals).await;
+        for name in &self.unguarded {
+            if timeout(guard::PATIENCE, redis::shut_down(&self.layout.redis_socket(name))).await.is_err() {
+                tracing::warn!(%name, "the redis-server has lost its guard and does not end");
+            }
+        }
     }
 
     async fn drain(&mut self, kind: Kind, signals: &mut Signals) {

@@ -36,7 +36,7 @@ const DAYS: u32 = 3650;
 /// save much of the cost of sending; a connection to a node that was killed is given up soon, but not while a busy
 /// machine makes a living one wait; many nodes' caches must fit into memory beside each other.
 const SUITED: [(&str, u64); 4] =
-    [("net.mtu_max", 16_384), ("timeouts.keepalive_ms", 1_000), ("timeouts.idle_ms", 4_000), ("storage.cache_mib", 64)];
+    [("net.mtu_max", 16_384), ("timeouts.keepalive_ms", 500), ("timeouts.idle_ms", 2_000), ("storage.cache_mib", 64)];
 
 /// The files of a node's or client's identity.
 fn identity(layout: &Layout, name: &str) -> TlsFiles {
@@ -109,7 +109,7 @@ fn node_table(layout: &Layout, spec: &Spec, ports: &Ports, index: u16, values: &
     }
     set(&mut table, "cluster.name", CLUSTER.into());
     set(&mut table, "node.name", name.as_str().into());
-    set(&mut table, "node.data_dir", text(&layout.node(&name).join("data")));
+    set(&mut table, "node.data_dir", text(&layout.node_data(&name)));
     set(&mut table, "listen.quic", local(quic).into());
     set(&mut table, "listen.gossip", local(gossip).into());
     set(&mut table, "listen.admin", local(admin).into());

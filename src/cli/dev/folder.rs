@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::fs::File;
-use std::fs::OpenOptions;
-use std::fs::TryLockError;
 use std::io::ErrorKind;
 use std::io::Write;
 use std::path::Path;
@@ -17,6 +15,8 @@ use serde::Serialize;
 
 use crate::cli::dev::Storage;
 use crate::cli::dev::Wanted;
+use crate::cli::lock::Lock;
+use crate::cli::lock::Locked;
 
 /// The file that makes a folder one of ours.
 const SPEC: &str = "dev.json";
@@ -48,7 +48,7 @@ pub(super) struct Folder {
     /// The cluster in it, if there is one.
     found: Option<Spec>,
     /// Unlocked by the system when this process ends, however it does.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Folder {
@@ -136,25 +136,14 @@ fn refuse_strangers(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn lock(root: &Path) -> anyhow::Result<File> {
-    let path = root.join(LOCK);
-    let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-    let mut file = opened.with_context(|| path.display().to_string())?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder = holder.trim();
-            bail!(
-                "another `dynamomini dev` runs in {} (pid {holder}): stop it, or name another folder",
-                root.display()
-            );
+fn lock(root: &Path) -> anyhow::Result<Lock> {
+    let shown = root.display();
+    Lock::take(&root.join(LOCK)).map_err(|locked| match locked {
+        Locked::By(pid) => {
+            anyhow!("another `dynamomini dev` runs in {shown} (pid {pid}): stop it, or name another folder")
         }
-        Err(TryLockError::Error(error)) => return Err(error).with_context(|| path.display().to_string()),
-    }
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(file)
+        Locked::Unusable(error) => anyhow!("{shown} cannot be locked: {error}"),
+    })
 }
 
 fn read(root: &Path) -> anyhow::Result<Option<Spec>> {

@@ -44,7 +44,10 @@ pub(super) struct Guard {
 impl Guard {
     /// Runs the server until it ends, the parent is gone, or a signal comes.
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        // Any of these would end the guard by default, and leave the server behind.
         let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let mut parent = Parent::on_stdin()?;
         let mut command = Command::new(&self.program);
         command.arg(&self.config).stdin(Stdio::null()).stdout(Stdio::null());
@@ -59,6 +62,8 @@ impl Guard {
                 bail!("redis-server ended by itself: {how}");
             }
             _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
             () = parent.gone() => {}
         }
         // The node closes its storage first; one that hangs must not keep the server for ever.

@@ -31,6 +31,11 @@ impl Layout {
         self.root.join(name.as_str())
     }
 
+    /// Where a node keeps its state.
+    pub(super) fn node_data(&self, name: &NodeName) -> PathBuf {
+        self.node(name).join("data")
+    }
+
     /// What a node is told.
     pub(super) fn node_config(&self, name: &NodeName) -> PathBuf {
         self.node(name).join("node.toml")

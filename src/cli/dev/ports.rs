@@ -1,7 +1,5 @@
 //! The ports of a dev cluster: ten for each node, free, and claimed against another `dev` that starts at the same time.
 
-use std::fs::File;
-use std::fs::OpenOptions;
 use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::net::UdpSocket;
@@ -9,6 +7,7 @@ use std::net::UdpSocket;
 use anyhow::anyhow;
 
 use crate::cli::Usage;
+use crate::cli::lock::Lock;
 
 /// Where the search for free ports begins.
 pub(super) const BASE: u16 = 7600;
@@ -31,7 +30,7 @@ pub(super) struct NodePorts {
 #[derive(Debug)]
 pub(super) struct Ports {
     pub(super) base: u16,
-    _claims: Vec<File>,
+    _claims: Vec<Lock>,
 }
 
 impl Ports {
@@ -62,10 +61,9 @@ pub(super) fn claim(base: u16, nodes: u16) -> Result<Ports, String> {
     for block in base / BLOCK..=last(base, nodes) / BLOCK {
         let start = u32::from(block) * u32::from(BLOCK);
         let path = std::env::temp_dir().join(format!("dynamomini-dev-{start}.lock"));
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         // A file that cannot be opened is another user's, who has claimed the block or may do so at any time.
-        let locked = opened.ok().filter(|file| file.try_lock().is_ok());
-        claims.push(locked.ok_or_else(|| format!("ports {start} and on are claimed by another `dynamomini dev`"))?);
+        let lock = Lock::take(&path);
+        claims.push(lock.map_err(|_| format!("ports {start} and on are claimed by another `dynamomini dev`"))?);
     }
     for index in 0..nodes {
         let NodePorts { quic, gossip, admin } = ports(base, index);

@@ -79,6 +79,8 @@ pub(super) struct Ended {
     /// Exit status or signal, for people.
     pub(super) how: String,
     pub(super) log: PathBuf,
+    /// Whether this is a guard that has not seen its redis-server end, which therefore goes on.
+    pub(super) left_behind: bool,
 }
 
 impl Process {
@@ -134,11 +136,18 @@ impl Process {
             Some(status) => status,
             None => self.child.kill().await.and(self.child.wait().await),
         };
-        let how = self.guard_said().await.unwrap_or_else(|| match status {
+        let how = match status {
             Ok(status) => how(status),
             Err(error) => format!("unknown ({error})"),
-        });
-        Ended { name: self.name, kind: self.kind, pid: self.pid, how, log: self.log }
+        };
+        let said = self.guard_said().await;
+        let left_behind = self.kind == Kind::Redis && said.is_none();
+        let how = match said {
+            Some(said) => said,
+            None if left_behind => format!("only its guard has: {how}; it goes on"),
+            None => how,
+        };
+        Ended { name: self.name, kind: self.kind, pid: self.pid, how, log: self.log, left_behind }
     }
 
     async fn guard_said(&mut self) -> Option<String> {

@@ -52,17 +52,13 @@ pub(super) async fn find() -> anyhow::Result<&'static str> {
 /// Writes what the server of a node is told; `durability` as in `storage.durability`.
 ///
 /// # Errors
-/// When the folder's path is too long for a socket, or a server runs there already.
-pub(super) async fn configure(layout: &Layout, name: &NodeName, durability: Option<&str>) -> anyhow::Result<()> {
+/// When the folder's path is too long for a socket.
+pub(super) fn configure(layout: &Layout, name: &NodeName, durability: Option<&str>) -> anyhow::Result<()> {
     let (dir, socket) = (layout.redis(name), layout.redis_socket(name));
     let length = OsStr::as_bytes(socket.as_os_str()).len();
     if length > SOCKET_PATH_MAX {
         let shown = socket.display();
         bail!("{shown}: {length} bytes are too long for a Unix socket's path: name a shorter folder with --dir");
-    }
-    // A second server on the same files would ruin them.
-    if ask(&socket, "PING").await.is_ok() {
-        bail!("a redis-server listens on {} already: stop it first", socket.display());
     }
     std::fs::create_dir_all(&dir)?;
     // Its append-only file is written before each reply in either case, so that a killed server loses nothing.
@@ -82,6 +78,11 @@ fn quoted(path: &Path) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// Whether a server is there: a second one on the same files would ruin them.
+pub(super) async fn listens(socket: &Path) -> bool {
+    UnixStream::connect(socket).await.is_ok()
+}
+
 /// Waits until the server serves, which it does only once it has loaded its data.
 pub(super) async fn serving(socket: &Path) {
     while !ask(socket, "PING").await.is_ok_and(|answer| answer.starts_with("+PONG")) {
@@ -97,6 +98,16 @@ pub(super) async fn idle(socket: &Path) {
         if clients.is_none_or(|clients| clients <= 1) {
             return;
         }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Ends a server that has lost its guard, and waits until it is gone. By its socket, not by its process id, which might
+/// have become somebody else's.
+pub(super) async fn shut_down(socket: &Path) {
+    while listens(socket).await {
+        // It answers by ending.
+        drop(ask(socket, "SHUTDOWN").await);
         sleep(PAUSE).await;
     }
 }
