@@ -169,18 +169,7 @@ struct Writer {
 impl Writer {
     async fn run(mut self, mut inbox: mpsc::Receiver<Op>) {
         let env = self.env.clone();
-        let mut open = true;
-        loop {
-            let first = tokio::select! {
-                biased;
-                () = env.stopped(), if open => {
-                    open = false;
-                    inbox.close();
-                    continue;
-                }
-                op = inbox.recv() => op,
-            };
-            let Some(first) = first else { return };
+        while let Some(first) = next(&env, &mut inbox).await {
             let (mut weight, mut slots) = (first.weight(), first.slots());
             let mut ops = vec![first];
             while ops.len() < limits::STORE_BATCH_MAX && weight < BATCH_BYTES && slots < SLOTS_MAX {
@@ -247,6 +236,18 @@ impl Writer {
     }
 }
 
+/// What is asked next. Once the scope is stopped nothing more is taken in; `None` when what was asked before is done.
+async fn next<T>(env: &Env, inbox: &mut mpsc::Receiver<T>) -> Option<T> {
+    if !inbox.is_closed() {
+        tokio::select! {
+            biased;
+            () = env.stopped() => inbox.close(),
+            asked = inbox.recv() => return asked,
+        }
+    }
+    inbox.recv().await
+}
+
 /// Tells each operation its outcome.
 fn answer(ops: Vec<Op>, mut plan: Plan) {
     let outcomes = std::mem::take(&mut plan.outcomes);
@@ -273,18 +274,7 @@ fn refuse(op: Op, error: &ServeError) {
 
 /// Reads whatever is asked for in one go; while one batch is read, the next gathers.
 async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, env: Env) {
-    let mut open = true;
-    loop {
-        let first = tokio::select! {
-            biased;
-            () = env.stopped(), if open => {
-                open = false;
-                inbox.close();
-                continue;
-            }
-            read = inbox.recv() => read,
-        };
-        let Some(first) = first else { return };
+    while let Some(first) = next(&env, &mut inbox).await {
         let mut reads = vec![first];
         let mut count = reads[0].slots.len();
         while count < limits::STORE_BATCH_MAX {
