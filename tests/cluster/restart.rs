@@ -167,7 +167,15 @@ fn say(cluster: &Cluster, node: usize, line: &str) -> std::io::Result<String> {
 }
 
 async fn epoch(client: &Client, cluster: &Cluster, node: usize) -> Epoch {
-    client.status(&cluster.name(node)).await.unwrap().epoch
+    let answer = RefCell::new(None);
+    let name = cluster.name(node);
+    // A busy machine may take longer than one request waits.
+    eventually("the status is told", async || {
+        *answer.borrow_mut() = client.status(&name).await.ok();
+        answer.borrow().is_some()
+    })
+    .await;
+    answer.into_inner().unwrap().epoch
 }
 
 #[tokio::test]
