@@ -232,7 +232,10 @@ impl Cluster {
 
     /// Settings of a client with these URI names in its certificate, which knows all nodes.
     pub(crate) fn builder(&self, uris: &[&str]) -> ClientBuilder {
-        let builder = Client::builder(material(&self.authority.issue(uris), &self.authority.root)).links(links());
+        let builder = Client::builder(material(&self.authority.issue(uris), &self.authority.root))
+            .links(links())
+            // A busy machine is no reason to fail; tests of deadlines set their own.
+            .timeout(Duration::from_secs(30));
         (0..self.members.len()).fold(builder, |builder, at| builder.node(self.address(at)))
     }
 

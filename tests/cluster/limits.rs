@@ -160,7 +160,7 @@ async fn a_scan_of_many_partitions_comes_through_under_a_short_deadline() {
     let cluster = Cluster::start(Setup { partitions: 16_384, ..Setup::default() }).await;
     let client = cluster.client().await;
     client.put("only", "v", PutOptions::default()).await.unwrap();
-    let options = ScanOptions { timeout: Some(Duration::from_millis(600)), ..ScanOptions::default() };
+    let options = ScanOptions { timeout: Some(Duration::from_secs(2)), ..ScanOptions::default() };
     let mut scan = client.scan("", options);
     assert_eq!(scan.next().await.unwrap().unwrap().0, "only");
     assert!(scan.next().await.unwrap().is_none());
