@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytes::BytesMut;
 use tokio::sync::Notify;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio::time::timeout_at;
@@ -69,12 +69,16 @@ pub enum LinkState {
     },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 enum Phase {
+    #[default]
     Idle,
     Connecting,
     Up(Connection),
-    Down { since: Instant, error: NetError },
+    Down {
+        since: Instant,
+        error: NetError,
+    },
 }
 
 /// A lasting link to one peer. Clones share it; it ends when the last is dropped.
@@ -98,7 +102,7 @@ struct Core {
     expect: Expect,
     settings: LinkSettings,
     addresses: Mutex<Vec<String>>,
-    phase: watch::Sender<Phase>,
+    phase: Phases,
     retry: Notify,
 }
 
@@ -117,7 +121,7 @@ impl Link {
             expect,
             settings,
             addresses: Mutex::new(addresses),
-            phase: watch::Sender::new(Phase::Idle),
+            phase: Phases::default(),
             retry: Notify::new(),
         };
         Self(Arc::new(Handle { core: Arc::new(core), started: AtomicBool::new(false), scope: env.child() }))
@@ -148,23 +152,20 @@ impl Link {
     /// # Errors
     /// `NotSent`, `Refused` or `Closed`.
     pub async fn connection(&self, deadline: Instant) -> Result<Connection, NetError> {
-        if let Some(settled) = self.0.core.phase.borrow().settled() {
+        if let Some(settled) = self.0.core.phase.now().settled() {
             return settled;
         }
         self.start();
-        let mut phase = self.0.core.phase.subscribe();
-        let settled = timeout_at(deadline, phase.wait_for(|phase| phase.settled().is_some())).await;
-        match settled {
-            Ok(Ok(phase)) => phase.settled().unwrap_or(Err(NetError::Closed)),
-            Ok(Err(_)) => Err(NetError::Closed),
-            Err(_) => Err(NetError::not_sent(&self.0.core.label(), "no connection came about before the deadline")),
-        }
+        let settled = timeout_at(deadline, self.0.core.phase.settled()).await;
+        settled.unwrap_or_else(|_| {
+            Err(NetError::not_sent(&self.0.core.label(), "no connection came about before the deadline"))
+        })
     }
 
     /// Begins to connect without waiting for a request.
     pub fn start(&self) {
         if !self.0.started.swap(true, Ordering::Relaxed) {
-            self.0.core.phase.send_replace(Phase::Connecting);
+            self.0.core.phase.set(Phase::Connecting);
             let (core, scope) = (self.0.core.clone(), self.0.scope.clone());
             self.0.scope.spawn("net/link", async move { core.keep_up(scope).await });
         }
@@ -172,7 +173,7 @@ impl Link {
 
     /// How it stands.
     pub fn state(&self) -> LinkState {
-        match &*self.0.core.phase.borrow() {
+        match &*self.0.core.phase.now() {
             Phase::Idle => LinkState::Idle,
             Phase::Connecting => LinkState::Connecting,
             Phase::Up(_) => LinkState::Up,
@@ -182,7 +183,7 @@ impl Link {
 
     /// The round trip to the peer, while the link is up.
     pub fn rtt(&self) -> Option<Duration> {
-        match &*self.0.core.phase.borrow() {
+        match &*self.0.core.phase.now() {
             Phase::Up(connection) => Some(connection.peer().rtt()),
             _ => None,
         }
@@ -212,6 +213,39 @@ impl Link {
     /// Ends the wait between attempts: there is news that the peer is back.
     pub fn retry_now(&self) {
         self.0.core.retry.notify_one();
+    }
+}
+
+/// The phase a link is in, and those who wait for another. Unlike tokio's watch channel, which wakes its receivers in
+/// a random order, this wakes them in the order in which they came, so that a simulation repeats itself.
+#[derive(Default)]
+struct Phases {
+    phase: Mutex<Phase>,
+    changed: Notify,
+}
+
+impl Phases {
+    fn now(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, phase: Phase) {
+        *self.now() = phase;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until there is something for a request to get.
+    async fn settled(&self) -> Result<Connection, NetError> {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let settled = self.now().settled();
+            match settled {
+                Some(settled) => return settled,
+                None => changed.await,
+            }
+        }
     }
 }
 
@@ -245,7 +279,7 @@ impl Core {
             () = scope.stopped() => {}
             () = self.reconnect_forever(&scope) => {}
         }
-        self.phase.send_replace(Phase::Down { since: Instant::now(), error: NetError::Closed });
+        self.phase.set(Phase::Down { since: Instant::now(), error: NetError::Closed });
     }
 
     async fn reconnect_forever(&self, scope: &Env) {
@@ -260,13 +294,13 @@ impl Core {
                     if connections > 1 {
                         self.endpoint.counters().reconnects.one();
                     }
-                    self.phase.send_replace(Phase::Up(connection.clone()));
+                    self.phase.set(Phase::Up(connection.clone()));
                     let error = connection.closed().await;
                     tracing::debug!(peer = %self.label(), %error, "link lost");
                     if connection.has_answered() {
                         // It was a good connection: the peer was probably restarted, or the path broke for a moment.
                         backoff.reset();
-                        self.phase.send_replace(Phase::Connecting);
+                        self.phase.set(Phase::Connecting);
                         continue;
                     }
                     error
@@ -274,7 +308,7 @@ impl Core {
                 Err(error) => error,
             };
             let since = *down_since.get_or_insert_with(Instant::now);
-            self.phase.send_replace(Phase::Down { since, error: error.before_sending() });
+            self.phase.set(Phase::Down { since, error: error.before_sending() });
             tokio::select! {
                 biased;
                 () = self.retry.notified() => backoff.reset(),

@@ -228,6 +228,10 @@ async fn scenario(simulation: Simulation) -> u64 {
     };
     let mut cluster = Cluster::start(simulation.clone(), conditions, 3).await;
     let network = cluster.network.clone();
+    let log = std::env::var_os("SIM_LOG");
+    if log.is_some() {
+        network.keep_log();
+    }
     let (one, two) = (cluster.client(1).await, cluster.client(2).await);
     let works = async {
         tokio::join!(
@@ -237,6 +241,9 @@ async fn scenario(simulation: Simulation) -> u64 {
     };
     let ((first, second), ()) = tokio::join!(works, faults(&mut cluster, rng("faults")));
     tokio::time::sleep(Duration::from_secs(5)).await;
+    if let Some(log) = log {
+        std::fs::write(log, network.log().join("\n")).unwrap();
+    }
     judge(&one, &[first, second]).await;
     network.trace()
 }
@@ -287,7 +294,8 @@ fn the_judge_finds_a_write_that_was_lost() {
     });
 }
 
-/// `SIM_SEED=7 cargo test --release --test sim seed_from_environment -- --exact --nocapture` runs one seed.
+/// `SIM_SEED=7 cargo test --release --test sim seed_from_environment -- --exact --nocapture` runs one seed. `SIM_LOG=FILE` writes
+/// every packet and event to a file, so that two runs that differ can be compared.
 #[test]
 fn seed_from_environment() {
     let seed = std::env::var("SIM_SEED").map_or(1, |text| text.parse().expect("SIM_SEED is a number"));
