@@ -11,7 +11,7 @@ use futures_util::stream::{self, FuturesUnordered, Stream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::limits;
-use crate::node::coordinate::{policy, quorum_error};
+use crate::node::coordinate::{policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::peers::PeerError;
 use crate::node::replica::Apply;
@@ -129,7 +129,7 @@ async fn read(
 /// Whom to ask, best first: this node, near owners, owners that were silent of late, stand-ins for owners that are down,
 /// owners that are down.
 fn candidates(core: &Core, policy: &NamespacePolicy, slot: &Slot) -> Result<Vec<(NodeId, Role)>, ServeError> {
-    let ring = core.view.ring(policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".into()))?;
+    let ring = ring(core, policy)?;
     let owners = ring.preference_list(slot.partition);
     let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_reachable(**node));
     up.sort_by_key(|node| (*node != core.id, !core.is_up(*node), core.peers.rtt(*node)));
@@ -288,11 +288,7 @@ impl<'a> Asking<'a> {
     fn error(&self, needed: u8) -> ServeError {
         let got: Vec<NodeId> = self.quorum.replies().iter().map(|(node, _)| *node).collect();
         let mut missed = self.quorum.missed().to_vec();
-        missed.extend(self.quorum.waiting().map(|node| crate::quorum::Miss {
-            node,
-            why: "did not answer before the deadline".to_owned(),
-            maybe: false,
-        }));
+        missed.extend(self.quorum.waiting().map(|node| silent(node, false)));
         quorum_error(self.core, Verb::Read, needed, got, &missed, false)
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use crate::node::core::Core;
 use crate::quorum::Miss;
+use crate::ring::Ring;
 use crate::types::{Namespace, NamespacePolicy, NodeId};
 use crate::wire::rpc::{QuorumError, ServeError, Verb};
 
@@ -24,6 +25,16 @@ fn policy<'a>(core: &'a Core, namespace: &Namespace) -> Result<&'a NamespacePoli
             known.join(", ")
         ))
     })
+}
+
+/// The ring that places the keys of a namespace.
+fn ring<'a>(core: &'a Core, policy: &NamespacePolicy) -> Result<&'a Ring, ServeError> {
+    core.view.ring(policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".to_owned()))
+}
+
+/// A node that was asked and had not answered when the time was up.
+fn silent(node: NodeId, maybe: bool) -> Miss {
+    Miss { node, why: "did not answer before the deadline".to_owned(), maybe }
 }
 
 /// The error of a quorum that was not met.

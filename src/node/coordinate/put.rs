@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::limits;
 use crate::net::Identity;
-use crate::node::coordinate::{get, policy, quorum_error};
+use crate::node::coordinate::{get, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
@@ -74,7 +74,7 @@ impl Coordination<'_> {
         let core = self.core;
         let place = core.place(&self.head.namespace, &item.key);
         check_context(&item.context, &place)?;
-        let ring = core.view.ring(self.policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".into()))?;
+        let ring = ring(core, self.policy)?;
         let owners = ring.preference_list(place.slot.partition);
         let stand_ins = if self.sloppy { ring.stand_ins(place.slot.partition) } else { Vec::new() };
         let owner = owners.contains(&core.id);
@@ -137,11 +137,7 @@ impl Coordination<'_> {
             }
             Err(_) => {
                 let mut missed = quorum.missed().to_vec();
-                missed.extend(quorum.waiting().map(|node| crate::quorum::Miss {
-                    node,
-                    why: "did not answer before the deadline".to_owned(),
-                    maybe: true,
-                }));
+                missed.extend(quorum.waiting().map(|node| silent(node, true)));
                 Err(quorum_error(core, Verb::Write, self.needed, quorum.acked(), &missed, true))
             }
         };

@@ -11,7 +11,7 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::node::coordinate::{get, policy, quorum_error};
+use crate::node::coordinate::{get, policy, quorum_error, ring};
 use crate::node::core::Core;
 use crate::node::peers::PeerError;
 use crate::quorum::Miss;
@@ -130,7 +130,7 @@ impl Scan<'_> {
         after: Option<Bytes>,
     ) -> Result<Vec<(Vec<(Bytes, Bytes)>, bool)>, ServeError> {
         let core = self.core;
-        let ring = core.view.ring(self.policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".into()))?;
+        let ring = ring(core, self.policy)?;
         let owners = ring.preference_list(partition);
         let (mut order, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_up(**node));
         order.sort_by_key(|node| (*node != core.id, core.peers.rtt(*node)));
