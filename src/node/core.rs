@@ -1,12 +1,13 @@
 //! What the services of one node share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::env::Env;
+use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
@@ -14,7 +15,7 @@ use crate::node::replica::Replica;
 use crate::node::timeouts::Timeouts;
 use crate::record;
 use crate::store::{Engine, Slot};
-use crate::types::{Namespace, NodeId, PartitionId};
+use crate::types::{Namespace, NodeId, PartitionId, Partitions};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{ServeError, SlotRef};
@@ -22,7 +23,10 @@ use crate::wire::rpc::{ServeError, SlotRef};
 /// The shared parts.
 pub(crate) struct Core {
     pub(crate) id: NodeId,
-    pub(crate) view: ClusterView,
+    /// The cluster's hashes, which never change.
+    pub(crate) hash: ClusterHash,
+    pub(crate) partitions: Partitions,
+    pub(crate) views: Views,
     pub(crate) replica: Replica,
     pub(crate) engine: Engine,
     pub(crate) peers: Arc<Peers>,
@@ -34,6 +38,23 @@ pub(crate) struct Core {
     pub(crate) background: Arc<Semaphore>,
     /// The scope of work that outlives the request it belongs to: slow replicas, read repair, hints.
     pub(crate) rest: Env,
+}
+
+/// The cluster as this node knows it now. It is replaced as a whole; a request works with the one it began with.
+pub(crate) struct Views(RwLock<Arc<ClusterView>>);
+
+impl Views {
+    pub(crate) fn new(first: ClusterView) -> Self {
+        Self(RwLock::new(Arc::new(first)))
+    }
+
+    pub(crate) fn latest(&self) -> Arc<ClusterView> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn replace(&self, next: Arc<ClusterView>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
 }
 
 /// Counts of what the coordinator met.
@@ -75,9 +96,15 @@ impl Core {
         None
     }
 
+    /// The cluster as known now.
+    pub(crate) fn view(&self) -> Arc<ClusterView> {
+        self.views.latest()
+    }
+
     /// Where a key lies.
     pub(crate) fn place(&self, namespace: &Namespace, key: &[u8]) -> Place {
-        let (position, partition) = self.view.place(namespace, key);
+        let position = self.hash.position(namespace, key);
+        let partition = self.partitions.of(position);
         Place { position, slot: Slot { partition, key: record::storage_key(namespace, key) } }
     }
 
@@ -93,7 +120,7 @@ impl Core {
 
     /// Refuses a partition that this cluster does not have.
     pub(crate) fn check_partition(&self, partition: PartitionId) -> Result<(), ServeError> {
-        let count = self.view.info().partitions.count();
+        let count = self.partitions.count();
         if partition.0 < count {
             return Ok(());
         }

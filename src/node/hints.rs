@@ -4,8 +4,8 @@
 //! delivers them, paced, one page after another. A node that only stood in forgets the record with its last marker.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,41 +32,39 @@ const RECOUNT: Duration = Duration::from_secs(60);
 
 /// How many hints are kept for each target. A renewed hint counts anew until the markers are next counted, so this may
 /// be too high for a while, never too low.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct HintBudget {
-    kept: BTreeMap<NodeId, AtomicU64>,
+    kept: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 impl HintBudget {
-    /// An empty budget for each member.
-    pub(crate) fn new(members: impl IntoIterator<Item = NodeId>) -> Self {
-        Self { kept: members.into_iter().map(|node| (node, AtomicU64::new(0))).collect() }
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<NodeId, u64>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hints kept in all.
     pub(crate) fn total(&self) -> u64 {
-        self.kept.values().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.kept().values().sum()
     }
 
     /// Takes room for one more hint; false when the target's budget is spent.
     pub(crate) fn admit(&self, target: NodeId) -> bool {
-        let Some(count) = self.kept.get(&target) else { return false };
-        count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| {
-                (kept < limits::HINTS_PER_TARGET_MAX).then_some(kept + 1)
-            })
-            .is_ok()
+        let mut budget = self.kept();
+        if !budget.contains_key(&target) && budget.len() >= limits::MEMBERS_MAX {
+            return false;
+        }
+        let kept = budget.entry(target).or_default();
+        let admitted = *kept < limits::HINTS_PER_TARGET_MAX;
+        *kept += u64::from(admitted);
+        admitted
     }
 
     fn is_spent(&self, target: NodeId) -> bool {
-        let kept = self.kept.get(&target).map_or(0, |count| count.load(Ordering::Relaxed));
-        kept >= limits::HINTS_PER_TARGET_MAX
+        self.kept().get(&target).is_some_and(|kept| *kept >= limits::HINTS_PER_TARGET_MAX)
     }
 
     fn set(&self, target: NodeId, kept: u64) {
-        if let Some(count) = self.kept.get(&target) {
-            count.store(kept, Ordering::Relaxed);
-        }
+        self.kept().insert(target, kept);
     }
 
     /// Keeps hints for a record that is on this node.
@@ -86,11 +84,11 @@ impl HintBudget {
 
 /// Delivers hints until the scope of `core` is stopped.
 pub(crate) async fn deliver(core: Arc<Core>) {
-    let targets: Vec<NodeId> = core.view.members().keys().copied().filter(|node| *node != core.id).collect();
     let mut counted: BTreeMap<NodeId, Instant> = BTreeMap::new();
     let mut refused: BTreeMap<NodeId, Instant> = BTreeMap::new();
     loop {
-        for target in &targets {
+        let view = core.view();
+        for target in view.members().keys().filter(|node| **node != core.id) {
             // An unreachable target is looked at once, so that what was kept before a restart is known, and again when
             // renewals may have spent its budget.
             let due = match counted.get(target) {
@@ -185,7 +183,7 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
     let marked = Marker::decode(&value).ok_or_else(broken)?.digest;
     let record = core.replica.fetch(vec![slot.clone()]).await?.pop().flatten();
     if let Some(record) = &record {
-        let verified = core.replica.verify(core.view.hash(), &slot, record);
+        let verified = core.replica.verify(&core.hash, &slot, record);
         verified.map_err(|error| ServeError::Internal(error.to_string()))?;
         let write = ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new() };
         let deadline = Instant::now() + core.timeouts.replica;
@@ -201,7 +199,8 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
 /// The owners of a record, when this node is none of them.
 fn drop_with(core: &Core, slot: &Slot) -> Option<Vec<NodeId>> {
     let (namespace, _) = record::split_storage_key(&slot.key)?;
-    let ring = core.view.ring(core.view.policy(&namespace)?.n)?;
+    let view = core.view();
+    let ring = view.ring(view.policy(&namespace)?.n)?;
     let owners = ring.preference_list(slot.partition);
     (!owners.contains(&core.id)).then(|| owners.to_vec())
 }

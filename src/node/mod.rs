@@ -25,13 +25,13 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::Endpoint;
 use crate::net::link::LinkSettings;
-use crate::node::core::{Core, Counters};
+use crate::node::core::{Core, Counters, Views};
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::serve::Serve;
 use crate::store::{Engine, StoreError};
-use crate::types::NodeName;
+use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
 use crate::wire::rpc::ClusterInfo;
 
@@ -61,6 +61,9 @@ pub enum StartError {
     /// The node is not in its own cluster.
     #[error("{0} is not among the members: add it to [[members]]")]
     NotAMember(NodeName),
+    /// Name, partitions or node differ, which are fixed for a node's life.
+    #[error("this is not the description of the running cluster, but of {0}")]
+    Another(ClusterName),
 }
 
 /// A running node.
@@ -73,7 +76,7 @@ pub struct Node {
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Node").field("node", &self.core.view.info().node).finish_non_exhaustive()
+        f.debug_struct("Node").field("node", &self.core.view().info().node).finish_non_exhaustive()
     }
 }
 
@@ -92,15 +95,17 @@ impl Node {
         let storage = env.child();
         let rest = env.child();
         let replica = Replica::start(engine.clone(), *view.hash(), id, clock_drift, &storage);
-        let peers = Peers::start(&endpoint, &links, &view, id, env);
-        let hints = HintBudget::new(view.members().keys().copied());
+        let peers = Peers::new(&endpoint, &links, id, env);
+        peers.follow(&view);
         let core = Arc::new(Core {
             id,
-            view,
+            hash: *view.hash(),
+            partitions: view.info().partitions,
+            views: Views::new(view),
             replica,
             engine,
             peers,
-            hints,
+            hints: HintBudget::default(),
             timeouts,
             counters: Counters::default(),
             started: tokio::time::Instant::now(),
@@ -110,6 +115,26 @@ impl Node {
         rest.spawn("hints", hints::deliver(core.clone()));
         endpoint.serve(Serve(core.clone()));
         Ok(Self { core, endpoint, storage })
+    }
+
+    /// Goes on with another description of the cluster: connects to members that are new or have moved, and forgets
+    /// those that are gone. Requests under way end with the one they began with.
+    ///
+    /// # Errors
+    /// When it contradicts itself, or is of another cluster than the node was started in; nothing has changed then.
+    pub fn update(&self, cluster: ClusterInfo) -> Result<(), StartError> {
+        let view = self.core.view();
+        let (old, new) = (view.info(), &cluster);
+        if (&old.cluster, old.partitions, &old.node) != (&new.cluster, new.partitions, &new.node) {
+            return Err(StartError::Another(new.cluster.clone()));
+        }
+        let next = Arc::new(ClusterView::new(cluster)?);
+        if !next.members().contains_key(&self.core.id) {
+            return Err(StartError::NotAMember(next.info().node.clone()));
+        }
+        self.core.peers.follow(&next);
+        self.core.views.replace(next);
+        Ok(())
     }
 
     /// Ends in order: no new requests, those in flight answered, what they left behind finished or kept as hints, the

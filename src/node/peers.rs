@@ -1,8 +1,8 @@
 //! The other members as this node reaches them: one connection each, typed requests, and who is up.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -55,49 +55,68 @@ struct Peer {
 
 /// The other members.
 pub(crate) struct Peers {
-    peers: BTreeMap<NodeId, Peer>,
+    own: NodeId,
+    endpoint: Endpoint,
+    settings: LinkSettings,
+    env: Env,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     started: Instant,
 }
 
 impl Peers {
-    /// Connects to every member but this one, in the background and for as long as the endpoint lives.
-    pub(crate) fn start(
-        endpoint: &Endpoint,
-        settings: &LinkSettings,
-        view: &ClusterView,
-        own: NodeId,
-        env: &Env,
-    ) -> Arc<Self> {
-        let others = view.members().iter().filter(|(id, _)| **id != own);
-        let peers = others.map(|(id, member)| {
+    /// Nobody yet: [`Peers::follow`] says whom to connect to.
+    pub(crate) fn new(endpoint: &Endpoint, settings: &LinkSettings, own: NodeId, env: &Env) -> Arc<Self> {
+        Arc::new(Self {
+            own,
+            endpoint: endpoint.clone(),
+            settings: settings.clone(),
+            env: env.clone(),
+            peers: RwLock::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Connects to every member but this one, in the background and for as long as it is a member.
+    pub(crate) fn follow(&self, view: &ClusterView) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|id, _| view.members().contains_key(id));
+        for (id, member) in view.members().iter().filter(|(id, _)| **id != self.own) {
+            let addresses = vec![member.quic.clone()];
+            if let Some(peer) = peers.get(id) {
+                peer.link.set_addresses(addresses);
+                continue;
+            }
             let expect = Expect::Node(member.name.clone());
-            let link = Link::new(endpoint, expect, vec![member.quic.clone()], settings.clone(), env);
+            let link = Link::new(&self.endpoint, expect, addresses, self.settings.clone(), &self.env);
             link.start();
-            (*id, Peer { link, shunned_until: AtomicU64::new(0) })
-        });
-        Arc::new(Self { peers: peers.collect(), started: Instant::now() })
+            peers.insert(*id, Arc::new(Peer { link, shunned_until: AtomicU64::new(0) }));
+        }
+    }
+
+    fn get(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
     /// Whether a request to this node has a chance now. Nodes that never answered count as down.
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| {
+        self.get(node).is_some_and(|peer| {
             matches!(peer.link.state(), LinkState::Up) && self.now_ms() >= peer.shunned_until.load(Ordering::Relaxed)
         })
     }
 
     /// Whether the connection to this node stands, however slowly it answers.
     pub(crate) fn is_connected(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
+        self.get(node).is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
     }
 
     /// Round-trip time to a node, for choosing the nearest.
     pub(crate) fn rtt(&self, node: NodeId) -> Option<Duration> {
-        self.peers.get(&node)?.link.rtt()
+        self.get(node)?.link.rtt()
     }
 
     /// The peers for the status report.
     pub(crate) fn status(&self, view: &ClusterView) -> Vec<PeerStatus> {
-        let describe = |(id, peer): (&NodeId, &Peer)| {
+        let describe = |(id, peer): (&NodeId, &Arc<Peer>)| {
             let state = match peer.link.state() {
                 LinkState::Up => "up".to_owned(),
                 LinkState::Idle | LinkState::Connecting => "connecting".to_owned(),
@@ -107,7 +126,7 @@ impl Peers {
             let rtt_us = peer.link.rtt().and_then(|rtt| u64::try_from(rtt.as_micros()).ok());
             PeerStatus { name: view.name_of(*id), quic, state, rtt_us }
         };
-        self.peers.iter().map(describe).collect()
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).iter().map(describe).collect()
     }
 
     /// Merges records into a peer's replica; one outcome each.
@@ -155,7 +174,7 @@ impl Peers {
     /// Sends any request to a peer.
     pub(crate) async fn request(&self, node: NodeId, request: &Request, deadline: Instant) -> Result<Reply, PeerError> {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
-        let peer = self.peers.get(&node).ok_or_else(gone)?;
+        let peer = self.get(node).ok_or_else(gone)?;
         let answer = peer.link.request(deadline - Instant::now(), |frame| encode(request, frame)).await;
         if let Err(NetError::Unanswered { .. }) = &answer {
             peer.shunned_until.store(self.now_ms() + SHUN_MS, Ordering::Relaxed);

@@ -51,7 +51,7 @@ impl Serve {
             Request::Put(put) => coordinate::put(core, from, put, deadline).await.map(Reply::Put),
             Request::Get(get) => coordinate::get(core, get, deadline).await.map(Reply::Get),
             Request::Scan(scan) => coordinate::scan(core, scan, deadline).await.map(Reply::Scan),
-            Request::View => Ok(Reply::View(core.view.info().clone())),
+            Request::View => Ok(Reply::View(core.view().info().clone())),
             Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),
             Request::Apply(writes) => Ok(Reply::Apply(join_all(writes.into_iter().map(|w| self.apply(w))).await)),
             Request::Fetch { slots, digest_only } => {
@@ -74,7 +74,7 @@ impl Serve {
         let core = &self.0;
         let slot = core.slot_of(write.slot)?;
         if let Some(full) = write.hints.iter().find(|target| !core.hints.admit(**target)) {
-            let text = format!("no room for another hint for {}", core.view.name_of(*full));
+            let text = format!("no room for another hint for {}", core.view().name_of(*full));
             return Err(ServeError::Unavailable(text));
         }
         core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await
@@ -90,11 +90,11 @@ fn answer_by(deadline: Instant) -> Instant {
 /// Refuses what the certificate does not allow.
 fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), ServeError> {
     let (name, grants) = match from {
-        Identity::Node(name) if core.view.members().contains_key(&ClusterHash::node_id(name)) => return Ok(()),
+        Identity::Node(name) if core.view().members().contains_key(&ClusterHash::node_id(name)) => return Ok(()),
         Identity::Node(name) => {
             return Err(ServeError::Forbidden(format!(
                 "node {name} is not a member of cluster {}",
-                core.view.info().cluster
+                core.view().info().cluster
             )));
         }
         Identity::Admin(name) => (name, None),

@@ -12,8 +12,9 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         tracing::debug!(%error, "the storage's size is not known");
         StoreSize::default()
     });
+    let view = core.view();
     NodeStatus {
-        node: core.view.name_of(core.id),
+        node: view.name_of(core.id),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: core.started.elapsed().as_secs(),
         engine: engine(&core.engine).to_owned(),
@@ -22,7 +23,7 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         keys: size.keys,
         bytes: size.bytes,
         hints: core.hints.total(),
-        peers: core.peers.status(&core.view),
+        peers: core.peers.status(&view),
         counters: counters(core),
     }
 }

@@ -350,3 +350,21 @@ async fn a_request_that_was_dropped_midway_disturbs_no_other() {
     }
     assert_eq!(count, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_nodes_take_up_a_member_that_was_added_and_forget_one_that_was_removed() {
+    let mut cluster = Cluster::start(Setup { nodes: 2, ..Setup::default() }).await;
+    cluster.add().await;
+    let all = PutOptions { w: Some(Consistency::All), sloppy: Some(false), ..PutOptions::default() };
+    let client = cluster.pinned(0).await;
+    assert_eq!(client.put("k", "with three", all.clone()).await.unwrap().acks, 3);
+    client.close().await;
+    cluster.remove_last().await;
+    let client = cluster.pinned(0).await;
+    assert_eq!(client.view().members().len(), 2);
+    assert_eq!(client.get("k").await.unwrap().single(), Some(&bytes("with three")));
+    assert_eq!(client.put("l", "with two", PutOptions::default()).await.unwrap().acks, 2);
+    let refused = client.put("l", "with three", all).await.unwrap_err();
+    assert!(refused.to_string().contains("W asks for 3 replicas, and the cluster has 2 nodes"), "{refused}");
+    assert!(!refused.may_have_applied() && !refused.is_retryable(), "{refused:?}");
+}

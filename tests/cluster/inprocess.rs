@@ -64,6 +64,23 @@ struct Member {
     mute: Arc<AtomicBool>,
 }
 
+impl Member {
+    fn new(number: usize, env: &Env) -> Self {
+        Self {
+            name: NodeName::new(format!("n{number}")).unwrap(),
+            socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+            keys: EndpointKeys::generate(env),
+            running: None,
+            mute: Arc::default(),
+        }
+    }
+
+    fn info(&self) -> MemberInfo {
+        let quic = self.socket.local_addr().unwrap().to_string();
+        MemberInfo { name: self.name.clone(), quic, zone: Zone::new("z").unwrap(), weight: 100 }
+    }
+}
+
 /// A socket that receives, but whose packets are lost while it is mute.
 #[derive(Debug)]
 struct Mutable {
@@ -118,25 +135,11 @@ impl Cluster {
     /// Starts all nodes and waits until each has connections to all others.
     pub(crate) async fn start(setup: Setup) -> Self {
         let env = Env::real();
-        let members: Vec<Member> = (1..=setup.nodes)
-            .map(|number| Member {
-                name: NodeName::new(format!("n{number}")).unwrap(),
-                socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
-                keys: EndpointKeys::generate(&env),
-                running: None,
-                mute: Arc::default(),
-            })
-            .collect();
-        let infos = members.iter().map(|member| MemberInfo {
-            name: member.name.clone(),
-            quic: member.socket.local_addr().unwrap().to_string(),
-            zone: Zone::new("z").unwrap(),
-            weight: 100,
-        });
+        let members: Vec<Member> = (1..=setup.nodes).map(|number| Member::new(number, &env)).collect();
         let info = ClusterInfo {
             cluster: ClusterName::new("test").unwrap(),
             partitions: Partitions::new(setup.partitions).unwrap(),
-            members: infos.collect(),
+            members: members.iter().map(Member::info).collect(),
             namespaces: setup.namespaces.into_iter().map(|(name, policy)| (namespace(name), policy)).collect(),
             node: NodeName::new("n1").unwrap(),
         };
@@ -184,6 +187,33 @@ impl Cluster {
             clock_drift: Duration::from_secs(60),
         };
         member.running = Some((Node::start(parts, &env).await.unwrap(), env));
+    }
+
+    /// Starts one more node, of which all others are told.
+    pub(crate) async fn add(&mut self) {
+        let member = Member::new(self.members.len() + 1, &Env::real());
+        self.info.members.push(member.info());
+        self.members.push(member);
+        self.tell();
+        self.start_node(self.members.len() - 1).await;
+        self.connected().await;
+    }
+
+    /// Ends the last node in order, and tells the others that it is a member no more.
+    pub(crate) async fn remove_last(&mut self) {
+        self.stop(self.members.len() - 1).await;
+        self.info.members.pop();
+        self.members.pop();
+        self.tell();
+    }
+
+    /// Tells all running nodes who the members are.
+    fn tell(&self) {
+        for member in &self.members {
+            if let Some((node, _)) = &member.running {
+                node.update(ClusterInfo { node: member.name.clone(), ..self.info.clone() }).unwrap();
+            }
+        }
     }
 
     /// Ends a node in order.

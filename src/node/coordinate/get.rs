@@ -11,12 +11,13 @@ use futures_util::stream::{self, FuturesUnordered, Stream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::limits;
-use crate::node::coordinate::{policy, quorum_error, ring, silent};
+use crate::node::coordinate::{needed, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::peers::PeerError;
 use crate::node::replica::Apply;
 use crate::quorum::{GetQuorum, GetStep, Role};
 use crate::record;
+use crate::ring::Ring;
 use crate::store::Slot;
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
 use crate::version::{Siblings, Version};
@@ -38,15 +39,15 @@ pub(crate) async fn get(
         let text = format!("{} keys in one request, the limit is {}", request.keys.len(), limits::BATCH_KEYS_MAX);
         return Err(ServeError::Limit(text));
     }
-    let policy = policy(core, &request.namespace)?;
-    let needed = request.r.unwrap_or(policy.r).needed(policy.n);
-    let needed = needed.map_err(|error| ServeError::Invalid(format!("R: {error}")))?;
+    let view = core.view();
+    let policy = policy(&view, &request.namespace)?;
+    let needed = needed(&view, policy, Verb::Read, request.r)?;
     core.counters.gets.fetch_add(request.keys.len() as u64, Ordering::Relaxed);
     let read_one = async |key: &Blob| {
         rpc::check_key(key)?;
         let place = core.place(&request.namespace, key);
-        let state = read(core, policy, &place.slot, needed, deadline).await?;
-        Ok(view(policy, &place, &state, core.rest.wall_ms()))
+        let state = read(core, ring(&view, policy)?, policy, &place.slot, needed, deadline).await?;
+        Ok(found(policy, &place, &state, core.rest.wall_ms()))
     };
     let reads = stream::iter(request.keys.iter().map(read_one)).buffered(AT_ONCE);
     Ok(within_bounds(reads, request.keys.len()).await)
@@ -75,7 +76,7 @@ async fn within_bounds(
 }
 
 /// What a client sees of a key's state.
-pub(crate) fn view(policy: &NamespacePolicy, place: &Place, state: &Siblings, wall_ms: u64) -> GetDone {
+pub(crate) fn found(policy: &NamespacePolicy, place: &Place, state: &Siblings, wall_ms: u64) -> GetDone {
     let info = |version: &Version| SiblingInfo {
         value: Blob(version.value.clone().unwrap_or_default()),
         expires_at: version.expires_at,
@@ -95,12 +96,13 @@ pub(crate) fn view(policy: &NamespacePolicy, place: &Place, state: &Siblings, wa
 /// Reads a key at `needed` replicas.
 async fn read(
     core: &Arc<Core>,
+    ring: &Ring,
     policy: &NamespacePolicy,
     slot: &Slot,
     needed: u8,
     deadline: Instant,
 ) -> Result<Siblings, ServeError> {
-    let candidates = candidates(core, policy, slot)?;
+    let candidates = candidates(core, ring, policy, slot);
     let mut fast = Asking::start(core, slot, needed, &candidates, false);
     match fast.decide(deadline).await {
         GetStep::Agreed => {
@@ -122,14 +124,13 @@ async fn read(
         GetStep::Wait | GetStep::GiveUp => return Err(full.error(needed)),
     }
     let state = full.merged();
-    full.repair(policy, &state);
+    full.repair(ring.preference_list(slot.partition), &state);
     Ok(state)
 }
 
 /// Whom to ask, best first: this node, near owners, owners that were silent of late, stand-ins for owners that are down,
 /// owners that are down.
-fn candidates(core: &Core, policy: &NamespacePolicy, slot: &Slot) -> Result<Vec<(NodeId, Role)>, ServeError> {
-    let ring = ring(core, policy)?;
+fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -> Vec<(NodeId, Role)> {
     let owners = ring.preference_list(slot.partition);
     let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_reachable(**node));
     up.sort_by_key(|node| (*node != core.id, !core.is_up(*node), core.peers.rtt(*node)));
@@ -139,7 +140,7 @@ fn candidates(core: &Core, policy: &NamespacePolicy, slot: &Slot) -> Result<Vec<
         candidates.extend(stand_ins.take(down.len()).map(|node| (node, Role::StandIn)));
     }
     candidates.extend(down.into_iter().map(|node| (node, Role::LostOwner)));
-    Ok(candidates)
+    candidates
 }
 
 /// Merges into this replica what the other owners hold of a key, as far as they answer.
@@ -227,7 +228,7 @@ impl<'a> Asking<'a> {
             Ok(Fetched::Missing) => None,
             Ok(Fetched::Digest(digest)) => Some(digest),
             // A replica whose record cannot be read has not answered: it must not pass for one that has nothing.
-            Ok(Fetched::Record(record)) => match record::decode(self.core.view.hash(), &self.slot.key, &record.0) {
+            Ok(Fetched::Record(record)) => match record::decode(&self.core.hash, &self.slot.key, &record.0) {
                 Ok(state) => {
                     let digest = record::digest(&record);
                     self.records.extend(digest.map(|digest| (digest, state)));
@@ -267,10 +268,9 @@ impl<'a> Asking<'a> {
     }
 
     /// Sends the merged state to the replicas that answered with less, without keeping the reader waiting.
-    fn repair(&self, policy: &NamespacePolicy, state: &Siblings) {
-        let merged = record::encode(self.core.view.hash(), &self.slot.key, state);
+    fn repair(&self, owners: &[NodeId], state: &Siblings) {
+        let merged = record::encode(&self.core.hash, &self.slot.key, state);
         let digest = record::digest(&merged);
-        let owners = self.core.view.ring(policy.n).map_or(&[][..], |ring| ring.preference_list(self.slot.partition));
         // A stand-in that holds nothing need not hold anything.
         let behind = self.quorum.replies().iter().filter(|(node, held)| *held != digest && owners.contains(node));
         let behind: Vec<NodeId> = behind.map(|(node, _)| *node).collect();
@@ -326,7 +326,7 @@ pub(crate) async fn fetch(core: &Core, slots: Vec<Slot>, digest_only: bool) -> V
     };
     let answer = |(slot, record): (&Slot, Option<Bytes>)| {
         let Some(record) = record else { return Ok(Fetched::Missing) };
-        core.replica.verify(core.view.hash(), slot, &record)?;
+        core.replica.verify(&core.hash, slot, &record)?;
         match record::digest(&record) {
             Some(digest) if digest_only => Ok(Fetched::Digest(digest)),
             _ => Ok(Fetched::Record(Blob(record))),

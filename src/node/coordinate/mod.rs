@@ -13,13 +13,14 @@ use std::sync::atomic::Ordering;
 use crate::node::core::Core;
 use crate::quorum::Miss;
 use crate::ring::Ring;
-use crate::types::{Namespace, NamespacePolicy, NodeId};
+use crate::types::{Consistency, Namespace, NamespacePolicy, NodeId};
+use crate::view::ClusterView;
 use crate::wire::rpc::{QuorumError, ServeError, Verb};
 
 /// The policy of a namespace, or an error that names those there are.
-fn policy<'a>(core: &'a Core, namespace: &Namespace) -> Result<&'a NamespacePolicy, ServeError> {
-    core.view.policy(namespace).ok_or_else(|| {
-        let known: Vec<String> = core.view.namespaces().map(|(name, _)| name.to_string()).collect();
+fn policy<'a>(view: &'a ClusterView, namespace: &Namespace) -> Result<&'a NamespacePolicy, ServeError> {
+    view.policy(namespace).ok_or_else(|| {
+        let known: Vec<String> = view.namespaces().map(|(name, _)| name.to_string()).collect();
         ServeError::Invalid(format!(
             "there is no namespace {namespace}: this cluster has {}; more are added in every node's configuration",
             known.join(", ")
@@ -28,8 +29,29 @@ fn policy<'a>(core: &'a Core, namespace: &Namespace) -> Result<&'a NamespacePoli
 }
 
 /// The ring that places the keys of a namespace.
-fn ring<'a>(core: &'a Core, policy: &NamespacePolicy) -> Result<&'a Ring, ServeError> {
-    core.view.ring(policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".to_owned()))
+fn ring<'a>(view: &'a ClusterView, policy: &NamespacePolicy) -> Result<&'a Ring, ServeError> {
+    view.ring(policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".to_owned()))
+}
+
+/// How many replicas must answer. More than there are nodes can never be had: that is said before anything happens.
+fn needed(
+    view: &ClusterView,
+    policy: &NamespacePolicy,
+    verb: Verb,
+    asked: Option<Consistency>,
+) -> Result<u8, ServeError> {
+    let (letter, standard) = match verb {
+        Verb::Write => ("W", policy.w),
+        Verb::Read => ("R", policy.r),
+    };
+    let needed = asked.unwrap_or(standard).needed(policy.n);
+    let needed = needed.map_err(|error| ServeError::Invalid(format!("{letter}: {error}")))?;
+    let members = view.members().len();
+    if usize::from(needed) > members {
+        let text = format!("{letter} asks for {needed} replicas, and the cluster has {members} nodes");
+        return Err(ServeError::Invalid(text));
+    }
+    Ok(needed)
 }
 
 /// A node that was asked and had not answered when the time was up.
@@ -47,7 +69,8 @@ fn quorum_error(
     may_appear: bool,
 ) -> ServeError {
     core.counters.quorum_failures.fetch_add(1, Ordering::Relaxed);
-    let missing = missed.iter().map(|miss| (core.view.name_of(miss.node), miss.why.clone())).collect();
-    let got = got.into_iter().map(|node| core.view.name_of(node)).collect();
+    let view = core.view();
+    let missing = missed.iter().map(|miss| (view.name_of(miss.node), miss.why.clone())).collect();
+    let got = got.into_iter().map(|node| view.name_of(node)).collect();
     ServeError::Quorum(Box::new(QuorumError { verb, needed, got, missing, may_appear }))
 }

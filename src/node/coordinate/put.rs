@@ -12,12 +12,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::limits;
 use crate::net::Identity;
-use crate::node::coordinate::{get, policy, quorum_error, ring, silent};
+use crate::node::coordinate::{get, needed, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::quorum::{PutQuorum, PutStep, Send};
 use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
+use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{
     self, KeyContext, PutDone, PutItem, PutRequest, ReplicaWrite, Reply, Request, ServeError, Verb,
@@ -42,21 +43,22 @@ pub(crate) async fn put(
         let text = format!("the keys and values of one request hold {total} bytes, the limit is {most}: send fewer");
         return Err(ServeError::Limit(text));
     }
-    let policy = policy(core, &request.namespace)?;
-    let needed = request.w.unwrap_or(policy.w).needed(policy.n);
-    let needed = needed.map_err(|error| ServeError::Invalid(format!("W: {error}")))?;
+    let view = core.view();
+    let policy = policy(&view, &request.namespace)?;
+    let needed = needed(&view, policy, Verb::Write, request.w)?;
     let sloppy = request.sloppy.unwrap_or(policy.sloppy);
     core.counters.puts.fetch_add(request.items.len() as u64, Ordering::Relaxed);
     let forwarded = matches!(from, Identity::Node(_));
     let PutRequest { namespace, items, w, retry, .. } = request;
     let head = PutRequest { namespace, items: Vec::new(), w, sloppy: Some(sloppy), retry };
-    let one = Coordination { core, policy, needed, sloppy, forwarded, deadline, head: &head };
+    let one = Coordination { core, view: &view, policy, needed, sloppy, forwarded, deadline, head: &head };
     Ok(join_all(items.into_iter().map(|item| one.put(item))).await)
 }
 
 /// What the items of one request have in common.
 struct Coordination<'a> {
     core: &'a Arc<Core>,
+    view: &'a ClusterView,
     policy: &'a NamespacePolicy,
     needed: u8,
     sloppy: bool,
@@ -74,7 +76,7 @@ impl Coordination<'_> {
         let core = self.core;
         let place = core.place(&self.head.namespace, &item.key);
         check_context(&item.context, &place)?;
-        let ring = ring(core, self.policy)?;
+        let ring = ring(self.view, self.policy)?;
         let owners = ring.preference_list(place.slot.partition);
         let stand_ins = if self.sloppy { ring.stand_ins(place.slot.partition) } else { Vec::new() };
         let owner = owners.contains(&core.id);

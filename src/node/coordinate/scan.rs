@@ -11,11 +11,12 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::node::coordinate::{get, policy, quorum_error, ring};
+use crate::node::coordinate::{get, needed, policy, quorum_error, ring};
 use crate::node::core::Core;
 use crate::node::peers::PeerError;
 use crate::quorum::Miss;
 use crate::record;
+use crate::ring::Ring;
 use crate::types::{Namespace, NamespacePolicy, NodeId, PartitionId};
 use crate::version::Siblings;
 use crate::wire::blob::Blob;
@@ -26,16 +27,17 @@ const AHEAD: usize = 16;
 
 /// Reads one page.
 pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, deadline: Instant) -> Result<ScanDone, ServeError> {
-    let policy = policy(core, &request.namespace)?;
-    let needed = request.r.unwrap_or(policy.r).needed(policy.n);
-    let needed = needed.map_err(|error| ServeError::Invalid(format!("R: {error}")))?;
+    let view = core.view();
+    let policy = policy(&view, &request.namespace)?;
+    let ring = ring(&view, policy)?;
+    let needed = needed(&view, policy, Verb::Read, request.r)?;
     core.counters.scans.fetch_add(1, Ordering::Relaxed);
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
     let ScanRequest { namespace, prefix, cursor, keys_only, .. } = request;
     let prefix = record::storage_key(&namespace, &prefix);
     let start = cursor.unwrap_or(ScanCursor { partition: PartitionId(0), after: None });
-    let partitions = core.view.info().partitions.count();
-    let scan = Scan { core, policy, needed, namespace, prefix, limit, deadline, keys_only };
+    let partitions = core.partitions.count();
+    let scan = Scan { core, ring, policy, needed, namespace, prefix, limit, deadline, keys_only };
 
     let mut done = ScanDone { items: Vec::new(), next: None };
     let mut bytes = 0;
@@ -73,6 +75,7 @@ pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, deadline: Insta
 
 struct Scan<'a> {
     core: &'a Arc<Core>,
+    ring: &'a Ring,
     policy: &'a NamespacePolicy,
     needed: u8,
     namespace: Namespace,
@@ -104,7 +107,7 @@ impl Scan<'_> {
             if horizon.as_ref().is_some_and(|horizon| key > *horizon) {
                 continue;
             }
-            match record::decode(self.core.view.hash(), &key, &record) {
+            match record::decode(&self.core.hash, &key, &record) {
                 Ok(state) => merged.entry(key).or_default().merge(&state),
                 Err(error) => tracing::warn!(%partition, %error, "a scan left out a record that cannot be read"),
             }
@@ -112,7 +115,7 @@ impl Scan<'_> {
         let wall_ms = self.core.rest.wall_ms();
         let items = merged.iter().filter_map(|(stored, state)| {
             let (_, key) = record::split_storage_key(stored)?;
-            let mut found = get::view(self.policy, &self.core.place(&self.namespace, &key), state, wall_ms);
+            let mut found = get::found(self.policy, &self.core.place(&self.namespace, &key), state, wall_ms);
             if self.keys_only {
                 found.siblings.iter_mut().for_each(|sibling| sibling.value = Blob::default());
             }
@@ -130,8 +133,7 @@ impl Scan<'_> {
         after: Option<Bytes>,
     ) -> Result<Vec<(Vec<(Bytes, Bytes)>, bool)>, ServeError> {
         let core = self.core;
-        let ring = ring(core, self.policy)?;
-        let owners = ring.preference_list(partition);
+        let owners = self.ring.preference_list(partition);
         let (mut order, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_up(**node));
         order.sort_by_key(|node| (*node != core.id, core.peers.rtt(*node)));
         order.extend(down);
