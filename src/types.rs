@@ -210,6 +210,21 @@ impl Partitions {
         self.0
     }
 
+    /// Up to how many equal nodes this count suits: there a join or leave moves little more than it must, while the load
+    /// stays balanced (measured: see [`crate::ring`]). More nodes work, and move more.
+    pub fn suits_nodes(self) -> usize {
+        // Q >= 4 n^1.5, in whole numbers.
+        let enough = |nodes: &usize| 16 * (*nodes as u64).pow(3) <= u64::from(self.0).pow(2);
+        (1..).take_while(enough).count()
+    }
+
+    /// The least count that suits so many nodes, and the largest there is for more than that.
+    pub fn for_nodes(nodes: usize) -> Self {
+        let counts =
+            (limits::PARTITIONS_MIN.trailing_zeros()..limits::PARTITIONS_MAX.trailing_zeros()).map(|bit| 1 << bit);
+        counts.map(Self).find(|count| count.suits_nodes() >= nodes).unwrap_or(Self(limits::PARTITIONS_MAX))
+    }
+
     /// The partition that holds a position of the 64-bit hash space: its leading bits.
     pub fn of(self, position: u64) -> PartitionId {
         let partition = position >> (64 - self.0.trailing_zeros());
