@@ -17,7 +17,7 @@ use crate::node::core::{Core, Place, slot_ref};
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::quorum::{PutQuorum, PutStep, Send};
-use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
+use crate::types::{ConflictPolicy, NamespacePolicy, NodeId, PartitionId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{
@@ -58,7 +58,7 @@ pub(crate) async fn put(
 /// What the items of one request have in common.
 struct Coordination<'a> {
     core: &'a Arc<Core>,
-    view: &'a ClusterView,
+    view: &'a Arc<ClusterView>,
     policy: &'a NamespacePolicy,
     needed: u8,
     sloppy: bool,
@@ -78,10 +78,9 @@ impl Coordination<'_> {
         check_context(&item.context, &place)?;
         let ring = ring(self.view, self.policy)?;
         let owners = ring.preference_list(place.slot.partition);
-        let stand_ins = if self.sloppy { ring.stand_ins(place.slot.partition) } else { Vec::new() };
         let owner = owners.contains(&core.id);
         if !owner {
-            if owners.iter().any(|owner| core.is_reachable(*owner)) || !stand_ins.contains(&core.id) {
+            if owners.iter().any(|owner| core.is_reachable(*owner)) || !self.may_stand_in() {
                 return self.forward(item, owners).await;
             }
             core.counters.stand_ins.fetch_add(1, Ordering::Relaxed);
@@ -114,13 +113,17 @@ impl Coordination<'_> {
         let minted = timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
             ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
         })??;
-        // Standing in, this node comes first among the stand-ins, since it has the record already.
-        let own = (!owner).then_some(core.id);
-        let others = stand_ins.into_iter().filter(|node| *node != core.id);
+        let (view, n) = (self.view.clone(), if self.sloppy { self.policy.n } else { 0 });
+        let stand_ins = StandIns { view, n, partition: place.slot.partition, coordinates: !owner };
         let (quorum, sends) =
-            PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| core.is_reachable(node));
-        let spread = Spread::start(core.clone(), &place, minted, quorum, sends);
+            PutQuorum::start(self.needed, owners, |node| core.is_reachable(node), || stand_ins.reachable(core));
+        let spread = Spread::start(core.clone(), &place, minted, stand_ins, quorum, sends);
         self.finish(spread, known).await
+    }
+
+    /// Whether this node, which does not own the key, may take it by itself. One without weight keeps nothing.
+    fn may_stand_in(&self) -> bool {
+        self.sloppy && self.view.members().get(&self.core.id).is_some_and(|member| member.weight > 0)
     }
 
     /// Waits for the decision, answers, and leaves the rest to the background.
@@ -186,6 +189,24 @@ impl Coordination<'_> {
     }
 }
 
+/// Who may take an owner's place, found when it is wanted.
+struct StandIns {
+    view: Arc<ClusterView>,
+    /// The replica count of the namespace's ring; 0 when nobody may stand in.
+    n: u8,
+    partition: PartitionId,
+    /// Whether the coordinator itself stands in: it comes first then, since it has the record already.
+    coordinates: bool,
+}
+
+impl StandIns {
+    fn reachable(&self, core: &Core) -> Vec<NodeId> {
+        let all = self.view.ring(self.n).map(|ring| ring.stand_ins(self.partition)).unwrap_or_default();
+        let others = all.into_iter().filter(|node| *node != core.id && core.is_reachable(*node));
+        self.coordinates.then_some(core.id).into_iter().chain(others).collect()
+    }
+}
+
 type Sent = BoxFuture<'static, (NodeId, Result<(), PeerError>)>;
 
 /// A version on its way to its replicas.
@@ -194,18 +215,26 @@ struct Spread {
     write: ReplicaWrite,
     minted: Minted,
     place: Place,
+    stand_ins: StandIns,
     quorum: PutQuorum,
     sends: FuturesUnordered<Sent>,
     step: PutStep,
 }
 
 impl Spread {
-    fn start(core: Arc<Core>, place: &Place, minted: Minted, quorum: PutQuorum, sends: Vec<Send>) -> Self {
+    fn start(
+        core: Arc<Core>,
+        place: &Place,
+        minted: Minted,
+        stand_ins: StandIns,
+        quorum: PutQuorum,
+        sends: Vec<Send>,
+    ) -> Self {
         let write =
             ReplicaWrite { slot: slot_ref(&place.slot), record: Blob(minted.record.clone()), hints: Vec::new() };
         let sending = FuturesUnordered::new();
         let step = PutStep::Wait;
-        let mut spread = Self { core, write, minted, place: place.clone(), quorum, sends: sending, step };
+        let mut spread = Self { core, write, minted, place: place.clone(), stand_ins, quorum, sends: sending, step };
         sends.into_iter().for_each(|send| spread.send(send));
         spread
     }
@@ -249,7 +278,8 @@ impl Spread {
         let step = match outcome {
             Ok(()) => self.quorum.ack(node),
             Err(error) => {
-                let (step, next) = self.quorum.fail(node, error.why, error.maybe);
+                let stand_ins = || self.stand_ins.reachable(&self.core);
+                let (step, next) = self.quorum.fail(node, error.why, error.maybe, stand_ins);
                 if let Some(send) = next {
                     self.send(send);
                 }
