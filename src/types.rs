@@ -310,6 +310,16 @@ impl fmt::Display for Consistency {
     }
 }
 
+/// What must hold of a key for a write of it to happen. Writes with conditions exclude each other; writes without one are
+/// not held up by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// The key has no value.
+    IfAbsent,
+    /// Nothing was written to the key that the write's context has not seen.
+    IfCurrent,
+}
+
 /// What becomes of concurrent writes to one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
+use crate::node::reservations::Reservations;
 use crate::node::timeouts::Timeouts;
 use crate::record;
 use crate::store::{Engine, Slot};
@@ -31,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) peers: Arc<Peers>,
     pub(crate) hints: HintBudget,
+    pub(crate) reservations: Reservations,
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Counters,
     pub(crate) started: Instant,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::types::{ClusterName, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
+use crate::types::{
+    ClusterName, Condition, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId,
+};
 use crate::types::{Partitions, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
@@ -37,6 +39,15 @@ pub enum Request {
     },
     /// Peers only: a page of one partition as this replica holds it.
     FetchPage(PageRequest),
+    /// Peers only: reserve a key for a conditional write, if its condition holds here.
+    Reserve(ReserveRequest),
+    /// Peers only: a reservation is not needed any more.
+    Release {
+        /// The key.
+        slot: SlotRef,
+        /// Whose reservation.
+        token: u64,
+    },
 }
 
 /// A write of one or more keys.
@@ -67,6 +78,8 @@ pub struct PutItem {
     pub request: RequestId,
     /// Life of the value from now on; the namespace's when absent.
     pub ttl: Option<Duration>,
+    /// What must hold for the write to happen.
+    pub condition: Option<Condition>,
 }
 
 /// A causal context, bound to the key it was read from: under another key it would supersede what nobody has read.
@@ -133,6 +146,27 @@ pub struct ReplicaWrite {
     pub record: Blob,
     /// The owners for whom the receiver stands in; it keeps a hint for each.
     pub hints: Vec<NodeId>,
+    /// The reservation without which it must not be written.
+    pub reservation: Option<u64>,
+}
+
+/// A key that is to be reserved for a conditional write.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReserveRequest {
+    /// The key.
+    pub slot: SlotRef,
+    /// What must hold here.
+    pub condition: Condition,
+    /// What the writer has seen.
+    pub seen: Context,
+    /// The writer's own write before this one.
+    pub after: Option<RequestId>,
+    /// The write itself: its own earlier attempt does not count against it.
+    pub request: RequestId,
+    /// What the reservation is known by.
+    pub token: u64,
+    /// Milliseconds after which it lapses if its write has not begun.
+    pub lease_ms: u64,
 }
 
 /// The place of a record.
@@ -183,6 +217,10 @@ pub enum Reply {
     },
     /// The request as a whole was refused or failed.
     Error(ServeError),
+    /// The key is reserved, and this is what the record there has seen; `None` while another write holds it.
+    Reserved(Option<Context>),
+    /// Done, and there is nothing to say.
+    Done,
 }
 
 /// A write that was acknowledged.
@@ -333,6 +371,9 @@ pub enum ServeError {
     /// Something failed in the middle of a write, which may have been applied.
     #[error("{0}; the write may still appear")]
     Uncertain(String),
+    /// The condition of a write does not hold: nothing was written.
+    #[error("{0}")]
+    Condition(String),
 }
 
 impl ServeError {
@@ -429,6 +470,7 @@ mod tests {
             context: KeyContext::default(),
             request: RequestId { client: 1, sequence: 2 },
             ttl: None,
+            condition: None,
         };
         Request::Put(PutRequest {
             namespace: Namespace::default(),
@@ -446,7 +488,7 @@ mod tests {
 
     #[test]
     fn messages_are_pinned_because_other_versions_read_them() {
-        assert_eq!(hex(&put()), "000764656661756c7401016b01017600000001020001010000");
+        assert_eq!(hex(&put()), "000764656661756c7401016b0101760000000102000001010000");
         assert_eq!(hex(&Request::View), "03");
         assert_eq!(hex(&Request::Status), "04");
         assert_eq!(hex(&Request::Apply(Vec::new())), "0500");
