@@ -1,7 +1,9 @@
 //! Closed-loop load on a running cluster: operations per second, latencies, and CPU of the node processes.
 //!
 //! `cargo bench --bench load -- DIR [IN_FLIGHT] [SECONDS] [VALUE_BYTES]`, where DIR is the folder of a `dynamomini dev` cluster
-//! (its `cluster.json` and `client.toml`). Each of the in-flight tasks has one operation under way at a time.
+//! (its `cluster.json` and `client.toml`). Each of the in-flight tasks has one operation under way at a time. Puts name no
+//! context: where siblings are kept, as by default, each adds one and records grow, so compare on a cluster of
+//! `dynamomini dev -- --set namespaces.default.conflict=last-write-wins`.
 
 #![allow(
     clippy::unwrap_used,
@@ -77,7 +79,6 @@ async fn phase(name: &str, work: Work, client: &Client, cluster: &Cluster, tasks
                 let key = format!("key:{:012}", state % KEYS);
                 let began = Instant::now();
                 let ok = match work {
-                    // A last-write-wins write: the coordinator's context supersedes what is there.
                     Work::Put => client.put(key, value.clone(), PutOptions::default()).await.map(drop),
                     Work::Get => client.get(key).await.map(drop),
                 };
