@@ -248,6 +248,9 @@ mod tests {
         assert_eq!(one(&recent, "a"), Some(Some("new".into())));
     }
 
+    /// A record, and the byte that fills its new value; `None` deletes it.
+    type NewByte = (u8, Option<u8>);
+
     /// Something that happens to one of a few records.
     #[derive(Debug, Clone)]
     enum Step {
@@ -257,7 +260,7 @@ mod tests {
         Keep,
         /// A writer says what it is about to change. The one before gives up, and nobody knows whether its batch is
         /// in the database.
-        Change(Vec<(u8, Option<u8>)>, bool),
+        Change(Vec<NewByte>, bool),
         /// The writer's batch is in the database.
         Commit,
         /// The writer is done with a batch that is there.
@@ -289,7 +292,7 @@ mod tests {
         database: BTreeMap<u8, u8>,
         readers: VecDeque<(Slot, u32, Value)>,
         /// What is being changed, and whether it is in the database.
-        writer: Option<(&'a [(u8, Option<u8>)], bool)>,
+        writer: Option<(&'a [NewByte], bool)>,
         changing: Option<Changing<'a>>,
     }
 
@@ -337,7 +340,7 @@ mod tests {
             }
         }
 
-        fn apply(&mut self, batch: &[(u8, Option<u8>)]) {
+        fn apply(&mut self, batch: &[NewByte]) {
             for (key, value) in batch {
                 match value {
                     Some(value) => drop(self.database.insert(*key, *value)),
@@ -354,7 +357,7 @@ mod tests {
             room in prop_oneof![Just(0), Just(1100), Just(10_000)],
         ) {
             let recent = Recent::new(SHARDS * room);
-            let mutation = |(key, byte): &(u8, Option<u8>)| match byte {
+            let mutation = |(key, byte): &NewByte| match byte {
                 Some(byte) => put(1, key.to_string(), value(*byte)),
                 None => delete(1, key.to_string()),
             };
