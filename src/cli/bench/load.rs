@@ -95,7 +95,7 @@ async fn fill(client: &Client, config: &ClientConfig, data: &DataSet, range: Ran
         match found {
             Ok(found) => {
                 let value = data.value(number, WRITE);
-                puts.push(BatchPut { key, value: Some(value), context: found.context, ttl: None });
+                puts.push(BatchPut { key, value: Some(value), context: found.context, ttl: None, condition: None });
             }
             Err(error) => filled.failures.add(error),
         }
