@@ -184,6 +184,23 @@ pub const LOG_TAIL_MAX: u64 = 16 * 1024;
 /// Bytes of an answer to a plain question to a redis-server of `dynamomini dev`.
 pub const DEV_REDIS_ANSWER_MAX: u64 = 64 * 1024;
 
+/// Most clients of `dynamomini bench`, each with connections of its own.
+pub const BENCH_CLIENTS_MAX: usize = 256;
+/// Most operations of `dynamomini bench` under way at once.
+pub const BENCH_IN_FLIGHT_MAX: usize = 64 * 1024;
+/// Most operations a second of an open loop of `dynamomini bench`.
+pub const BENCH_RATE_MAX: u64 = 10_000_000;
+/// Most keys of a data set of `dynamomini bench`, whose numbers have twelve digits; inserts may add as many again.
+pub const BENCH_KEYS_MAX: u64 = 500_000_000_000;
+/// Keys whose causal contexts `dynamomini bench` remembers. Beyond, writes go without, and the report says so.
+pub const BENCH_CONTEXTS_MAX: usize = 1_000_000;
+/// Longest latency that `dynamomini bench` tells from longer ones.
+pub const BENCH_LATENCY_MAX: Duration = Duration::from_secs(600);
+/// Intervals of a run of `dynamomini bench` that are kept; later ones are left out of its line of time.
+pub const BENCH_POINTS_MAX: usize = 10_000;
+
+const _: () = assert!(DEADLINE_MAX.as_secs() < BENCH_LATENCY_MAX.as_secs(), "an operation's latency must be told");
+const _: () = assert!(BENCH_CLIENTS_MAX <= CONNECTIONS_MAX && BENCH_CLIENTS_MAX <= BENCH_IN_FLIGHT_MAX);
 const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among the siblings");
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");

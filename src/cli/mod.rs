@@ -42,6 +42,8 @@ mod status;
 
 mod ring;
 
+mod bench;
+
 #[cfg(test)]
 mod tests;
 
@@ -94,6 +96,8 @@ enum Verb {
     Status(status::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
+    /// Put load on a cluster and measure it; fill and check a data set.
+    Bench(Box<bench::Args>),
     /// Check and show configuration, and list its keys.
     Config(config::Args),
     /// Make, request, renew and show certificates.
@@ -163,6 +167,7 @@ impl Cli {
             Verb::Scan(args) => args.run(&context),
             Verb::Status(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
+            Verb::Bench(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),
             Verb::Completions(args) => args.run(&context),

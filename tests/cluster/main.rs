@@ -14,6 +14,7 @@ mod trust;
 
 mod processes;
 
+mod bench;
 mod dev;
 mod failure;
 mod refusals;
