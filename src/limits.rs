@@ -151,6 +151,17 @@ pub const STORE_MEMO_MAX: u64 = 4 * 1024;
 /// Operations that may wait for the replica before callers wait too.
 pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
+/// Keys one gossip keyring holds, removed ones among them, which must be remembered.
+pub const KEYS_MAX: usize = 256;
+/// How long a node has had a key before it seals with it, while the one before still works: the others need it too.
+pub const KEY_SETTLE: Duration = Duration::from_secs(10);
+/// Gossip datagrams of one sender that may arrive out of order; older ones count as seen. A multiple of 64.
+pub const REPLAY_WINDOW: usize = 1024;
+/// Senders of gossip whose counters a node remembers. With more, the one silent for longest is forgotten.
+pub const GOSSIP_SENDERS_MAX: usize = 2 * MEMBERS_MAX;
+/// Silence of a sender's present life after which one that seems to be earlier is believed: its clock went back.
+pub const BOOT_SILENCE: Duration = Duration::from_secs(10);
+
 /// Longest time a request may ask for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
 /// Writes and repairs one node finishes in the background after their requests were answered. Beyond, requests wait for
@@ -185,5 +196,6 @@ const _: () = assert!(STORE_CALL_MAX >= BATCH_KEYS_MAX, "a multi-get must fit on
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);
+const _: () = assert!(REPLAY_WINDOW.is_multiple_of(64) && GOSSIP_SENDERS_MAX >= MEMBERS_MAX);
 const _: () = assert!(PARTITIONS_MIN.is_power_of_two() && PARTITIONS_MAX.is_power_of_two());
 const _: () = assert!(SCAN_PAGE_BYTES + RECORD_MAX <= FRAME_MAX, "a page ends after the record that fills it");
