@@ -151,6 +151,22 @@ pub const STORE_MEMO_MAX: u64 = 4 * 1024;
 /// Operations that may wait for the replica before callers wait too.
 pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
+/// Bytes asked of the system for each of the gossip socket's two buffers.
+pub const GOSSIP_SOCKET_BUFFER: usize = 1024 * 1024;
+/// Requests that gossip has under way over connections at the same time. Beyond, pings and synchronisations fail.
+pub const GOSSIP_STREAMS_MAX: usize = 256;
+/// Orders that may wait for the task of gossip before those who give them wait.
+pub const GOSSIP_QUEUE_MAX: usize = 1024;
+/// Messages of gossip kept until the certificate has come that their records need. Beyond, the oldest are dropped.
+pub const GOSSIP_PUT_ASIDE_MAX: usize = 64;
+/// Members greeted at the same time.
+pub const GREETINGS_AT_ONCE: usize = 16;
+/// Certificates of members that are remembered.
+pub const CREDENTIALS_MAX: usize = 4 * MEMBERS_MAX;
+/// Certificates asked for in one greeting.
+pub const CREDENTIALS_WANTED_MAX: usize = 64;
+/// Longest file in which a node remembers the other members, their certificates, or keys.
+pub const MEMBERS_FILE_MAX: u64 = 64 * 1024 * 1024;
 /// Keys one gossip keyring holds, removed ones among them, which must be remembered.
 pub const KEYS_MAX: usize = 256;
 /// How long a node has had a key before it seals with it, while the one before still works: the others need it too.

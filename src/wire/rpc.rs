@@ -12,6 +12,7 @@ use crate::types::{ClusterName, Consistency, Epoch, Namespace, NamespacePolicy, 
 use crate::types::{Partitions, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
+use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
 
 /// What may be asked of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,12 @@ pub enum Request {
     },
     /// Peers only: a page of one partition as this replica holds it.
     FetchPage(PageRequest),
+    /// Nodes only, members or not: what gossip says over a connection.
+    Gossip(GossipRequest),
+    /// The members as this node sees them.
+    Members,
+    /// Administrators only: the keys of gossip.
+    Keys(KeyOrder),
 }
 
 /// A write of one or more keys.
@@ -183,6 +190,12 @@ pub enum Reply {
     },
     /// The request as a whole was refused or failed.
     Error(ServeError),
+    /// What gossip answers.
+    Gossip(GossipReply),
+    /// The members.
+    Members(Box<MembersReport>),
+    /// The keys of gossip.
+    Keys(KeysReport),
 }
 
 /// A write that was acknowledged.
