@@ -13,6 +13,7 @@ pub mod wire;
 pub mod quorum;
 #[cfg(feature = "server")]
 pub mod seal;
+pub mod swim;
 pub mod view;
 
 pub mod env;
