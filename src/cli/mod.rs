@@ -40,6 +40,10 @@ mod scan;
 
 mod status;
 
+mod members;
+
+mod cluster;
+
 mod ring;
 
 #[cfg(test)]
@@ -92,6 +96,10 @@ enum Verb {
     Scan(scan::Args),
     /// Show how each node is.
     Status(status::Args),
+    /// Show the members as gossip sees them.
+    Members(members::Args),
+    /// Administer the cluster: the keys of gossip.
+    Cluster(cluster::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
     /// Check and show configuration, and list its keys.
@@ -162,6 +170,8 @@ impl Cli {
             Verb::Delete(args) => args.run(&context),
             Verb::Scan(args) => args.run(&context),
             Verb::Status(args) => args.run(&context),
+            Verb::Members(args) => args.run(&context),
+            Verb::Cluster(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),

@@ -304,6 +304,8 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     /// Counts since the start, by name.
     pub counters: Vec<(String, u64)>,
+    /// The members it knows by gossip, in a few words; `off` without gossip.
+    pub gossip: String,
 }
 
 /// A peer as a node sees it.

@@ -118,7 +118,7 @@ impl Coordination<'_> {
         let own = (!owner).then_some(core.id);
         let others = stand_ins.into_iter().filter(|node| *node != core.id);
         let (quorum, sends) =
-            PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| core.is_reachable(node));
+            PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| core.takes_writes(node));
         let spread = Spread::start(core.clone(), &place, minted, quorum, sends);
         self.finish(spread, known).await
     }
