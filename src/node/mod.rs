@@ -35,7 +35,8 @@ use crate::node::serve::Serve;
 use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
-use crate::wire::rpc::{ClusterInfo, MemberInfo};
+use crate::wire::gossip::MembersReport;
+use crate::wire::rpc::{ClusterInfo, MemberInfo, ServeError};
 
 /// What a node is made of besides its own services: plain values and the two edges, open already.
 #[derive(Debug)]
@@ -147,6 +148,17 @@ impl Node {
             return Err(StartError::NotAMember(cluster.node));
         }
         Ok(self.core.adopt(cluster)?)
+    }
+
+    /// The members as this node sees them.
+    ///
+    /// # Errors
+    /// When the node is ending.
+    pub async fn members(&self) -> Result<MembersReport, ServeError> {
+        match &self.core.gossip {
+            Some(gossip) => gossip.report().await,
+            None => Ok(gossip::without_gossip(&self.core)),
+        }
     }
 
     /// Ends in order: the others are told, then no new requests, those in flight answered, what they left behind finished or kept as hints, the
