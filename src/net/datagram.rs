@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use socket2::Domain;
 use socket2::Protocol;
+use socket2::SockRef;
 use socket2::Type;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
@@ -89,7 +90,8 @@ impl Datagrams for Udp {
             SocketAddr::V4(v4) if self.dual => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
             other => other,
         };
-        self.socket.try_send_to(datagram, to).map(drop)
+        // Past tokio, which would not send before it has heard that the socket is writable.
+        SockRef::from(&self.socket).send_to(datagram, &to.into()).map(drop)
     }
 
     fn poll_receive(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(usize, SocketAddr)>> {

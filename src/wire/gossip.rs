@@ -176,3 +176,25 @@ pub struct MemberStatus {
     /// How often its record changed.
     pub incarnation: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_is_pinned_because_other_versions_read_it() {
+        let hello = Hello {
+            cluster: "c".parse().unwrap(),
+            boot: 1,
+            gossip: "g".to_owned(),
+            wall_ms: 2,
+            keyring: Blob::copy(b"k"),
+            credentials: vec![Blob::copy(b"x")],
+            want: vec![[3; 32]],
+            want_all: true,
+        };
+        let bytes = postcard::to_stdvec(&GossipRequest::Hello(Box::new(hello))).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, format!("02016301016702016b01017801{}01", "03".repeat(32)));
+    }
+}

@@ -465,6 +465,10 @@ mod tests {
         assert_eq!(hex(&Request::View), "03");
         assert_eq!(hex(&Request::Status), "04");
         assert_eq!(hex(&Request::Apply(Vec::new())), "0500");
+        assert_eq!(hex(&Request::Gossip(GossipRequest::Ping(Blob::copy(b"p")))), "08000170");
+        assert_eq!(hex(&Request::Members), "09");
+        assert_eq!(hex(&Request::Keys(KeyOrder::Use { id: [1; 8], force: true })), "0a02010101010101010101");
+        assert_eq!(hex(&Reply::Gossip(GossipReply::Sync(Blob::copy(b"s")))), "09010173");
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
     }

@@ -1,5 +1,6 @@
 //! Two endpoints on loopback, friendly and hostile.
 
+mod credential;
 mod hostile;
 mod life;
 mod material;
