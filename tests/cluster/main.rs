@@ -15,5 +15,6 @@ mod processes;
 
 mod dev;
 mod failure;
+mod membership;
 mod refusals;
 mod restart;
