@@ -30,7 +30,8 @@ enum What {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Keys are made by the nodes and travel only between nodes, over their authenticated connections: \
+#[command(
+    after_help = "Keys are made by the nodes and travel only between nodes, over their authenticated connections: \
 nothing needs to be configured. To change the key, in this order:
   dynamomini cluster keys add            every member gets the new key, and opens with it
   dynamomini cluster keys use ID         every member seals with it (10 s after it got it at the earliest)
@@ -38,7 +39,8 @@ nothing needs to be configured. To change the key, in this order:
   dynamomini cluster keys remove OLD     nobody opens with the old one any more, for ever
 
 `use` is refused while members that are up cannot be given the key, `remove` while the key is in use. A member that was \
-away gets the keyring when it connects again. Orders need an administrator's certificate.")]
+away gets the keyring when it connects again. Orders need an administrator's certificate."
+)]
 struct Keys {
     #[command(subcommand)]
     order: Order,
@@ -82,7 +84,9 @@ impl Args {
         let (connect, order, done) = match keys.order {
             Order::List { connect } => (connect, KeyOrder::List, ""),
             Order::Add { connect } => (connect, KeyOrder::Add, "added"),
-            Order::Use { id, force, connect } => (connect, KeyOrder::Use { id: id.0, force }, "is to be used from now on"),
+            Order::Use { id, force, connect } => {
+                (connect, KeyOrder::Use { id: id.0, force }, "is to be used from now on")
+            }
             Order::Remove { id, connect } => (connect, KeyOrder::Remove { id: id.0 }, "removed"),
         };
         connect.run(context, async |client, _| {
@@ -148,7 +152,8 @@ mod tests {
 
     #[test]
     fn each_key_says_what_it_is_good_for() {
-        let key = |number, preferred, seals, removed| KeyStatus { id: [number; 8], made_ms: 0, preferred, seals, removed };
+        let key =
+            |number, preferred, seals, removed| KeyStatus { id: [number; 8], made_ms: 0, preferred, seals, removed };
         let report = KeysReport {
             keys: vec![key(1, false, true, false), key(2, true, false, false), key(3, false, false, true)],
             subject: Some([2; 8]),

@@ -77,8 +77,8 @@ fn differs(before: &[MemberStatus], now: &[MemberStatus]) -> bool {
 }
 
 fn text(report: &MembersReport) -> String {
-    let head =
-        ["MEMBER", "STATE", "SINCE", "DATA", "HEALTH", "RTT", "CLOCK", "ZONE", "VERSION", "QUIC", "GOSSIP"].map(str::to_owned);
+    let head = ["MEMBER", "STATE", "SINCE", "DATA", "HEALTH", "RTT", "CLOCK", "ZONE", "VERSION", "QUIC", "GOSSIP"]
+        .map(str::to_owned);
     let mut rows = vec![head.to_vec()];
     for member in &report.members {
         let rtt = member.rtt_us.map_or_else(|| "-".to_owned(), milliseconds);
@@ -102,7 +102,9 @@ fn text(report: &MembersReport) -> String {
         text.push_str("\nThis node takes no part in gossip: states are what its connections say.\n");
     } else if report.health_factor > 1 {
         let (node, factor) = (&report.node, report.health_factor);
-        text.push_str(&format!("\n{node} doubts itself: its own probes go badly, and it waits {factor} times as long.\n"));
+        text.push_str(&format!(
+            "\n{node} doubts itself: its own probes go badly, and it waits {factor} times as long.\n"
+        ));
     }
     text
 }

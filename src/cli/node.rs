@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Context;
@@ -82,14 +82,22 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
         node = %config.name, cluster = %config.cluster, quic = %config.listen.quic,
         version = env!("CARGO_PKG_VERSION"), "node serves"
     );
+    let mut conflict = false;
     tokio::select! {
         biased;
         _ = terminate.recv() => tracing::info!("told to terminate"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
         () = orphaned => tracing::info!("the process that started this node is gone"),
+        () = node.yielded() => conflict = true,
     }
     node.shutdown().await.context("the storage was not closed cleanly")?;
     tracing::info!("node stopped");
+    if conflict {
+        bail!(
+            "another process runs as node {} with the same certificate: give this one a name of its own",
+            config.name
+        );
+    }
     Ok(())
 }
 

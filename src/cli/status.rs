@@ -56,7 +56,9 @@ impl Args {
 }
 
 fn text(reports: &[Report]) -> String {
-    let head = ["NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "UPTIME", "PEERS", "GOSSIP"];
+    let head = [
+        "NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "UPTIME", "PEERS", "GOSSIP",
+    ];
     let mut rows = vec![row(head)];
     let mut troubles = String::new();
     for (member, answer) in reports {

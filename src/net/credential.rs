@@ -185,13 +185,7 @@ fn signed(cluster: &ClusterName, fingerprint: &[u8; 32], key: &[u8; 32]) -> Vec<
     [LABEL, fingerprint, key, cluster.as_str().as_bytes()].concat()
 }
 
-fn is_signed(
-    leaf: &[u8],
-    scheme: SignatureScheme,
-    message: &[u8],
-    proof: &[u8],
-    provider: &CryptoProvider,
-) -> bool {
+fn is_signed(leaf: &[u8], scheme: SignatureScheme, message: &[u8], proof: &[u8], provider: &CryptoProvider) -> bool {
     if !SCHEMES.contains(&scheme) {
         return false;
     }

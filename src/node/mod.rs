@@ -161,6 +161,15 @@ impl Node {
         }
     }
 
+    /// Waits until it turns out that another process runs under this node's name and was there first: this one should
+    /// end. Never, in health.
+    pub async fn yielded(&self) {
+        match &self.core.gossip {
+            Some(gossip) => gossip.yielded.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Ends in order: the others are told, then no new requests, those in flight answered, what they left behind finished or kept as hints, the
     /// storage closed cleanly.
     ///
@@ -171,7 +180,9 @@ impl Node {
         let patience = self.core.timeouts.shutdown;
         let mut dropped = 0;
         if let Some(gossip) = &self.core.gossip {
-            gossip.leave(patience / 4).await;
+            if !gossip.yielded.is_cancelled() {
+                gossip.leave(patience / 4).await;
+            }
             dropped += gossip.env.shutdown(patience / 8).await;
         }
         self.core.rest.stop();

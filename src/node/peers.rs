@@ -109,8 +109,7 @@ impl Peers {
                 peer.link.set_addresses(addresses);
                 continue;
             }
-            let link =
-                Link::new(&self.endpoint, Expect::Node(name), addresses, self.settings.clone(), &self.env);
+            let link = Link::new(&self.endpoint, Expect::Node(name), addresses, self.settings.clone(), &self.env);
             link.start();
             peers.insert(id, Arc::new(Peer { link, shunned_until: AtomicU64::new(0) }));
         }

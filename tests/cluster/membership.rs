@@ -5,14 +5,14 @@ use std::process::Child;
 use std::time::Duration;
 
 use dynamomini::certs::{Authority, Subject, store};
-use dynamomini::client::{Client, ClientError};
+use dynamomini::client::{Client, ClientError, PutOptions};
 use dynamomini::env::Env;
 use dynamomini::wire::gossip::{MemberState, MemberStatus};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::processes::{Cluster, complaint, eventually, program, run, send};
+use crate::processes::{Cluster, complaint, eventually, has_redis, program, run, send};
 
 /// What one node holds of a member.
 async fn held(client: &Client, name: &str) -> Option<MemberStatus> {
@@ -139,6 +139,26 @@ async fn the_key_is_changed_while_the_cluster_runs() {
     }
 }
 
+#[tokio::test]
+async fn a_sick_storage_is_known_to_all_and_so_is_its_recovery() {
+    if !has_redis() {
+        return;
+    }
+    let mut cluster = Cluster::start(&["--nodes", "3", "--storage", "redis"]).await;
+    all_alive(&cluster).await;
+    let client = cluster.pinned(0).await;
+    let health = async |wanted: &str| held(&client, "n2").await.is_some_and(|member| member.storage == wanted);
+    cluster.kill_redis(1).await;
+    eventually("n1 knows that n2's storage is down", async || health("down").await).await;
+    // The membership of n2 is none of its storage's business, and writes go on with a stand-in's hint.
+    assert_eq!(held(&client, "n2").await.unwrap().state, MemberState::Alive);
+    for number in 0..20 {
+        client.put(format!("k{number}"), "v", PutOptions::default()).await.unwrap();
+    }
+    cluster.launch_redis(1);
+    eventually("n1 knows that n2's storage is well again", async || health("ok").await).await;
+}
+
 /// A process that ends with the test.
 struct Guard(Child);
 
@@ -152,7 +172,9 @@ impl Drop for Guard {
 
 /// Starts a node that is told of the cluster by seeds alone.
 fn start_with_seeds(cluster: &Cluster, name: &str, settings: &[&str]) -> (Guard, PathBuf) {
-    let dir = cluster.dir().join("beside").join(name);
+    // The same name may be started twice, each with a folder of its own.
+    let beside = cluster.dir().join("beside");
+    let dir = (0..).map(|life| beside.join(format!("{name}-{life}"))).find(|dir| !dir.exists()).unwrap();
     std::fs::create_dir_all(&dir).unwrap();
     let authority = Authority::load(&cluster.dir().join("certs")).unwrap();
     let subject = Subject::node(name.parse().unwrap(), &["127.0.0.1"]).unwrap();
@@ -195,6 +217,19 @@ async fn a_node_that_knows_only_a_seed_becomes_a_member_without_a_share() {
     send(node.0.id(), Signal::TERM);
     all_hold(&cluster, &[0, 1], "n9", MemberState::Left).await;
     assert!(node.0.wait().unwrap().success(), "{}", std::fs::read_to_string(log).unwrap());
+}
+
+#[tokio::test]
+async fn the_later_of_two_processes_with_one_name_ends_with_an_error() {
+    let cluster = Cluster::start(&["--nodes", "2"]).await;
+    let (mut first, _) = start_with_seeds(&cluster, "n9", &[]);
+    all_hold(&cluster, &[0, 1], "n9", MemberState::Alive).await;
+    let (mut second, log) = start_with_seeds(&cluster, "n9", &[]);
+    eventually("the later one ends", async || second.0.try_wait().unwrap().is_some()).await;
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(!second.0.wait().unwrap().success() && said.contains("another process runs as node n9"), "{said}");
+    all_hold(&cluster, &[0, 1], "n9", MemberState::Alive).await;
+    assert!(first.0.try_wait().unwrap().is_none(), "the earlier one ended, too");
 }
 
 #[tokio::test]

@@ -115,7 +115,11 @@ impl Cluster {
         GossipParts {
             config: Config::lan(),
             // The founding members know each other; whoever comes later is told of the first two.
-            seeds: if number > self.info.members.len() { vec![address(1).to_string(), address(2).to_string()] } else { Vec::new() },
+            seeds: if number > self.info.members.len() {
+                vec![address(1).to_string(), address(2).to_string()]
+            } else {
+                Vec::new()
+            },
             socket: self.network.socket(gossip_address(number)),
             quic: address(number).to_string(),
             gossip: gossip_address(number).to_string(),

@@ -40,7 +40,10 @@ pub(crate) const ROOMS: &[Room] = &[
     worldly(
         "5",
         "node",
-        &["limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view", "env", "store", "net"],
+        &[
+            "limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view", "env",
+            "store", "net",
+        ],
     ),
     worldly("6", "certs", &["limits", "types", "env", "net"]),
     worldly("6", "config", &["limits", "types", "env", "net", "certs"]),
@@ -48,8 +51,8 @@ pub(crate) const ROOMS: &[Room] = &[
         "6",
         "cli",
         &[
-            "limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view", "env", "store", "net",
-            "client", "node", "certs", "config",
+            "limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view", "env",
+            "store", "net", "client", "node", "certs", "config",
         ],
     ),
     worldly("6", "main", &["cli"]),

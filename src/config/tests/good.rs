@@ -91,7 +91,10 @@ fn a_node_with_seeds_alone_learns_the_members_from_them() {
     let text = text.replacen("[cluster]\n", "[cluster]\nseeds = [\"10.0.0.1:7400\", \"db.example.org:7400\"]\n", 1);
     let config = judge_node(&file("seeds", &text), HostChecks::None, NOW_MS).into_result().unwrap();
     assert!(config.members.is_empty());
-    assert_eq!(config.seeds.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.1:7400", "db.example.org:7400"]);
+    assert_eq!(
+        config.seeds.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.1:7400", "db.example.org:7400"]
+    );
 }
 
 #[test]

@@ -102,7 +102,8 @@ fn certificates_with_ecdsa_keys_vouch_too() {
 
 #[test]
 fn certificates_with_rsa_keys_vouch_too() {
-    let made = Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output();
+    let made =
+        Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output();
     let made = made.expect("openssl is needed, as for the tests of `certs`");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let key = KeyPair::from_pem(&String::from_utf8(made.stdout).unwrap()).unwrap();

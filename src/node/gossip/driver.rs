@@ -346,8 +346,11 @@ impl Driver {
                     tracing::error!(
                         "two processes run as member {name}, at {one} and {other}: stop one, or give it another name \
                          and certificate{}",
-                        if yields { "; this one takes no part in gossip any more" } else { "" }
+                        if yields { "; this one ends, since it came later" } else { "" }
                     );
+                    if yields {
+                        self.gossip.yielded.cancel();
+                    }
                 }
             }
         }

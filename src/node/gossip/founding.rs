@@ -92,7 +92,12 @@ impl Founding {
         Ok(learnt)
     }
 
-    async fn ask_for_ever(&self, endpoint: &Endpoint, seeds: &[String], env: &Env) -> Result<ClusterInfo, FoundingError> {
+    async fn ask_for_ever(
+        &self,
+        endpoint: &Endpoint,
+        seeds: &[String],
+        env: &Env,
+    ) -> Result<ClusterInfo, FoundingError> {
         let (mut pause, mut said) = (PAUSE.0, false);
         loop {
             for seed in seeds.iter().take(limits::SEEDS_MAX) {

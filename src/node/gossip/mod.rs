@@ -29,7 +29,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +36,7 @@ use rand::RngExt;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
 use crate::limits;
@@ -106,8 +106,8 @@ pub(crate) struct Gossip {
     pub(crate) met: Mutex<BTreeMap<NodeId, Met>>,
     /// There is somebody to greet.
     pub(crate) greet: Notify,
-    /// Whether this node has left.
-    pub(crate) left: AtomicBool,
+    /// Set when another process with this node's name was there first.
+    pub(crate) yielded: CancellationToken,
     /// Room for requests over connections.
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) started: Instant,
@@ -149,7 +149,7 @@ impl Gossip {
             address: Mutex::default(),
             met: Mutex::default(),
             greet: Notify::new(),
-            left: AtomicBool::new(false),
+            yielded: CancellationToken::new(),
             streams: Arc::new(Semaphore::new(limits::GOSSIP_STREAMS_MAX)),
             started: Instant::now(),
             env,
@@ -167,7 +167,9 @@ impl Gossip {
         gossip.env.spawn("gossip/greet", greet::greet_all(core.clone(), gossip.clone()));
         gossip.env.spawn("gossip/keys", upkeep::make_first_key(core.clone(), gossip.clone(), alone));
         gossip.env.spawn("gossip/upkeep", upkeep::run(core.clone(), gossip.clone()));
-        gossip.env.spawn("gossip/driver", driver::run(core.clone(), gossip.clone(), Prepared { parts, file, kept, inbox }));
+        gossip
+            .env
+            .spawn("gossip/driver", driver::run(core.clone(), gossip.clone(), Prepared { parts, file, kept, inbox }));
     }
 
     /// Time on the clock of the state machine.
@@ -199,6 +201,5 @@ impl Gossip {
         if tokio::time::timeout(patience, farewell).await.is_err() {
             tracing::debug!("no time to tell everybody of leaving");
         }
-        self.left.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }

@@ -181,3 +181,98 @@ impl swim::Notary for CertificateNotary {
         good
     }
 }
+
+#[cfg(test)]
+#[path = "../../../tests/support/certs.rs"]
+mod certs;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::PemFile;
+    use crate::net::tls::ring_provider;
+    use crate::swim::{ClusterState, Record, RecordError, Signed, StorageHealth};
+
+    fn notary(name: &str) -> CertificateNotary {
+        let authority = certs::Authority::new("notaries");
+        let issued = authority.issue(&[&format!("dynamomini://node/{name}")]);
+        let file = |bytes| PemFile { name: "memory", bytes };
+        let (chain, key) = (file(issued.chain.as_bytes()), file(issued.key.as_bytes()));
+        let material = TlsMaterial::from_pem(chain, key, file(authority.root.as_bytes()), &ring_provider()).unwrap();
+        CertificateNotary::new(&"c".parse().unwrap(), &material, &ring_provider(), &Env::real()).unwrap()
+    }
+
+    fn record(notary: &CertificateNotary, name: &str) -> Record {
+        Record {
+            cluster: 1,
+            name: name.parse().unwrap(),
+            instance: 1,
+            incarnation: 0,
+            rival: None,
+            left: false,
+            gossip: "127.0.0.1:1".parse().unwrap(),
+            quic: "127.0.0.1:2".to_owned(),
+            admin: None,
+            zone: "z".parse().unwrap(),
+            weight: 100,
+            software: "0.1.0".to_owned(),
+            protocol: 1,
+            state: ClusterState::Active,
+            storage: StorageHealth::Ok,
+            clock_offset_ms: None,
+            certificate: notary.certificate(),
+            key: notary.public_key(),
+            config: 7,
+        }
+    }
+
+    #[test]
+    fn a_record_is_believed_once_its_certificate_has_come() {
+        let (one, two) = (notary("n1"), notary("n2"));
+        let bytes = Signed::new(record(&one, "n1"), &one).unwrap().to_bytes();
+        assert_eq!(Signed::from_bytes(&bytes, 1, &two), Err(RecordError::Forged));
+        assert_eq!((two.progress().0, two.lacking().len()), (1, 1));
+        two.learn(&one.credentials(&two.lacking(), false));
+        assert!(two.lacking().is_empty());
+        assert!(Signed::from_bytes(&bytes, 1, &two).is_ok());
+        assert_eq!(two.forged.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_node_cannot_speak_for_another_or_with_anothers_certificate() {
+        let (one, two) = (notary("n1"), notary("n2"));
+        two.learn(&[one.own()]);
+        // Its own certificate and key, and another name.
+        let named = Signed::new(record(&one, "n3"), &one).unwrap().to_bytes();
+        // Another's certificate and name, and its own key.
+        let mut borrowed = record(&two, "n2");
+        borrowed.key = one.public_key();
+        let borrowed = Signed::new(borrowed, &one).unwrap().to_bytes();
+        let stolen = Signed::new(record(&two, "n2"), &one).unwrap().to_bytes();
+        for forged in [named, borrowed, stolen] {
+            assert_eq!(Signed::from_bytes(&forged, 1, &two), Err(RecordError::Forged));
+        }
+        assert_eq!(two.forged.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn credentials_that_are_junk_are_counted_and_not_kept() {
+        let notary = notary("n1");
+        notary.learn(&[Blob::copy(b"junk"), Blob::copy(&[0; 200])]);
+        assert_eq!(notary.refused.load(Ordering::Relaxed), 2);
+        assert_eq!(notary.credentials(&[], true).len(), 2, "its own, twice");
+    }
+
+    #[test]
+    fn fingerprints_that_were_invented_do_not_stand_in_the_way() {
+        let (one, two) = (notary("n1"), notary("n2"));
+        for number in 0..200_u8 {
+            let mut invented = record(&one, "n1");
+            invented.certificate.fingerprint = [number; 32];
+            let bytes = Signed::new(invented, &one).unwrap().to_bytes();
+            assert!(Signed::from_bytes(&bytes, 1, &two).is_err());
+        }
+        assert!(Signed::from_bytes(&Signed::new(record(&one, "n1"), &one).unwrap().to_bytes(), 1, &two).is_err());
+        assert!(two.lacking().contains(&one.certificate().fingerprint));
+    }
+}

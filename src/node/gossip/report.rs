@@ -174,11 +174,5 @@ pub(crate) fn without_gossip(core: &Core) -> MembersReport {
     };
     let mut members: Vec<MemberStatus> = view.members().iter().map(member).collect();
     members.sort_by(|one, other| one.name.cmp(&other.name));
-    MembersReport {
-        node: view.info().node.clone(),
-        gossip: false,
-        health_factor: 1,
-        members,
-        counters: Vec::new(),
-    }
+    MembersReport { node: view.info().node.clone(), gossip: false, health_factor: 1, members, counters: Vec::new() }
 }

@@ -21,11 +21,7 @@ use crate::wire::rpc::ServeError;
 const SPREAD: Duration = Duration::from_secs(3);
 
 /// Answers another node.
-pub(crate) async fn serve(
-    gossip: &Gossip,
-    from: &NodeName,
-    request: GossipRequest,
-) -> Result<GossipReply, ServeError> {
+pub(crate) async fn serve(gossip: &Gossip, from: &NodeName, request: GossipRequest) -> Result<GossipReply, ServeError> {
     let node = ClusterHash::node_id(from);
     let ending = || ServeError::Unavailable("gossip does not answer now".to_owned());
     match request {
@@ -96,8 +92,7 @@ async fn spread(core: &Arc<Core>, gossip: &Gossip) -> (Vec<NodeName>, Vec<NodeNa
         drop(met);
         (core.peers.name_of(node).unwrap_or_else(|| core.view().name_of(node)), agrees)
     });
-    let outcomes: Vec<(NodeName, bool)> =
-        stream::iter(greetings).buffered(limits::GREETINGS_AT_ONCE).collect().await;
+    let outcomes: Vec<(NodeName, bool)> = stream::iter(greetings).buffered(limits::GREETINGS_AT_ONCE).collect().await;
     let (mut agree, missed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, agrees)| *agrees);
     agree.push((gossip.name.clone(), true));
     let names = |list: Vec<(NodeName, bool)>| {

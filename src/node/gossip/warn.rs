@@ -45,7 +45,8 @@ impl Warnings {
             tracing::warn!("the clock of member {name} is {offset} ms ahead of the others: synchronise it (NTP)");
         }
         let expires_s = record.certificate.expires_s;
-        let soon = expires_s.saturating_mul(1000) < wall_ms.saturating_add(u64::try_from(EXPIRY.as_millis()).unwrap_or(0));
+        let soon =
+            expires_s.saturating_mul(1000) < wall_ms.saturating_add(u64::try_from(EXPIRY.as_millis()).unwrap_or(0));
         if self.is_news(node, Kind::Certificate, soon.then_some(expires_s)) {
             given += 1;
             tracing::warn!("the certificate of member {name} expires within {} days", EXPIRY.as_secs() / 86_400);
