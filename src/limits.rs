@@ -183,6 +183,10 @@ pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
 /// Writes and repairs one node finishes in the background after their requests were answered. Beyond, requests wait for
 /// their slow replicas.
 pub const BACKGROUND_MAX: usize = 4 * 1024;
+/// Keys of one node that are reserved for conditional writes at the same time.
+pub const RESERVATIONS_MAX: usize = 16 * 1024;
+/// Longest time for which a key is reserved before its write begins.
+pub const RESERVATION_LEASE_MAX: Duration = Duration::from_secs(10);
 /// Hints one node keeps for one target. Beyond, further ones are refused and counted.
 pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
 /// Hints that are read, delivered and forgotten together.

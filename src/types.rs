@@ -210,6 +210,21 @@ impl Partitions {
         self.0
     }
 
+    /// Up to how many equal nodes this count suits: there a join or leave moves little more than it must, while the load
+    /// stays balanced (measured: see [`crate::ring`]). More nodes work, and move more.
+    pub fn suits_nodes(self) -> usize {
+        // Q >= 4 n^1.5, in whole numbers.
+        let enough = |nodes: &usize| 16 * (*nodes as u64).pow(3) <= u64::from(self.0).pow(2);
+        (1..).take_while(enough).count()
+    }
+
+    /// The least count that suits so many nodes, and the largest there is for more than that.
+    pub fn for_nodes(nodes: usize) -> Self {
+        let counts =
+            (limits::PARTITIONS_MIN.trailing_zeros()..limits::PARTITIONS_MAX.trailing_zeros()).map(|bit| 1 << bit);
+        counts.map(Self).find(|count| count.suits_nodes() >= nodes).unwrap_or(Self(limits::PARTITIONS_MAX))
+    }
+
     /// The partition that holds a position of the 64-bit hash space: its leading bits.
     pub fn of(self, position: u64) -> PartitionId {
         let partition = position >> (64 - self.0.trailing_zeros());
@@ -293,6 +308,16 @@ impl fmt::Display for Consistency {
             Self::Count(count) => write!(f, "{count}"),
         }
     }
+}
+
+/// What must hold of a key for a write of it to happen. Writes with conditions exclude each other; writes without one are
+/// not held up by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// The key has no value.
+    IfAbsent,
+    /// Nothing was written to the key that the write's context has not seen.
+    IfCurrent,
 }
 
 /// What becomes of concurrent writes to one key.

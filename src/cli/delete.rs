@@ -6,6 +6,7 @@ use crate::cli::connect::KeyForm;
 use crate::cli::put;
 use crate::client::CausalContext;
 use crate::client::PutOptions;
+use crate::types::Condition;
 
 /// Arguments of `delete`.
 #[derive(Debug, clap::Args)]
@@ -24,6 +25,9 @@ pub(crate) struct Args {
     /// What was read: a context that get or put printed.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     context: Option<CausalContext>,
+    /// Delete only if nothing was written since --context was read.
+    #[arg(long, requires = "context")]
+    if_current: bool,
     #[command(flatten)]
     quorum: put::Quorum,
     #[command(flatten)]
@@ -38,8 +42,9 @@ impl Args {
         let key = self.form.read(&self.key)?;
         let seen = self.context.unwrap_or_default();
         self.connect.run(context, async |client, config| {
-            let options =
-                PutOptions { context: seen, w: config.w, sloppy: self.quorum.sloppy(), ..PutOptions::default() };
+            let condition = self.if_current.then_some(Condition::IfCurrent);
+            let (w, sloppy) = (config.w, self.quorum.sloppy());
+            let options = PutOptions { context: seen, condition, w, sloppy, ..PutOptions::default() };
             let written = client.delete(key, options).await?;
             put::print(context, "deleted", &self.key, &written)
         })

@@ -23,6 +23,7 @@ use crate::client::PutOptions;
 use crate::client::Written;
 use crate::config::value::parse_span;
 use crate::limits;
+use crate::types::Condition;
 use crate::types::Invalid;
 
 /// Arguments of `put`.
@@ -39,11 +40,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "value")]
     file: Option<PathBuf>,
     /// Write what the lines of this file say; - for standard input.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "value", "file", "context", "key_base64", "key_hex"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "value", "file", "context", "if_absent", "key_base64", "key_hex"])]
     batch: Option<PathBuf>,
     /// What was read: a context that get or put printed. The write replaces exactly that.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     context: Option<CausalContext>,
+    #[command(flatten)]
+    only: Only,
     /// Life of the value from now on, such as 30s or 7d; by default the namespace's.
     #[arg(long, value_name = "SPAN", value_parser = ttl)]
     ttl: Option<Duration>,
@@ -59,6 +62,8 @@ const HELP: &str = "Without --context a put replaces nothing: it stands beside w
 namespaces that keep the last write, it replaces all). Prints the write's name (dot), the replicas that had it when it \
 was acknowledged, and the context that the next write of the key should carry. With --json: {\"key\", \"dot\", \
 \"acks\", \"context\"}.
+With --if-absent or --if-current the write is refused (exit status 1) when that does not hold. Of two such writes \
+at the same time one is refused; both need a majority of the key's owners.
 --batch reads one JSON object per line: {\"key\" or \"key_base64\", \"value\" or \"value_base64\", \"ttl\"?}. Each \
 line stands and fails alone and gives a result of its own; the exit status is 1 if any failed.
 
@@ -67,8 +72,31 @@ Examples:
   dynamomini put photo:1 --file photo.jpg -w all
   echo -n hello | dynamomini put greeting - --ttl 30s
   dynamomini put cart:7 '3 apples' --context \"$(dynamomini get cart:7 --context)\"
+  dynamomini put lock:7 worker-3 --if-absent --ttl 1m
   dynamomini put --key-hex 00ff value
   echo '{\"key\":\"a\",\"value\":\"1\",\"ttl\":\"1h\"}' | dynamomini put --batch -";
+
+/// What must hold for the write to happen.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Only {
+    /// Write only if the key has no value.
+    #[arg(long, conflicts_with_all = ["if_current", "context"])]
+    if_absent: bool,
+    /// Write only if nothing was written since --context was read.
+    #[arg(long, requires = "context")]
+    if_current: bool,
+}
+
+impl Only {
+    /// The condition, if there is one.
+    pub(crate) fn condition(self) -> Option<Condition> {
+        match self {
+            Self { if_absent: true, .. } => Some(Condition::IfAbsent),
+            Self { if_current: true, .. } => Some(Condition::IfCurrent),
+            Self { .. } => None,
+        }
+    }
+}
 
 /// Whether stand-ins may count.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -103,7 +131,7 @@ pub(crate) fn ttl(text: &str) -> Result<Duration, Invalid> {
 impl Args {
     /// Writes.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self { key, value, file, batch, context: seen, ttl, quorum, form, connect } = self;
+        let Self { key, value, file, batch, context: seen, only, ttl, quorum, form, connect } = self;
         if let Some(file) = batch {
             let lines = put_batch::Lines::open(&file, ttl)?;
             return connect.run(context, async |client, config| {
@@ -116,7 +144,14 @@ impl Args {
         let value = read_value(value, file)?;
         connect.run(context, async |client, config| {
             let (w, sloppy) = (config.w, quorum.sloppy());
-            let options = PutOptions { context: seen.unwrap_or_default(), ttl, w, sloppy, timeout: None };
+            let options = PutOptions {
+                context: seen.unwrap_or_default(),
+                ttl,
+                condition: only.condition(),
+                w,
+                sloppy,
+                timeout: None,
+            };
             let written = client.put(key, value, options).await?;
             print(context, "written", &name, &written)
         })

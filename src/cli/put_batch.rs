@@ -118,6 +118,7 @@ impl Line {
             value: Some(bytes("value", self.value, self.value_base64)?),
             context: CausalContext::default(),
             ttl: ttl.or(default),
+            condition: None,
         })
     }
 }

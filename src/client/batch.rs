@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::client::call::{Errand, unexpected};
 use crate::client::{CausalContext, Client, ClientError, Found, GetOptions, PutOptions, Unreachable, Written};
 use crate::limits;
-use crate::types::{Consistency, Namespace};
+use crate::types::{Condition, Consistency, Namespace};
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{self, GetRequest, PutItem, PutRequest, Reply, Request, ServeError};
 
@@ -33,6 +33,8 @@ pub struct BatchPut {
     pub context: CausalContext,
     /// Life of the value from now on.
     pub ttl: Option<Duration>,
+    /// What must hold for it to be written.
+    pub condition: Option<Condition>,
 }
 
 /// Something that is asked for of several keys at once.
@@ -299,6 +301,7 @@ mod tests {
             context: KeyContext::default(),
             request: RequestId { client: 1, sequence },
             ttl: None,
+            condition: None,
         };
         Each::new(Puts { namespace: Namespace::default(), w: None, sloppy: None }, (1..=count).map(item))
     }

@@ -24,6 +24,9 @@ pub enum ClientError {
     /// applied: read the key to know.
     #[error("an earlier attempt was not answered and may have been applied; a later one was refused: {0}")]
     Uncertain(ServeError),
+    /// The condition of a write does not hold: nothing was written. Read the key to see why.
+    #[error("{0}")]
+    Condition(String),
     /// No node answered in time or at all.
     #[error("{0}")]
     Unreachable(Unreachable),
@@ -74,7 +77,7 @@ impl ClientError {
         match self {
             Self::Quorum(_) | Self::Unreachable(_) => true,
             Self::Rejected(error) => error.is_retryable(),
-            Self::Config(_) | Self::Protocol(_) | Self::Refused(_) | Self::Uncertain(_) => false,
+            Self::Config(_) | Self::Protocol(_) | Self::Refused(_) | Self::Uncertain(_) | Self::Condition(_) => false,
         }
     }
 
@@ -86,7 +89,7 @@ impl ClientError {
             Self::Rejected(ServeError::Deadline(_) | ServeError::Uncertain(_))
             | Self::Protocol(_)
             | Self::Uncertain(_) => true,
-            Self::Rejected(_) | Self::Config(_) | Self::Refused(_) => false,
+            Self::Rejected(_) | Self::Config(_) | Self::Refused(_) | Self::Condition(_) => false,
         }
     }
 
@@ -94,6 +97,7 @@ impl ClientError {
     pub(crate) fn after(self, maybe: bool) -> Self {
         match self {
             Self::Rejected(error) if maybe => Self::Uncertain(error),
+            Self::Condition(text) if maybe => Self::Uncertain(ServeError::Condition(text)),
             other => other,
         }
     }
@@ -103,6 +107,7 @@ impl From<ServeError> for ClientError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::Quorum(error) => Self::Quorum(error),
+            ServeError::Condition(text) => Self::Condition(text),
             error => Self::Rejected(error),
         }
     }

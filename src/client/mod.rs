@@ -116,12 +116,12 @@ impl Client {
     }
 
     async fn write(&self, key: Bytes, value: Option<Bytes>, options: PutOptions) -> Result<Written, ClientError> {
-        let PutOptions { context, ttl, w, sloppy, timeout } = options;
+        let PutOptions { context, ttl, condition, w, sloppy, timeout } = options;
         // Known to be refused, it need not be sent.
         rpc::check_key(&key)?;
         rpc::check_value(value.as_ref().map_or(0, Bytes::len))?;
         let batch = Puts { namespace: self.namespace.clone(), w, sloppy };
-        let each = Each::new(batch, [self.item(BatchPut { key: key.clone(), value, context, ttl })]);
+        let each = Each::new(batch, [self.item(BatchPut { key: key.clone(), value, context, ttl, condition })]);
         self.settle(each, &key, self.deadline(timeout)).await.pop().unwrap_or_else(|| Err(unexpected()))
     }
 
@@ -227,6 +227,7 @@ impl Client {
             context: put.context.0,
             request: RequestId { client: self.inner.session, sequence },
             ttl: put.ttl,
+            condition: put.condition,
         }
     }
 

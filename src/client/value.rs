@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
-use crate::types::{Consistency, Invalid};
+use crate::types::{Condition, Consistency, Invalid};
 use crate::version::{Dot, Stamp};
 use crate::wire::rpc::{GetDone, KeyContext, PutDone, SiblingInfo};
 
@@ -116,6 +116,11 @@ pub struct PutOptions {
     pub context: CausalContext,
     /// Life of the value from now on.
     pub ttl: Option<Duration>,
+    /// What must hold of the key for the write to happen; otherwise it fails with [`ClientError::Condition`]. Such a
+    /// write needs a majority of the key's owners, whatever W is, and no stand-in counts.
+    ///
+    /// [`ClientError::Condition`]: crate::client::ClientError::Condition
+    pub condition: Option<Condition>,
     /// Replicas that must have it before it is acknowledged.
     pub w: Option<Consistency>,
     /// Whether stand-ins may count.
@@ -128,6 +133,16 @@ impl PutOptions {
     /// A write that supersedes what was read.
     pub fn after(context: &CausalContext) -> Self {
         Self { context: context.clone(), ..Self::default() }
+    }
+
+    /// A write that happens only if the key has no value.
+    pub fn if_absent() -> Self {
+        Self { condition: Some(Condition::IfAbsent), ..Self::default() }
+    }
+
+    /// A write that supersedes what was read, and happens only if nothing was written since.
+    pub fn if_current(context: &CausalContext) -> Self {
+        Self { condition: Some(Condition::IfCurrent), ..Self::after(context) }
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::Problem;
 use crate::config::problem::Source;
 use crate::config::redis;
 use crate::config::redis::RedisConfig;
@@ -201,6 +202,7 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
     if let Some(own) = &own {
         adopt_from_members(settled, own, &members);
     }
+    warn_of_few_partitions(settled, members.len());
     let timeouts = timeouts(settled);
     let gossip = gossip(settled);
     let namespaces = namespaces(settled);
@@ -247,6 +249,20 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
         seeds,
         members,
     })
+}
+
+/// Fewer partitions than suit the members cost movement at each join, and cannot be changed later.
+fn warn_of_few_partitions(settled: &mut Settled, members: usize) {
+    const KEY: &str = "cluster.partitions";
+    let Some(partitions) = settled.parsed(KEY).and_then(|count| Partitions::new(count).ok()) else { return };
+    if members > partitions.suits_nodes() {
+        let (count, suits) = (partitions.count(), partitions.suits_nodes());
+        let what = format!(
+            "{count} partitions suit up to {suits} nodes, and there are {members}: joins and leaves will move more data than they must"
+        );
+        let fix = format!("for a new cluster of this size choose {}", Partitions::for_nodes(members).count());
+        settled.warnings.push(Problem::new(&settled.source(KEY), KEY, what, fix));
+    }
 }
 
 /// Bounds in the table of settings keep these numbers far below the end of `u32`.

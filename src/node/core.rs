@@ -13,6 +13,7 @@ use crate::node::gossip::Gossip;
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
+use crate::node::reservations::Reservations;
 use crate::node::timeouts::Timeouts;
 use crate::record;
 use crate::store::{Engine, Health, Slot};
@@ -33,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) peers: Arc<Peers>,
     pub(crate) hints: HintBudget,
+    pub(crate) reservations: Reservations,
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Counters,
     pub(crate) started: Instant,

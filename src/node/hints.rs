@@ -185,7 +185,8 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
     if let Some(record) = &record {
         let verified = core.replica.verify(&core.hash, &slot, record);
         verified.map_err(|error| ServeError::Internal(error.to_string()))?;
-        let write = ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new() };
+        let write =
+            ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new(), reservation: None };
         let deadline = Instant::now() + core.timeouts.replica;
         let outcomes = core.peers.apply(target, vec![write], deadline).await;
         let outcomes = outcomes.map_err(|error| ServeError::Unavailable(error.why))?;

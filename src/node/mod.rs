@@ -10,6 +10,7 @@ mod hints;
 pub mod keys;
 mod peers;
 mod replica;
+mod reservations;
 mod serve;
 mod status;
 mod timeouts;
@@ -31,6 +32,7 @@ use crate::node::gossip::{Gossip, GossipError, GossipParts};
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
+use crate::node::reservations::Reservations;
 use crate::node::serve::Serve;
 use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
@@ -117,6 +119,7 @@ impl Node {
             engine,
             peers,
             hints: HintBudget::default(),
+            reservations: Reservations::default(),
             timeouts,
             counters: Counters::default(),
             started: tokio::time::Instant::now(),

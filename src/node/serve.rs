@@ -62,6 +62,11 @@ impl Serve {
                 let slots = slots.into_iter().map(|slot| core.slot_of(slot)).collect::<Result<Vec<_>, _>>()?;
                 Ok(Reply::Fetch(coordinate::fetch(core, slots, digest_only).await))
             }
+            Request::Reserve(ask) => coordinate::grant(core, &ask).await.map(Reply::Reserved),
+            Request::Release { slot, token } => {
+                core.reservations.release(&core.slot_of(slot)?, token);
+                Ok(Reply::Done)
+            }
             Request::FetchPage(page) => {
                 core.check_partition(page.partition)?;
                 let (items, more) = coordinate::page(core, &page).await?;
@@ -92,6 +97,9 @@ impl Serve {
             let text = format!("no room for another hint for {}", core.view().name_of(*full));
             return Err(ServeError::Unavailable(text));
         }
+        // Ends with the write.
+        let _writing = write.reservation.map(|token| core.reservations.begin(&slot, token)).transpose()?;
+        let slot = slot.clone();
         core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await
     }
 }
@@ -139,8 +147,11 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         Request::View | Request::Status | Request::Members => Ok(()),
         Request::Keys(_) if grants.is_none() => Ok(()),
         Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
-        Request::Apply(_) | Request::Fetch { .. } | Request::FetchPage(_) | Request::Gossip(_) => {
-            Err(ServeError::Forbidden(format!("{name} is not a node of the cluster")))
-        }
+        Request::Apply(_)
+        | Request::Fetch { .. }
+        | Request::FetchPage(_)
+        | Request::Reserve(_)
+        | Request::Release { .. }
+        | Request::Gossip(_) => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
     }
 }

@@ -29,7 +29,8 @@ pub enum PutStep {
 #[derive(Debug, Clone)]
 pub struct PutQuorum {
     needed: usize,
-    stand_ins: VecDeque<NodeId>,
+    /// `None` until the first is wanted: mostly none is, and finding them takes time in a large cluster.
+    stand_ins: Option<VecDeque<NodeId>>,
     waiting: Vec<Send>,
     acked: Vec<Send>,
     missed: Vec<Miss>,
@@ -39,18 +40,19 @@ pub struct PutQuorum {
 }
 
 impl PutQuorum {
-    /// A write that must be on `needed` replicas. `owners` is the preference list; `stand_ins` are those who may take
-    /// an owner's place, best first, and empty for a strict quorum; `is_up` is what is known of each node's health.
-    /// Returns the decision record and what to send first.
+    /// A write that must be on `needed` replicas. `owners` is the preference list; `stand_ins` gives those who may take
+    /// an owner's place now, best first, and nobody for a strict quorum; `is_up` is what is known of each owner's
+    /// health. Returns the decision record and what to send first.
     pub fn start(
         needed: u8,
         owners: &[NodeId],
-        stand_ins: impl IntoIterator<Item = NodeId>,
         is_up: impl Fn(NodeId) -> bool,
+        stand_ins: impl FnOnce() -> Vec<NodeId>,
     ) -> (Self, Vec<Send>) {
+        let wanted = !owners.iter().all(|owner| is_up(*owner));
         let mut put = Self {
             needed: usize::from(needed),
-            stand_ins: stand_ins.into_iter().filter(|node| is_up(*node)).collect(),
+            stand_ins: wanted.then(|| stand_ins().into()),
             waiting: Vec::new(),
             acked: Vec::new(),
             missed: Vec::new(),
@@ -80,9 +82,16 @@ impl PutQuorum {
     }
 
     /// A replica failed or did not answer. `maybe` tells whether it may have the write nonetheless. Returns the next
-    /// step, and what to send to a stand-in if there is one.
-    pub fn fail(&mut self, node: NodeId, why: impl Into<String>, maybe: bool) -> (PutStep, Option<Send>) {
+    /// step, and what to send to a stand-in if there is one; `stand_ins` as for [`PutQuorum::start`].
+    pub fn fail(
+        &mut self,
+        node: NodeId,
+        why: impl Into<String>,
+        maybe: bool,
+        stand_ins: impl FnOnce() -> Vec<NodeId>,
+    ) -> (PutStep, Option<Send>) {
         let Some(send) = self.take(node) else { return (self.step(), None) };
+        self.stand_ins.get_or_insert_with(|| stand_ins().into());
         self.missed.push(Miss { node, why: why.into(), maybe });
         let next = self.cover(send.hint.unwrap_or(node));
         self.waiting.extend(next.clone());
@@ -117,7 +126,7 @@ impl PutQuorum {
 
     /// Picks a stand-in for an owner.
     fn cover(&mut self, owner: NodeId) -> Option<Send> {
-        match self.stand_ins.pop_front() {
+        match self.stand_ins.as_mut().and_then(VecDeque::pop_front) {
             Some(to) => Some(Send { to, hint: Some(owner) }),
             None => {
                 self.uncovered.push(owner);
@@ -133,12 +142,12 @@ impl PutQuorum {
 
     /// Answers and gives up once; replies that come later only wait.
     fn step(&mut self) -> PutStep {
+        let spare = self.stand_ins.as_ref().map_or(0, VecDeque::len);
         let step = if self.decided {
             PutStep::Wait
         } else if self.acked.len() >= self.needed {
             PutStep::Answer
-        } else if self.acked.len() + self.waiting.len() + self.stand_ins.len() < self.needed || self.waiting.is_empty()
-        {
+        } else if self.acked.len() + self.waiting.len() + spare < self.needed || self.waiting.is_empty() {
             PutStep::GiveUp
         } else {
             PutStep::Wait
@@ -162,28 +171,28 @@ mod tests {
 
     #[test]
     fn answers_at_w_and_hints_for_the_owner_that_fails_later() {
-        let (mut put, sends) = PutQuorum::start(2, &OWNERS, [], |_| true);
+        let (mut put, sends) = PutQuorum::start(2, &OWNERS, |_| true, Vec::new);
         assert_eq!(sends, [send(1, None), send(2, None), send(3, None)]);
         assert_eq!(put.ack(NodeId(1)), PutStep::Wait);
         assert_eq!(put.ack(NodeId(3)), PutStep::Answer);
-        assert_eq!(put.fail(NodeId(2), "timed out", true), (PutStep::Wait, None));
+        assert_eq!(put.fail(NodeId(2), "timed out", true, Vec::new), (PutStep::Wait, None));
         assert_eq!(put.uncovered(), [NodeId(2)]);
     }
 
     #[test]
     fn a_dead_owner_gets_a_stand_in_at_once_and_a_failing_one_later() {
-        let (mut put, sends) = PutQuorum::start(3, &OWNERS, [NodeId(8), NodeId(9)], |node| node != NodeId(2));
+        let (mut put, sends) = PutQuorum::start(3, &OWNERS, |node| node != NodeId(2), || vec![NodeId(8), NodeId(9)]);
         assert_eq!(sends, [send(1, None), send(8, Some(2)), send(3, None)]);
         put.ack(NodeId(1));
-        assert_eq!(put.fail(NodeId(3), "lost", true), (PutStep::Wait, Some(send(9, Some(3)))));
-        assert_eq!(put.fail(NodeId(9), "lost", true), (PutStep::GiveUp, None));
+        assert_eq!(put.fail(NodeId(3), "lost", true, Vec::new), (PutStep::Wait, Some(send(9, Some(3)))));
+        assert_eq!(put.fail(NodeId(9), "lost", true, Vec::new), (PutStep::GiveUp, None));
         assert_eq!(put.uncovered(), [NodeId(3)]);
         assert!(put.may_appear());
     }
 
     #[test]
     fn a_strict_quorum_gives_up_as_soon_as_it_cannot_be_met() {
-        let (mut put, sends) = PutQuorum::start(2, &OWNERS, [], |node| node == NodeId(1));
+        let (mut put, sends) = PutQuorum::start(2, &OWNERS, |node| node == NodeId(1), Vec::new);
         assert_eq!(sends, [send(1, None)]);
         assert_eq!(put.ack(NodeId(1)), PutStep::GiveUp);
         assert_eq!(put.missed().len(), 2);
@@ -192,9 +201,9 @@ mod tests {
 
     #[test]
     fn nothing_appears_when_nothing_was_sent() {
-        let (mut put, sends) = PutQuorum::start(2, &OWNERS, [], |node| node == NodeId(1));
+        let (mut put, sends) = PutQuorum::start(2, &OWNERS, |node| node == NodeId(1), Vec::new);
         assert_eq!(sends.len(), 1);
-        assert_eq!(put.fail(NodeId(1), "is full", false).0, PutStep::GiveUp);
+        assert_eq!(put.fail(NodeId(1), "is full", false, Vec::new).0, PutStep::GiveUp);
         assert!(!put.may_appear());
     }
 
@@ -209,14 +218,15 @@ mod tests {
             let needed = needed.min(u8::try_from(n).unwrap());
             let owners: Vec<NodeId> = (0..n).map(NodeId).collect();
             let is_up = |node: NodeId| up[usize::try_from(node.0).unwrap() % up.len()];
-            let (mut put, mut queue) = PutQuorum::start(needed, &owners, (n..n + spare).map(NodeId), is_up);
+            let stand_ins = || (n..n + spare).map(NodeId).filter(|node| is_up(*node)).collect();
+            let (mut put, mut queue) = PutQuorum::start(needed, &owners, is_up, stand_ins);
             let (mut decisions, mut fates) = (Vec::new(), fates.into_iter().cycle());
             let nothing_sent = queue.is_empty();
             while let Some(send) = queue.pop() {
                 let step = if fates.next() == Some(true) {
                     put.ack(send.to)
                 } else {
-                    let (step, next) = put.fail(send.to, "failed", true);
+                    let (step, next) = put.fail(send.to, "failed", true, stand_ins);
                     queue.extend(next);
                     step
                 };

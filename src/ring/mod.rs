@@ -19,11 +19,11 @@
 //! - Lists are `min(replicas, members with weight)` long. Copies are spread over zones as evenly as the sizes of the
 //!   zones allow: distinct zones whenever there are enough.
 //! - No node owns more than 5 % above its ideal, or one partition above it where that is more.
-//! - A join or leave moves on average at most 1.3 times the least possible while Q is about three times the number of
-//!   nodes to the power of 1.5 (three replicas: 1024 for 50 nodes, 2048 for 80, 4096 for 130, 8192 for 200). With fewer
-//!   partitions the tight capacity costs movement: at Q = 1024 about twice the least at 100 nodes, and 1.5 to 5 times at
-//!   200, most where the ideal passes a whole number. A function of the set alone cannot remember where slack was used,
-//!   so balance has the precedence; more partitions give both.
+//! - A join or leave moves on average at most 1.3 times the least possible while Q is at least 4 times the number of
+//!   nodes to the power of 1.5 ([`Partitions::suits_nodes`]; three replicas: 1024 for 40 nodes, 2048 for 64, 4096 for
+//!   101, 8192 for 161, 16384 for 256). With fewer partitions the tight capacity costs movement: at Q = 1024 about twice
+//!   the least at 100 nodes, and 1.5 to 5 times at 200, most where the ideal passes a whole number. A function of the set
+//!   alone cannot remember where slack was used, so balance has the precedence; more partitions give both.
 //!   Somewhat more, up to 1.4, is moved where there are a few more zones than replicas.
 //! - Lists for different replica counts are computed apart: the one for three need not be a prefix of the one for five,
 //!   because capacities kept rank by rank would leave each rank less slack.

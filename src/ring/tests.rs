@@ -124,6 +124,15 @@ fn a_join_or_leave_moves_little_more_than_it_must() {
 }
 
 #[test]
+fn a_join_or_leave_of_a_large_cluster_moves_little_with_the_partitions_that_suit_it() {
+    for nodes in [64, 101, 200] {
+        let partitions = Partitions::for_nodes(nodes);
+        let ratio = movement(SHAPES[0].1, partitions.count(), u32::try_from(nodes).unwrap());
+        assert!(ratio <= 1.3, "{nodes} nodes, {} partitions: {ratio:.2} times the least", partitions.count());
+    }
+}
+
+#[test]
 fn a_change_of_a_large_ring_with_few_partitions_stays_local() {
     for (nodes, bound) in [(100, 3.5), (200, 6.5)] {
         let ratio = movement(SHAPES[0].1, 1024, nodes);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::types::{ClusterName, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
+use crate::types::{
+    ClusterName, Condition, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId,
+};
 use crate::types::{Partitions, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
@@ -38,6 +40,15 @@ pub enum Request {
     },
     /// Peers only: a page of one partition as this replica holds it.
     FetchPage(PageRequest),
+    /// Peers only: reserve a key for a conditional write, if its condition holds here.
+    Reserve(ReserveRequest),
+    /// Peers only: a reservation is not needed any more.
+    Release {
+        /// The key.
+        slot: SlotRef,
+        /// Whose reservation.
+        token: u64,
+    },
     /// Nodes only, members or not: what gossip says over a connection.
     Gossip(GossipRequest),
     /// The members as this node sees them.
@@ -74,6 +85,8 @@ pub struct PutItem {
     pub request: RequestId,
     /// Life of the value from now on; the namespace's when absent.
     pub ttl: Option<Duration>,
+    /// What must hold for the write to happen.
+    pub condition: Option<Condition>,
 }
 
 /// A causal context, bound to the key it was read from: under another key it would supersede what nobody has read.
@@ -140,6 +153,27 @@ pub struct ReplicaWrite {
     pub record: Blob,
     /// The owners for whom the receiver stands in; it keeps a hint for each.
     pub hints: Vec<NodeId>,
+    /// The reservation without which it must not be written.
+    pub reservation: Option<u64>,
+}
+
+/// A key that is to be reserved for a conditional write.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReserveRequest {
+    /// The key.
+    pub slot: SlotRef,
+    /// What must hold here.
+    pub condition: Condition,
+    /// What the writer has seen.
+    pub seen: Context,
+    /// The writer's own write before this one.
+    pub after: Option<RequestId>,
+    /// The write itself: its own earlier attempt does not count against it.
+    pub request: RequestId,
+    /// What the reservation is known by.
+    pub token: u64,
+    /// Milliseconds after which it lapses if its write has not begun.
+    pub lease_ms: u64,
 }
 
 /// The place of a record.
@@ -190,6 +224,10 @@ pub enum Reply {
     },
     /// The request as a whole was refused or failed.
     Error(ServeError),
+    /// The key is reserved, and this is what the record there has seen; `None` while another write holds it.
+    Reserved(Option<Context>),
+    /// Done, and there is nothing to say.
+    Done,
     /// What gossip answers.
     Gossip(GossipReply),
     /// The members.
@@ -348,6 +386,9 @@ pub enum ServeError {
     /// Something failed in the middle of a write, which may have been applied.
     #[error("{0}; the write may still appear")]
     Uncertain(String),
+    /// The condition of a write does not hold: nothing was written.
+    #[error("{0}")]
+    Condition(String),
 }
 
 impl ServeError {
@@ -444,6 +485,7 @@ mod tests {
             context: KeyContext::default(),
             request: RequestId { client: 1, sequence: 2 },
             ttl: None,
+            condition: None,
         };
         Request::Put(PutRequest {
             namespace: Namespace::default(),
@@ -461,14 +503,14 @@ mod tests {
 
     #[test]
     fn messages_are_pinned_because_other_versions_read_them() {
-        assert_eq!(hex(&put()), "000764656661756c7401016b01017600000001020001010000");
+        assert_eq!(hex(&put()), "000764656661756c7401016b0101760000000102000001010000");
         assert_eq!(hex(&Request::View), "03");
         assert_eq!(hex(&Request::Status), "04");
         assert_eq!(hex(&Request::Apply(Vec::new())), "0500");
-        assert_eq!(hex(&Request::Gossip(GossipRequest::Ping(Blob::copy(b"p")))), "08000170");
-        assert_eq!(hex(&Request::Members), "09");
-        assert_eq!(hex(&Request::Keys(KeyOrder::Use { id: [1; 8], force: true })), "0a02010101010101010101");
-        assert_eq!(hex(&Reply::Gossip(GossipReply::Sync(Blob::copy(b"s")))), "09010173");
+        assert_eq!(hex(&Request::Gossip(GossipRequest::Ping(Blob::copy(b"p")))), "0a000170");
+        assert_eq!(hex(&Request::Members), "0b");
+        assert_eq!(hex(&Request::Keys(KeyOrder::Use { id: [1; 8], force: true })), "0c02010101010101010101");
+        assert_eq!(hex(&Reply::Gossip(GossipReply::Sync(Blob::copy(b"s")))), "0b010173");
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
     }

@@ -17,7 +17,8 @@ fn values(found: &Found) -> BTreeSet<Bytes> {
 }
 
 fn batch(key: impl Into<Bytes>, value: impl Into<Bytes>) -> BatchPut {
-    BatchPut { key: key.into(), value: Some(value.into()), context: CausalContext::default(), ttl: None }
+    let context = CausalContext::default();
+    BatchPut { key: key.into(), value: Some(value.into()), context, ttl: None, condition: None }
 }
 
 async fn all_keys(client: &Client, prefix: &'static str, options: ScanOptions) -> Vec<Bytes> {

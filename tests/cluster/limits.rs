@@ -19,6 +19,7 @@ fn item(key: &[u8], value: usize, sequence: u64) -> PutItem {
         context: KeyContext::default(),
         request: RequestId { client: 7, sequence },
         ttl: None,
+        condition: None,
     }
 }
 

@@ -7,6 +7,7 @@ mod certs;
 mod inprocess;
 
 mod client;
+mod conditional;
 mod limits;
 mod retries;
 mod trust;

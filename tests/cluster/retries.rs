@@ -23,6 +23,7 @@ fn put(key: &str, value: String, context: KeyContext, sequence: u64, retry: bool
         context,
         request: RequestId { client: 42, sequence },
         ttl: None,
+        condition: None,
     };
     Request::Put(PutRequest { namespace: namespace("default"), items: vec![item], w: None, sloppy: None, retry })
 }

@@ -130,6 +130,18 @@ fn a_mistyped_variable_is_warned_of_and_a_foreign_one_is_not() {
 }
 
 #[test]
+fn few_partitions_for_many_members_are_warned_of() {
+    let members: String = (1..=60).map(|n| format!("[[members]]\nname = \"n{n}\"\nquic = \"h{n}:1\"\n")).collect();
+    let judged = judge_node(&file("many", &format!("{NODE}{members}")), HostChecks::None, NOW_MS);
+    let warnings: Vec<String> = judged.settled.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("1024 partitions suit up to 40 nodes") && warnings[0].ends_with("choose 2048"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn show_says_every_value_and_its_source_and_masks_secrets() {
     let mut inputs = file("show", &format!("{NODE}{RICH}"));
     inputs.env.insert("DYNAMOMINI_LOG_LEVEL".to_owned(), "debug".to_owned());

@@ -343,7 +343,12 @@ async fn repair(core: Arc<Core>, slot: Slot, merged: Bytes, behind: Vec<NodeId>)
             let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new() };
             core.replica.apply(apply).await.map_err(PeerError::from)
         } else {
-            let write = ReplicaWrite { slot: slot_ref(&slot), record: Blob(merged.clone()), hints: Vec::new() };
+            let write = ReplicaWrite {
+                slot: slot_ref(&slot),
+                record: Blob(merged.clone()),
+                hints: Vec::new(),
+                reservation: None,
+            };
             core.peers.apply(node, vec![write], deadline).await.map(drop)
         };
         if let Err(error) = result {

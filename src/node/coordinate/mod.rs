@@ -1,9 +1,11 @@
 //! The coordinator of one request: drives the decisions of [`crate::quorum`] against replicas.
 
+mod conditional;
 mod get;
 mod put;
 mod scan;
 
+pub(crate) use conditional::grant;
 pub(crate) use get::{fetch, get};
 pub(crate) use put::put;
 pub(crate) use scan::{page, scan};

@@ -12,16 +12,17 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::limits;
 use crate::net::Identity;
+use crate::node::coordinate::conditional::{self, Reserved};
 use crate::node::coordinate::{get, needed, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::quorum::{PutQuorum, PutStep, Send};
-use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
+use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{
-    self, KeyContext, PutDone, PutItem, PutRequest, ReplicaWrite, Reply, Request, ServeError, Verb,
+    self, KeyContext, PutDone, PutItem, PutRequest, ReplicaWrite, Reply, Request, ReserveRequest, ServeError, Verb,
 };
 
 /// Writes each item; one outcome each, in order.
@@ -58,7 +59,7 @@ pub(crate) async fn put(
 /// What the items of one request have in common.
 struct Coordination<'a> {
     core: &'a Arc<Core>,
-    view: &'a ClusterView,
+    view: &'a Arc<ClusterView>,
     policy: &'a NamespacePolicy,
     needed: u8,
     sloppy: bool,
@@ -78,10 +79,10 @@ impl Coordination<'_> {
         check_context(&item.context, &place)?;
         let ring = ring(self.view, self.policy)?;
         let owners = ring.preference_list(place.slot.partition);
-        let stand_ins = if self.sloppy { ring.stand_ins(place.slot.partition) } else { Vec::new() };
         let owner = owners.contains(&core.id);
         if !owner {
-            if owners.iter().any(|owner| core.is_reachable(*owner)) || !stand_ins.contains(&core.id) {
+            if owners.iter().any(|owner| core.is_reachable(*owner)) || item.condition.is_some() || !self.may_stand_in()
+            {
                 return self.forward(item, owners).await;
             }
             core.counters.stand_ins.fetch_add(1, Ordering::Relaxed);
@@ -91,40 +92,93 @@ impl Coordination<'_> {
             // written a second time.
             get::learn(core, &place.slot, owners, self.deadline).await;
         }
-        let stand_in_for = if owner { Vec::new() } else { owners.to_vec() };
-        let expires_at = item
-            .ttl
-            .or(self.policy.ttl)
-            .map(|ttl| core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
-        // A delete that names nothing means all that is here: a tombstone beside the values would delete none of them.
-        let deletes_all = item.value.is_none() && item.context.is_empty();
-        let names_what_it_saw = self.policy.conflict == ConflictPolicy::Siblings && !deletes_all;
+        let reserved = match item.condition {
+            Some(condition) => Some(self.reserve(condition, &item, &place, owners).await?),
+            None => None,
+        };
         // What the writer knows afterwards is what it had read, and its own write; not what the coordinator has beside.
         let known =
             KeyContext { position: place.position, context: item.context.context.clone(), wrote: Some(item.request) };
-        let mint = Mint {
+        let minted = {
+            let begin = |reserved: &Reserved| core.reservations.begin(&place.slot, reserved.token);
+            let _writing = reserved.as_ref().map(begin).transpose()?;
+            let mut mint = self.version(item, &place, reserved.as_ref());
+            mint.stand_in_for = if owner { Vec::new() } else { owners.to_vec() };
+            timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
+                ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
+            })??
+        };
+        let sloppy = self.sloppy && reserved.is_none();
+        let (view, n) = (self.view.clone(), if sloppy { self.policy.n } else { 0 });
+        let stand_ins = StandIns { view, n, partition: place.slot.partition, coordinates: !owner };
+        let takes = |node: NodeId| match &reserved {
+            Some(reserved) => reserved.granted.contains(&node),
+            None => core.takes_writes(node),
+        };
+        let needed = reserved.as_ref().map_or(self.needed, |reserved| reserved.needed);
+        let (quorum, sends) = PutQuorum::start(needed, owners, takes, || stand_ins.reachable(core));
+        let token = reserved.map(|reserved| reserved.token);
+        let spread = Spread::start(core.clone(), &place, minted, token, stand_ins, quorum, sends);
+        self.finish(spread, needed, known).await
+    }
+
+    /// The version to be named for an item.
+    fn version(&self, item: PutItem, place: &Place, reserved: Option<&Reserved>) -> Mint {
+        let expires_at = item
+            .ttl
+            .or(self.policy.ttl)
+            .map(|ttl| self.core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
+        // A delete that names nothing means all that is here: a tombstone beside the values would delete none of them.
+        let deletes_all = item.value.is_none() && item.context.is_empty();
+        let names_what_it_saw = self.policy.conflict == ConflictPolicy::Siblings && !deletes_all;
+        let seen = match (names_what_it_saw, reserved) {
+            // What the condition was checked against: the tombstones of a key that has no value.
+            (_, Some(reserved)) if item.condition == Some(Condition::IfAbsent) => Some(reserved.seen.clone()),
+            (true, _) => Some(item.context.context),
+            // Not all that is here by now: what came since the condition was checked is not superseded.
+            (false, reserved) => reserved.map(|reserved| reserved.seen.clone()),
+        };
+        Mint {
             slot: place.slot.clone(),
-            seen: names_what_it_saw.then_some(item.context.context),
+            seen,
             request: item.request,
             after: item.context.wrote,
             expires_at,
             value: item.value.map(|value| value.0),
-            stand_in_for,
+            stand_in_for: Vec::new(),
+        }
+    }
+
+    /// Reserves the key at a majority of its owners, which find the condition met.
+    async fn reserve(
+        &self,
+        condition: Condition,
+        item: &PutItem,
+        place: &Place,
+        owners: &[NodeId],
+    ) -> Result<Reserved, ServeError> {
+        let lease = self.deadline.saturating_duration_since(Instant::now());
+        let ask = ReserveRequest {
+            slot: slot_ref(&place.slot),
+            condition,
+            seen: item.context.context.clone(),
+            after: item.context.wrote,
+            request: item.request,
+            token: 0,
+            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
         };
-        let minted = timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
-            ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
-        })??;
-        // Standing in, this node comes first among the stand-ins, since it has the record already.
-        let own = (!owner).then_some(core.id);
-        let others = stand_ins.into_iter().filter(|node| *node != core.id);
-        let (quorum, sends) =
-            PutQuorum::start(self.needed, owners, own.into_iter().chain(others), |node| core.takes_writes(node));
-        let spread = Spread::start(core.clone(), &place, minted, quorum, sends);
-        self.finish(spread, known).await
+        // Two majorities of owners share one.
+        let needed = self.needed.max(self.policy.n / 2 + 1);
+        conditional::reserve(self.core, owners, needed, ask, self.deadline).await
+    }
+
+    /// Whether this node, which does not own the key, may take it by itself. One without weight keeps nothing.
+    fn may_stand_in(&self) -> bool {
+        self.sloppy && self.view.members().get(&self.core.id).is_some_and(|member| member.weight > 0)
     }
 
     /// Waits for the decision, answers, and leaves the rest to the background.
-    async fn finish(&self, mut spread: Spread, known: KeyContext) -> Result<PutDone, ServeError> {
+    async fn finish(&self, mut spread: Spread, needed: u8, known: KeyContext) -> Result<PutDone, ServeError> {
         let core = self.core;
         let decided = timeout_at(self.deadline, spread.decide()).await;
         let quorum = &spread.quorum;
@@ -134,13 +188,11 @@ impl Coordination<'_> {
                 dot: spread.minted.dot,
                 acks: u8::try_from(quorum.acked().count()).unwrap_or(u8::MAX),
             }),
-            Ok(_) => {
-                Err(quorum_error(core, Verb::Write, self.needed, quorum.acked(), quorum.missed(), quorum.may_appear()))
-            }
+            Ok(_) => Err(quorum_error(core, Verb::Write, needed, quorum.acked(), quorum.missed(), quorum.may_appear())),
             Err(_) => {
                 let mut missed = quorum.missed().to_vec();
                 missed.extend(quorum.waiting().map(|node| silent(node, true)));
-                Err(quorum_error(core, Verb::Write, self.needed, quorum.acked(), &missed, true))
+                Err(quorum_error(core, Verb::Write, needed, quorum.acked(), &missed, true))
             }
         };
         if !spread.is_done() {
@@ -186,6 +238,24 @@ impl Coordination<'_> {
     }
 }
 
+/// Who may take an owner's place, found when it is wanted.
+struct StandIns {
+    view: Arc<ClusterView>,
+    /// The replica count of the namespace's ring; 0 when nobody may stand in.
+    n: u8,
+    partition: PartitionId,
+    /// Whether the coordinator itself stands in: it comes first then, since it has the record already.
+    coordinates: bool,
+}
+
+impl StandIns {
+    fn reachable(&self, core: &Core) -> Vec<NodeId> {
+        let all = self.view.ring(self.n).map(|ring| ring.stand_ins(self.partition)).unwrap_or_default();
+        let others = all.into_iter().filter(|node| *node != core.id && core.takes_writes(*node));
+        self.coordinates.then_some(core.id).into_iter().chain(others).collect()
+    }
+}
+
 type Sent = BoxFuture<'static, (NodeId, Result<(), PeerError>)>;
 
 /// A version on its way to its replicas.
@@ -194,18 +264,31 @@ struct Spread {
     write: ReplicaWrite,
     minted: Minted,
     place: Place,
+    stand_ins: StandIns,
     quorum: PutQuorum,
     sends: FuturesUnordered<Sent>,
     step: PutStep,
 }
 
 impl Spread {
-    fn start(core: Arc<Core>, place: &Place, minted: Minted, quorum: PutQuorum, sends: Vec<Send>) -> Self {
-        let write =
-            ReplicaWrite { slot: slot_ref(&place.slot), record: Blob(minted.record.clone()), hints: Vec::new() };
+    fn start(
+        core: Arc<Core>,
+        place: &Place,
+        minted: Minted,
+        reservation: Option<u64>,
+        stand_ins: StandIns,
+        quorum: PutQuorum,
+        sends: Vec<Send>,
+    ) -> Self {
+        let write = ReplicaWrite {
+            slot: slot_ref(&place.slot),
+            record: Blob(minted.record.clone()),
+            hints: Vec::new(),
+            reservation,
+        };
         let sending = FuturesUnordered::new();
         let step = PutStep::Wait;
-        let mut spread = Self { core, write, minted, place: place.clone(), quorum, sends: sending, step };
+        let mut spread = Self { core, write, minted, place: place.clone(), stand_ins, quorum, sends: sending, step };
         sends.into_iter().for_each(|send| spread.send(send));
         spread
     }
@@ -249,7 +332,8 @@ impl Spread {
         let step = match outcome {
             Ok(()) => self.quorum.ack(node),
             Err(error) => {
-                let (step, next) = self.quorum.fail(node, error.why, error.maybe);
+                let stand_ins = || self.stand_ins.reachable(&self.core);
+                let (step, next) = self.quorum.fail(node, error.why, error.maybe, stand_ins);
                 if let Some(send) = next {
                     self.send(send);
                 }
