@@ -61,4 +61,4 @@ pub use tls::TlsFiles;
 pub use tls::TlsMaterial;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ mod raw;
 mod traffic;
 
 #[path = "../../../tests/support/certs.rs"]
-mod certs;
+pub(crate) mod certs;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -183,13 +183,10 @@ impl swim::Notary for CertificateNotary {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/support/certs.rs"]
-mod certs;
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use crate::net::PemFile;
+    use crate::net::tests::certs;
     use crate::net::tls::ring_provider;
     use crate::swim::{ClusterState, Record, RecordError, Signed, StorageHealth};
 
