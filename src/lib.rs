@@ -11,6 +11,7 @@ pub mod version;
 pub mod wire;
 
 pub mod quorum;
+pub mod swim;
 pub mod view;
 
 pub mod env;

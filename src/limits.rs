@@ -175,6 +175,45 @@ pub const CERTIFICATE_HOSTS_MAX: usize = 64;
 /// Longest certificate or key file that is read.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
 
+/// Bytes of one gossip datagram as it leaves, sealing included: what passes every usual network in one piece.
+pub const GOSSIP_DATAGRAM_MAX: usize = 1_400;
+/// Bytes that sealing a gossip datagram may add.
+pub const GOSSIP_SEAL_MAX: usize = 64;
+/// Fewest bytes a gossip datagram must be able to hold before it is sealed: a record with its signature and the rest.
+pub const GOSSIP_PLAIN_MIN: usize = GOSSIP_RECORD_MAX + GOSSIP_HEADER_MAX + 32;
+/// Most bytes that a gossip datagram says about its sender and receiver before its parts.
+pub const GOSSIP_HEADER_MAX: usize = 64;
+/// Messages in one gossip datagram.
+pub const GOSSIP_PARTS_MAX: usize = 256;
+/// Largest record of a member with its signature.
+pub const GOSSIP_RECORD_MAX: usize = 1_024;
+/// Longest address in a member's record: a host name and a port.
+pub const GOSSIP_ADDRESS_MAX: usize = 200;
+/// Longest software version in a member's record.
+pub const GOSSIP_SOFTWARE_MAX: usize = 32;
+/// Longest public key in a member's record.
+pub const GOSSIP_KEY_MAX: usize = 96;
+/// Longest signature under a member's record.
+pub const GOSSIP_SIGNATURE_MAX: usize = 128;
+/// Largest incarnation a member may give itself; there is room above every clock in microseconds.
+pub const INCARNATION_MAX: u64 = 1 << 56;
+/// Members, dead and departed ones included, that are remembered. Beyond, those longest gone are forgotten.
+pub const MEMBERS_REMEMBERED_MAX: usize = 2 * MEMBERS_MAX;
+/// Members named as those who accuse one.
+pub const ACCUSERS_MAX: usize = 4;
+/// Members that one node probes at the same time.
+pub const PROBES_MAX: usize = 128;
+/// Pings that one node sends on behalf of others at the same time.
+pub const RELAYS_MAX: usize = 256;
+/// Bytes of one message of a synchronisation of members.
+pub const GOSSIP_SYNC_MAX: usize = 512 * 1024;
+/// Bytes of records in one such message; the rest follows in further ones.
+pub const GOSSIP_SYNC_RECORDS: usize = 256 * 1024;
+/// Messages of one synchronisation, each way.
+pub const GOSSIP_SYNC_ROUNDS: u32 = 16;
+/// Seed addresses that are tried.
+pub const SEEDS_MAX: usize = 64;
+
 /// Most nodes of a cluster that `dynamomini dev` runs on one machine.
 pub const DEV_NODES_MAX: u16 = 32;
 /// Bytes of a log's end that are looked at for its last lines.
@@ -191,3 +230,15 @@ const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the larges
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);
 const _: () = assert!(PARTITIONS_MIN.is_power_of_two() && PARTITIONS_MAX.is_power_of_two());
 const _: () = assert!(SCAN_PAGE_BYTES + RECORD_MAX <= FRAME_MAX, "a page ends after the record that fills it");
+const _: () = assert!(GOSSIP_PLAIN_MIN <= GOSSIP_DATAGRAM_MAX - GOSSIP_SEAL_MAX, "a record must fit a datagram");
+const _: () = assert!(
+    NODE_NAME_MAX
+        + ZONE_NAME_MAX
+        + 2 * GOSSIP_ADDRESS_MAX
+        + GOSSIP_SOFTWARE_MAX
+        + GOSSIP_KEY_MAX
+        + GOSSIP_SIGNATURE_MAX
+        <= GOSSIP_RECORD_MAX - 192,
+    "a record must hold the longest of everything, and 192 bytes of numbers"
+);
+const _: () = assert!(GOSSIP_SYNC_RECORDS + MEMBERS_REMEMBERED_MAX * 96 <= GOSSIP_SYNC_MAX);

@@ -30,6 +30,7 @@ pub(crate) const ROOMS: &[Room] = &[
     pure("1", "ring", &["limits", "types", "hash"]),
     pure("1", "wire", &["limits", "types", "version"]),
     pure("2", "quorum", &["types"]),
+    pure("2", "swim", &["limits", "types", "hash"]),
     pure("2", "view", &["limits", "types", "hash", "ring", "wire"]),
     worldly("2–3", "env", &[]),
     worldly("3", "store", &["limits", "types", "hash", "env"]),
