@@ -9,4 +9,5 @@ mod provider;
 mod world;
 
 mod cluster;
+mod gossip;
 mod transport;
