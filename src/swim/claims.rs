@@ -65,7 +65,7 @@ impl Swim {
     fn refuse(&mut self, error: RecordError) {
         match error {
             RecordError::Forged => self.counters.records_forged += 1,
-            RecordError::OtherCluster => self.counters.other_cluster += 1,
+            RecordError::OtherCluster => self.counters.records_other_cluster += 1,
             RecordError::Malformed | RecordError::TooLarge => self.counters.records_malformed += 1,
         }
     }

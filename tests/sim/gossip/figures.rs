@@ -15,7 +15,11 @@ fn spread(mut times: Vec<Duration>) -> String {
 fn until_failed(seed: u64, members: usize, silent: bool) -> Duration {
     let mut net = Net::settled(seed, members);
     net.run_for(Duration::from_millis(2_000 + seed % 997));
-    if silent { net.switch_off(0) } else { net.kill(0) };
+    if silent {
+        net.switch_off(0)
+    } else {
+        net.kill(0)
+    };
     let took = net.run_while(Duration::from_secs(60), |net| net.all_see(0, Standing::Failed));
     took.unwrap_or(Duration::from_secs(60))
 }

@@ -46,9 +46,14 @@ fn members_join_while_paths_lose_20_percent() {
 fn a_member_is_back_at_once_after_a_restart_a_wipe_or_a_move() {
     let scenario = "life::a_member_is_back_at_once_after_a_restart_a_wipe_or_a_move";
     for seed in seeds(4) {
-        for (wiped, moved, down) in
-            [(false, false, 300), (false, false, 9_000), (true, false, 300), (true, false, 20_000), (true, true, 500), (false, true, 9_000)]
-        {
+        for (wiped, moved, down) in [
+            (false, false, 300),
+            (false, false, 9_000),
+            (true, false, 300),
+            (true, false, 20_000),
+            (true, true, 500),
+            (false, true, 9_000),
+        ] {
             let mut net = Net::settled(seed, 16);
             net.run_for(Duration::from_secs(2));
             // It refuted and changed often, so the others hold a high incarnation.

@@ -56,12 +56,24 @@ impl Default for Conditions {
 }
 
 enum Moment {
-    Deliver { from: SocketAddr, to: SocketAddr, bytes: Vec<u8> },
+    Deliver {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
     Wake(usize),
     /// The network tells a host that an address is closed.
-    Closed { host: usize, address: SocketAddr },
-    StreamArrives { stream: Stream },
-    StreamReturns { stream: Stream, reply: Option<Vec<u8>> },
+    Closed {
+        host: usize,
+        address: SocketAddr,
+    },
+    StreamArrives {
+        stream: Stream,
+    },
+    StreamReturns {
+        stream: Stream,
+        reply: Option<Vec<u8>>,
+    },
     Resume(usize),
 }
 
@@ -115,7 +127,8 @@ pub(crate) struct Net {
     pub(crate) config: Config,
     /// Deaths declared of members that were in health: when, by whom, of whom.
     pub(crate) false_deaths: Vec<(Duration, usize, usize)>,
-    pub(crate) moments_run: u64,
+    /// What was sent, if that is to be kept.
+    pub(crate) overheard: Option<Vec<Vec<u8>>>,
     queue: BTreeMap<(Duration, u64), Moment>,
     order: u64,
     by_address: BTreeMap<SocketAddr, usize>,
@@ -135,7 +148,7 @@ impl Net {
             deaf: BTreeMap::new(),
             config: Config::lan(),
             false_deaths: Vec::new(),
-            moments_run: 0,
+            overheard: None,
             queue: BTreeMap::new(),
             order: 0,
             by_address: BTreeMap::new(),
@@ -313,6 +326,10 @@ impl Net {
     }
 
     fn carry_out(&mut self, at: usize, effect: Effect) {
+        if let Some(overheard) = &mut self.overheard {
+            let (Effect::Send { bytes, .. } | Effect::StreamPing { bytes, .. } | Effect::Sync { bytes, .. }) = &effect;
+            overheard.push(bytes.clone());
+        }
         match effect {
             Effect::Send { to, bytes } => {
                 let host = &mut self.hosts[at];
@@ -419,7 +436,6 @@ impl Net {
             }
             let ((when, _), moment) = entry.remove_entry();
             self.now = self.now.max(when);
-            self.moments_run += 1;
             self.run(moment);
         }
         self.now = end;
@@ -522,9 +538,9 @@ impl Net {
             let swim = self.hosts[*by].swim.as_ref().expect("healthy hosts run");
             editions.iter().all(|(id, instance)| {
                 *id == swim.me()
-                    || swim.member(*id).is_some_and(|seen| {
-                        seen.standing == Standing::Alive && Some(seen.record.instance) == *instance
-                    })
+                    || swim
+                        .member(*id)
+                        .is_some_and(|seen| seen.standing == Standing::Alive && Some(seen.record.instance) == *instance)
             })
         })
     }

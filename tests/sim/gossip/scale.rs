@@ -35,7 +35,13 @@ fn a_thousand_members_stay_within_their_bounds() {
         let longest = net.config.gossip_interval.mul_f64(rounds);
         judge::within(&net, scenario, "a join", took, longest);
         net.run_for(Duration::from_secs(5));
-        judge::at_most(&net, scenario, "kilobytes of a join, each", (bytes(&net) - before) as f64 / 1e3 / MEMBERS as f64, 30.0);
+        judge::at_most(
+            &net,
+            scenario,
+            "kilobytes of a join, each",
+            (bytes(&net) - before) as f64 / 1e3 / MEMBERS as f64,
+            30.0,
+        );
         let id = net.hosts[joiner].id;
         let known = net.hosts[joiner].swim.as_ref().map_or(0, |swim| swim.members().count());
         assert_eq!(known, MEMBERS, "seed {seed}: what the joiner {id} knows");
@@ -72,7 +78,10 @@ fn a_thousand_members_that_start_together_or_were_split_are_whole_within_a_minut
         (0..MEMBERS).for_each(|at| net.start(at, 0, Vec::new(), &[0, 1, 2]));
         let took = net.run_while(Duration::from_secs(120), Net::is_whole);
         let took = judge::within(&net, scenario, "being whole", took, Duration::from_secs(60));
-        println!("{MEMBERS} members that start together are whole after {took:?}, {} kB each", bytes(&net) / 1000 / MEMBERS as u64);
+        println!(
+            "{MEMBERS} members that start together are whole after {took:?}, {} kB each",
+            bytes(&net) / 1000 / MEMBERS as u64
+        );
 
         let (one, other): (Vec<usize>, Vec<usize>) = (0..MEMBERS).partition(|at| at % 2 == 0);
         (0..MEMBERS).for_each(|at| net.hosts[at].excused = true);
