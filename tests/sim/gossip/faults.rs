@@ -78,7 +78,7 @@ fn a_hasty_configuration_is_found_out() {
     let mut net = Net::new(1);
     net.config.suspicion_min = Duration::from_millis(1);
     net.config.suspicion_max = Duration::from_millis(1);
-    (0..16).for_each(|_| drop(net.add()));
+    net.add_many(16);
     (0..16).for_each(|at| net.start(at, 1, Vec::new(), &[0, 1]));
     net.run_for(Duration::from_secs(5));
     net.conditions.loss = 0.5;

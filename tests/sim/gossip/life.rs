@@ -19,7 +19,7 @@ fn members_that_start_together_at_one_seed_are_whole_within_5_s() {
     for seed in seeds(10) {
         for members in [2, 16, 32] {
             let mut net = Net::new(seed);
-            (0..members).for_each(|_| drop(net.add()));
+            net.add_many(members);
             // The seed itself may start last.
             (0..members).rev().for_each(|at| net.start(at, 0, Vec::new(), &[0]));
             let took = net.run_while(MINUTE, Net::is_whole);
@@ -35,7 +35,7 @@ fn members_join_while_paths_lose_20_percent() {
     for seed in seeds(4) {
         let mut net = Net::new(seed);
         net.conditions.loss = 0.2;
-        (0..16).for_each(|_| drop(net.add()));
+        net.add_many(16);
         (0..16).for_each(|at| net.start(at, 0, Vec::new(), &[0, 1, 2]));
         let took = net.run_while(MINUTE, Net::is_whole);
         judge::within(&net, scenario, "being whole", took, Duration::from_secs(8));

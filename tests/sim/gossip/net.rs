@@ -160,7 +160,7 @@ impl Net {
     /// A world with a cluster that knows itself already.
     pub(crate) fn settled(seed: u64, members: usize) -> Self {
         let mut net = Self::new(seed);
-        (0..members).for_each(|_| drop(net.add()));
+        net.add_many(members);
         let records: Vec<Record> = (0..members).map(|at| net.record(at, 1, 1)).collect();
         let signed: Vec<_> = records.iter().map(|record| net.signed(record)).collect();
         for at in 0..members {
@@ -173,6 +173,13 @@ impl Net {
 
     fn signed(&self, record: &Record) -> dynamomini::swim::Signed {
         dynamomini::swim::Signed::new(record.clone(), &SimNotary(record.name.clone())).unwrap()
+    }
+
+    /// Adds machines on which nothing runs yet.
+    pub(crate) fn add_many(&mut self, count: usize) {
+        for _ in 0..count {
+            self.add();
+        }
     }
 
     /// Adds a machine on which nothing runs yet.
@@ -317,7 +324,10 @@ impl Net {
         if let Event::Failed(node) = &event {
             let of = self.by_id[node];
             let sick = |host: &Host| host.excused || host.paused || host.swim.is_none();
-            if !sick(&self.hosts[of]) && !sick(&self.hosts[at]) {
+            // A death of the process before this one is true, though the news of the next one overtook it.
+            let held = self.hosts[at].swim.as_ref().and_then(|swim| swim.member(*node));
+            let present = held.is_some_and(|seen| seen.record.instance >> 32 == self.hosts[of].life);
+            if present && !sick(&self.hosts[of]) && !sick(&self.hosts[at]) {
                 self.false_deaths.push((self.now, at, of));
             }
         }

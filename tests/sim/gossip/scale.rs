@@ -74,7 +74,7 @@ fn a_thousand_members_that_start_together_or_were_split_are_whole_within_a_minut
     let scenario = "scale::a_thousand_members_that_start_together_or_were_split_are_whole_within_a_minute";
     for seed in seeds(1) {
         let mut net = Net::new(seed);
-        (0..MEMBERS).for_each(|_| drop(net.add()));
+        net.add_many(MEMBERS);
         (0..MEMBERS).for_each(|at| net.start(at, 0, Vec::new(), &[0, 1, 2]));
         let took = net.run_while(Duration::from_secs(120), Net::is_whole);
         let took = judge::within(&net, scenario, "being whole", took, Duration::from_secs(60));
