@@ -65,7 +65,7 @@ impl Swim {
     fn refuse(&mut self, error: RecordError) {
         match error {
             RecordError::Forged => self.counters.records_forged += 1,
-            RecordError::OtherCluster => self.counters.other_cluster += 1,
+            RecordError::OtherCluster => self.counters.records_other_cluster += 1,
             RecordError::Malformed | RecordError::TooLarge => self.counters.records_malformed += 1,
         }
     }
@@ -130,7 +130,7 @@ impl Swim {
             self.announce_joined(node);
             self.tell(now, node);
         } else {
-            self.timers.at(now, Timer::Retry);
+            self.retry_by(now);
         }
         true
     }
@@ -365,7 +365,7 @@ impl Swim {
             member.died(now);
             (member.retry_at, member.retry_wait) = (retry_at, wait);
         });
-        self.timers.at(retry_at, Timer::Retry);
+        self.retry_by(retry_at);
         self.drop_probes(node);
         self.tell(now, node);
         if shown != Standing::Failed {

@@ -48,7 +48,7 @@ impl Config {
             ping_timeout: Duration::from_millis(300),
             relay_timeout: Duration::from_millis(400),
             relays: 3,
-            suspicion_min: Duration::from_millis(1_400),
+            suspicion_min: Duration::from_millis(1_800),
             suspicion_max: Duration::from_millis(8_000),
             suspicion_refused: Duration::from_millis(350),
             accusers: 3,

@@ -47,6 +47,8 @@ pub struct Counters {
     pub unasked: u64,
     /// Refused: records that are malformed or above a limit.
     pub records_malformed: u64,
+    /// Refused: records of another cluster.
+    pub records_other_cluster: u64,
     /// Refused: records whose signature is not the member's.
     pub records_forged: u64,
     /// Refused: records for which there is no room.

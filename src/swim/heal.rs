@@ -40,9 +40,10 @@ pub(super) struct Seeds {
 impl Swim {
     /// Tries dead members whose time has come. Each is tried by somebody about once in two retry intervals.
     pub(super) fn retry_dead(&mut self, now: Duration) {
-        if self.left {
+        if self.left || self.retries_due.is_none_or(|at| now < at) {
             return;
         }
+        self.retries_due = None;
         let mut due: Vec<(Duration, NodeId)> = Vec::new();
         let mut later: Option<Duration> = None;
         for (node, member) in self.table.iter() {
@@ -61,7 +62,15 @@ impl Swim {
             self.retry(now, node);
         }
         if let Some(next) = next {
-            self.timers.at(next, Timer::Retry);
+            self.retry_by(next);
+        }
+    }
+
+    /// Has the dead be looked through at this moment, if not before.
+    pub(super) fn retry_by(&mut self, when: Duration) {
+        if self.retries_due.is_none_or(|due| when < due) {
+            self.retries_due = Some(when);
+            self.timers.at(when, Timer::Retry);
         }
     }
 
@@ -77,8 +86,8 @@ impl Swim {
         if let Some(member) = self.table.get_mut(node) {
             member.retry_wait = wait;
             member.retry_at = now + jittered;
-            self.timers.at(member.retry_at, Timer::Retry);
         }
+        self.retry_by(now + jittered.max(ROUND));
         self.send_parts(now, node, &[Part::Ping { seq: 0, target: node }]);
         if unanswered {
             self.give_up(now, node);
@@ -96,7 +105,7 @@ impl Swim {
                 && member.retry_at > soon
             {
                 (member.retry_at, member.retry_wait) = (soon, Duration::ZERO);
-                self.timers.at(soon, Timer::Retry);
+                self.retry_by(soon);
             }
         }
     }

@@ -61,6 +61,8 @@ pub(super) struct Member {
     pub(super) rtt: Option<Duration>,
     /// When a probe by this member failed last, and whether by a closed port.
     pub(super) failed_probe: Option<(Duration, bool)>,
+    /// When a refusal last made this member probe it.
+    pub(super) refused_at: Option<Duration>,
     /// When it was last sent a datagram only to tell it something.
     pub(super) told: Option<Duration>,
     /// When a dead one is tried next, and the wait after that.
@@ -80,6 +82,7 @@ impl Member {
             since: now,
             rtt: None,
             failed_probe: None,
+            refused_at: None,
             told: None,
             retry_at: now,
             retry_wait: Duration::ZERO,
@@ -239,10 +242,10 @@ impl Table {
     fn leave(&mut self, node: NodeId) {
         let Some(member) = self.members.get(&node) else { return };
         self.digest ^= member.digest(node);
-        if member.is_reachable() {
-            if let Some(at) = self.reachable.iter().position(|other| *other == node) {
-                self.reachable.swap_remove(at);
-            }
+        if member.is_reachable()
+            && let Some(at) = self.reachable.iter().position(|other| *other == node)
+        {
+            self.reachable.swap_remove(at);
         }
         self.down -= usize::from(matches!(member.state, State::Down(_) | State::Unverified));
     }

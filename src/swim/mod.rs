@@ -54,6 +54,8 @@ mod probe;
 mod record;
 mod spread;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::collections::BTreeMap;
@@ -126,6 +128,8 @@ pub struct Swim {
     news: News,
     sync: SyncState,
     seeds: Seeds,
+    /// When the dead are looked through next.
+    retries_due: Option<Duration>,
     /// When a datagram was last sent only to tell a stranger something.
     told_stranger: Option<Duration>,
     counters: Counters,
@@ -175,6 +179,7 @@ impl Swim {
             news: News::default(),
             sync: SyncState::default(),
             seeds: Seeds::default(),
+            retries_due: None,
             told_stranger: None,
             counters: Counters::default(),
             effects: Vec::new(),
@@ -197,7 +202,7 @@ impl Swim {
             }
         }
         if self.table.down() > 0 {
-            self.timers.at(now, Timer::Retry);
+            self.retry_by(now);
         }
         self.tell(now, self.me);
     }

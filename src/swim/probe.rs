@@ -13,6 +13,9 @@ use crate::swim::message::Writer;
 use crate::swim::timers::Timer;
 use crate::types::NodeId;
 
+/// Shortest time between two rounds of probes of one member that begin with a refusal.
+const REFUSAL_EVERY: Duration = Duration::from_millis(200);
+
 /// What comes next in a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -68,7 +71,7 @@ impl Swim {
             return;
         }
         self.ticks += 1;
-        let target = if self.ticks % 2 == 0 { self.next_in_order() } else { None };
+        let target = if self.ticks.is_multiple_of(2) { self.next_in_order() } else { None };
         let target = target.or_else(|| self.next_in_round());
         if let Some(target) = target {
             let patience = self.config.patience(self.table.get(target).and_then(|member| member.rtt));
@@ -295,7 +298,12 @@ impl Swim {
         if !member.is_reachable() {
             return;
         }
+        // Refusals cost nothing to forge, so few of them make this member look.
+        let again = member.refused_at.is_some_and(|at| now.saturating_sub(at) < REFUSAL_EVERY);
         member.failed_probe = Some((now, true));
+        if !again {
+            member.refused_at = Some(now);
+        }
         let relayed: Vec<u32> =
             self.relayed.iter().filter(|(_, relayed)| relayed.target == node).map(|(seq, _)| *seq).collect();
         for seq in relayed {
@@ -312,7 +320,7 @@ impl Swim {
             }
             self.fail_if_refused(now, *seq);
         }
-        if running.is_empty() {
+        if running.is_empty() && !again {
             self.recheck(now, node);
         }
     }
