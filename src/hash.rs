@@ -19,6 +19,7 @@ enum Domain {
     Position = 1,
     Checksum = 2,
     Placement = 3,
+    Cluster = 4,
 }
 
 /// The keyed hashes of one cluster.
@@ -61,6 +62,11 @@ impl ClusterHash {
         hasher.write(&node.0.to_le_bytes());
         hasher.write(&salt.to_le_bytes());
         hasher.finish()
+    }
+
+    /// A number that stands for the cluster where its name would be too long: members of others are told by it.
+    pub fn cluster_id(&self) -> u64 {
+        self.hasher(Domain::Cluster).finish()
     }
 
     fn hasher(&self, domain: Domain) -> SipHasher13 {

@@ -11,6 +11,9 @@ pub mod version;
 pub mod wire;
 
 pub mod quorum;
+#[cfg(feature = "server")]
+pub mod seal;
+pub mod swim;
 pub mod view;
 
 pub mod env;

@@ -153,6 +153,33 @@ pub const STORE_MEMO_MAX: u64 = 4 * 1024;
 /// Operations that may wait for the replica before callers wait too.
 pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
+/// Bytes asked of the system for each of the gossip socket's two buffers.
+pub const GOSSIP_SOCKET_BUFFER: usize = 1024 * 1024;
+/// Requests that gossip has under way over connections at the same time. Beyond, pings and synchronisations fail.
+pub const GOSSIP_STREAMS_MAX: usize = 256;
+/// Orders that may wait for the task of gossip before those who give them wait.
+pub const GOSSIP_QUEUE_MAX: usize = 1024;
+/// Messages of gossip kept until the certificate has come that their records need. Beyond, the oldest are dropped.
+pub const GOSSIP_PUT_ASIDE_MAX: usize = 64;
+/// Members greeted at the same time.
+pub const GREETINGS_AT_ONCE: usize = 16;
+/// Certificates of members that are remembered.
+pub const CREDENTIALS_MAX: usize = 4 * MEMBERS_MAX;
+/// Certificates asked for in one greeting.
+pub const CREDENTIALS_WANTED_MAX: usize = 64;
+/// Longest file in which a node remembers the other members, their certificates, or keys.
+pub const MEMBERS_FILE_MAX: u64 = 64 * 1024 * 1024;
+/// Keys one gossip keyring holds, removed ones among them, which must be remembered.
+pub const KEYS_MAX: usize = 256;
+/// How long a node has had a key before it seals with it, while the one before still works: the others need it too.
+pub const KEY_SETTLE: Duration = Duration::from_secs(10);
+/// Gossip datagrams of one sender that may arrive out of order; older ones count as seen. A multiple of 64.
+pub const REPLAY_WINDOW: usize = 1024;
+/// Senders of gossip whose counters a node remembers. With more, the one silent for longest is forgotten.
+pub const GOSSIP_SENDERS_MAX: usize = 2 * MEMBERS_MAX;
+/// Silence of a sender's present life after which one that seems to be earlier is believed: its clock went back.
+pub const BOOT_SILENCE: Duration = Duration::from_secs(10);
+
 /// Longest time a request may ask for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
 /// Writes and repairs one node finishes in the background after their requests were answered. Beyond, requests wait for
@@ -176,6 +203,45 @@ pub const CERTIFICATE_DAYS_MAX: u32 = 36_500;
 pub const CERTIFICATE_HOSTS_MAX: usize = 64;
 /// Longest certificate or key file that is read.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
+
+/// Bytes of one gossip datagram as it leaves, sealing included: what passes every usual network in one piece.
+pub const GOSSIP_DATAGRAM_MAX: usize = 1_400;
+/// Bytes that sealing a gossip datagram may add.
+pub const GOSSIP_SEAL_MAX: usize = 64;
+/// Fewest bytes a gossip datagram must be able to hold before it is sealed: a record with its signature and the rest.
+pub const GOSSIP_PLAIN_MIN: usize = GOSSIP_RECORD_MAX + GOSSIP_HEADER_MAX + 32;
+/// Most bytes that a gossip datagram says about its sender and receiver before its parts.
+pub const GOSSIP_HEADER_MAX: usize = 64;
+/// Messages in one gossip datagram.
+pub const GOSSIP_PARTS_MAX: usize = 256;
+/// Largest record of a member with its signature.
+pub const GOSSIP_RECORD_MAX: usize = 1_024;
+/// Longest address in a member's record: a host name and a port.
+pub const GOSSIP_ADDRESS_MAX: usize = 200;
+/// Longest software version in a member's record.
+pub const GOSSIP_SOFTWARE_MAX: usize = 32;
+/// Longest public key in a member's record.
+pub const GOSSIP_KEY_MAX: usize = 96;
+/// Longest signature under a member's record.
+pub const GOSSIP_SIGNATURE_MAX: usize = 128;
+/// Largest incarnation a member may give itself; there is room above every clock in microseconds.
+pub const INCARNATION_MAX: u64 = 1 << 56;
+/// Members, dead and departed ones included, that are remembered. Beyond, those longest gone are forgotten.
+pub const MEMBERS_REMEMBERED_MAX: usize = 2 * MEMBERS_MAX;
+/// Members named as those who accuse one.
+pub const ACCUSERS_MAX: usize = 4;
+/// Members that one node probes at the same time.
+pub const PROBES_MAX: usize = 128;
+/// Pings that one node sends on behalf of others at the same time.
+pub const RELAYS_MAX: usize = 256;
+/// Bytes of one message of a synchronisation of members.
+pub const GOSSIP_SYNC_MAX: usize = 512 * 1024;
+/// Bytes of records in one such message; the rest follows in further ones.
+pub const GOSSIP_SYNC_RECORDS: usize = 256 * 1024;
+/// Messages of one synchronisation, each way.
+pub const GOSSIP_SYNC_ROUNDS: u32 = 16;
+/// Seed addresses that are tried.
+pub const SEEDS_MAX: usize = 64;
 
 /// Most nodes of a cluster that `dynamomini dev` runs on one machine.
 pub const DEV_NODES_MAX: u16 = 32;
@@ -209,5 +275,18 @@ const _: () = assert!(STORE_RECENT_VALUE_MAX <= RECORD_MAX, "no record is larger
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);
+const _: () = assert!(REPLAY_WINDOW.is_multiple_of(64) && GOSSIP_SENDERS_MAX >= MEMBERS_MAX);
 const _: () = assert!(PARTITIONS_MIN.is_power_of_two() && PARTITIONS_MAX.is_power_of_two());
 const _: () = assert!(SCAN_PAGE_BYTES + RECORD_MAX <= FRAME_MAX, "a page ends after the record that fills it");
+const _: () = assert!(GOSSIP_PLAIN_MIN <= GOSSIP_DATAGRAM_MAX - GOSSIP_SEAL_MAX, "a record must fit a datagram");
+const _: () = assert!(
+    NODE_NAME_MAX
+        + ZONE_NAME_MAX
+        + 2 * GOSSIP_ADDRESS_MAX
+        + GOSSIP_SOFTWARE_MAX
+        + GOSSIP_KEY_MAX
+        + GOSSIP_SIGNATURE_MAX
+        <= GOSSIP_RECORD_MAX - 192,
+    "a record must hold the longest of everything, and 192 bytes of numbers"
+);
+const _: () = assert!(GOSSIP_SYNC_RECORDS + MEMBERS_REMEMBERED_MAX * 96 <= GOSSIP_SYNC_MAX);

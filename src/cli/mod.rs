@@ -40,6 +40,10 @@ mod scan;
 
 mod status;
 
+mod members;
+
+mod cluster;
+
 mod ring;
 
 mod bench;
@@ -94,6 +98,10 @@ enum Verb {
     Scan(scan::Args),
     /// Show how each node is.
     Status(status::Args),
+    /// Show the members as gossip sees them.
+    Members(members::Args),
+    /// Administer the cluster: the keys of gossip.
+    Cluster(cluster::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
     /// Put load on a cluster and measure it; fill and check a data set.
@@ -166,6 +174,8 @@ impl Cli {
             Verb::Delete(args) => args.run(&context),
             Verb::Scan(args) => args.run(&context),
             Verb::Status(args) => args.run(&context),
+            Verb::Members(args) => args.run(&context),
+            Verb::Cluster(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
             Verb::Bench(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),

@@ -17,5 +17,6 @@ mod processes;
 mod bench;
 mod dev;
 mod failure;
+mod membership;
 mod refusals;
 mod restart;

@@ -9,4 +9,6 @@ mod provider;
 mod world;
 
 mod cluster;
+mod gossip;
+mod membership;
 mod transport;
