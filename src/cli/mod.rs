@@ -40,6 +40,14 @@ mod scan;
 
 mod status;
 
+mod watch;
+
+mod rates;
+
+mod top;
+
+mod log_level;
+
 mod ring;
 
 #[cfg(test)]
@@ -53,6 +61,7 @@ use clap::Subcommand;
 pub use failure::Failure;
 pub use failure::Said;
 pub use failure::Usage;
+pub use logging::ThisProcess;
 pub use logging::start as start_logging;
 pub use output::Output;
 
@@ -92,6 +101,10 @@ enum Verb {
     Scan(scan::Args),
     /// Show how each node is.
     Status(status::Args),
+    /// Show what each node does, second by second.
+    Top(top::Args),
+    /// Show or change what running nodes log.
+    LogLevel(log_level::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
     /// Check and show configuration, and list its keys.
@@ -141,7 +154,7 @@ impl Context {
             2 => "debug",
             _ => "trace",
         };
-        logging::start(&LogConfig { level: level.to_owned(), json: false })
+        logging::start(&LogConfig { level: level.to_owned(), json: false, slow: None }).map(drop)
     }
 }
 
@@ -162,6 +175,8 @@ impl Cli {
             Verb::Delete(args) => args.run(&context),
             Verb::Scan(args) => args.run(&context),
             Verb::Status(args) => args.run(&context),
+            Verb::Top(args) => args.run(&context),
+            Verb::LogLevel(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),

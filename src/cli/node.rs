@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admin::Admin;
 use crate::cli::Context;
+use crate::cli::ThisProcess;
 use crate::cli::lock::Lock;
 use crate::cli::parent::Parent;
 use crate::cli::start_logging;
@@ -16,7 +19,7 @@ use crate::config::redis::{RedisEndpoint, Secret};
 use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Endpoint, Socket, TlsMaterial, TransportSettings, tls};
-use crate::node::{Node, Parts, Timeouts, keys};
+use crate::node::{Node, Oversight, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
 use crate::types::Namespace;
 use crate::wire::rpc::{ClusterInfo, MemberInfo};
@@ -44,13 +47,13 @@ impl Args {
         let judged = judge_node(&self.flags.inputs(), HostChecks::All, context.env.wall_ms());
         let warnings: Vec<String> = judged.settled.warnings.iter().map(ToString::to_string).collect();
         let config = judged.into_result()?;
-        start_logging(&config.log)?;
+        let host = start_logging(&config.log)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        context.block_on(config.threads, serve(context, &config, self.stop_on_stdin_eof))
+        context.block_on(config.threads, serve(context, &config, host, self.stop_on_stdin_eof))
     }
 }
 
-async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> anyhow::Result<()> {
+async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_parent: bool) -> anyhow::Result<()> {
     // From here on a signal ends the node in order, also while it starts.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -66,9 +69,18 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
     // Two processes with one node's name and keys would be taken for one.
     let lock = Lock::take(&data_dir.join(LOCK));
     let _lock = lock.with_context(|| format!("node.data_dir {} cannot be used", data_dir.display()))?;
-    let node = start(context, config).await?;
+    // Answers from the beginning on: a storage that is being walked after a crash is no reason to be started again.
+    let admin = Admin::bind(config.listen.admin).await?;
+    let address = admin.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "listen.admin can be reached from other hosts, and asks nobody who he is");
+    }
+    let watching = context.env.child();
+    let desk = admin.serve(&watching);
+    let node = start(context, config, host).await?;
+    desk.open(node.observer());
     tracing::info!(
-        node = %config.name, cluster = %config.cluster, quic = %config.listen.quic,
+        node = %config.name, cluster = %config.cluster, quic = %config.listen.quic, admin = %address,
         version = env!("CARGO_PKG_VERSION"), "node serves"
     );
     tokio::select! {
@@ -77,13 +89,16 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
         _ = interrupt.recv() => tracing::info!("interrupted"),
         () = orphaned => tracing::info!("the process that started this node is gone"),
     }
-    node.shutdown().await.context("the storage was not closed cleanly")?;
+    let closed = node.shutdown().await;
+    // Until here it said that it is not ready.
+    watching.shutdown(Duration::ZERO).await;
+    closed.context("the storage was not closed cleanly")?;
     tracing::info!("node stopped");
     Ok(())
 }
 
 /// Opens storage and network, and starts the node on them.
-async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
+async fn start(context: &Context, config: &NodeConfig, host: ThisProcess) -> anyhow::Result<Node> {
     let env = &context.env;
     let identity =
         StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: config.partitions };
@@ -95,9 +110,15 @@ async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
         mtu_upper_bound: config.mtu_max,
         ..TransportSettings::default()
     };
+    let material = TlsMaterial::load(&config.tls)?;
+    let oversight = Oversight {
+        host: Arc::new(host),
+        slow: config.log.slow,
+        certificate_expires_s: u64::try_from(material.certificate().not_after_ms / 1_000).ok(),
+    };
     let bind = BindConfig {
         socket: Socket::Address(config.listen.quic),
-        material: TlsMaterial::load(&config.tls)?,
+        material,
         provider: tls::ring_provider(),
         keys: keys::load_or_create(&config.data_dir, env)?,
         settings,
@@ -107,7 +128,8 @@ async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
         Timeouts { replica: config.timeouts.replica, hedge: config.timeouts.hedge, shutdown: config.timeouts.shutdown };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
-    let parts = Parts { cluster: cluster(config), engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT };
+    let cluster = cluster(config);
+    let parts = Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, oversight };
     Ok(Node::start(parts, env).await?)
 }
 

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use crate::env::Env;
 use crate::net::link::{Link, LinkSettings, LinkState};
 use crate::net::{Endpoint, Expect, NetError};
+use crate::node::ask::By;
 use crate::types::NodeId;
 use crate::view::ClusterView;
 use crate::wire::blob;
-use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef};
+use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
 
 /// After a request to a node timed out, how long others are preferred to it.
 const SHUN_MS: u64 = 1_000;
@@ -93,6 +94,17 @@ impl Peers {
         }
     }
 
+    /// What everything travels on.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Requests to peers that wait for their answer.
+    pub(crate) fn pending(&self) -> usize {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().map(|peer| peer.link.pending()).sum()
+    }
+
     fn get(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
@@ -134,9 +146,9 @@ impl Peers {
         &self,
         node: NodeId,
         writes: Vec<ReplicaWrite>,
-        deadline: Instant,
+        by: By,
     ) -> Result<Vec<Result<(), ServeError>>, PeerError> {
-        match self.request(node, &Request::Apply(writes), deadline).await? {
+        match self.request(node, Request::Apply(writes), by).await? {
             Reply::Apply(outcomes) => Ok(outcomes),
             other => Err(unexpected(other)),
         }
@@ -148,9 +160,9 @@ impl Peers {
         node: NodeId,
         slots: Vec<SlotRef>,
         digest_only: bool,
-        deadline: Instant,
+        by: By,
     ) -> Result<Vec<Result<Fetched, ServeError>>, PeerError> {
-        match self.request(node, &Request::Fetch { slots, digest_only }, deadline).await? {
+        match self.request(node, Request::Fetch { slots, digest_only }, by).await? {
             Reply::Fetch(outcomes) => Ok(outcomes),
             other => Err(unexpected(other)),
         }
@@ -161,9 +173,9 @@ impl Peers {
         &self,
         node: NodeId,
         page: PageRequest,
-        deadline: Instant,
+        by: By,
     ) -> Result<(Vec<(Bytes, Bytes)>, bool), PeerError> {
-        match self.request(node, &Request::FetchPage(page), deadline).await? {
+        match self.request(node, Request::FetchPage(page), by).await? {
             Reply::FetchPage { items, more } => {
                 Ok((items.into_iter().map(|(key, record)| (key.0, record.0)).collect(), more))
             }
@@ -172,11 +184,13 @@ impl Peers {
     }
 
     /// Sends any request to a peer.
-    pub(crate) async fn request(&self, node: NodeId, request: &Request, deadline: Instant) -> Result<Reply, PeerError> {
+    pub(crate) async fn request(&self, node: NodeId, request: Request, by: By) -> Result<Reply, PeerError> {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
-        let answer = peer.link.request(deadline - Instant::now(), |frame| encode(request, frame)).await;
-        if let Err(NetError::Unanswered { .. }) = &answer {
+        let traced = Traced { trace: by.trace, request };
+        let answer = peer.link.request(by.deadline - Instant::now(), |frame| encode(&traced, frame)).await;
+        if let Err(error @ NetError::Unanswered { .. }) = &answer {
+            tracing::debug!(request = %by.trace, %node, %error, "a peer did not answer");
             peer.shunned_until.store(self.now_ms() + SHUN_MS, Ordering::Relaxed);
         }
         let answer = answer?;

@@ -14,7 +14,9 @@ mod trust;
 
 mod processes;
 
+mod admin;
 mod dev;
+mod exposition;
 mod failure;
 mod refusals;
 mod restart;

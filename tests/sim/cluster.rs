@@ -9,7 +9,7 @@ use dynamomini::client::{Client, ClientError, GetOptions, PutOptions};
 use dynamomini::env::Env;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
-use dynamomini::node::{Node, Parts, Timeouts};
+use dynamomini::node::{Node, Oversight, Parts, Timeouts};
 use dynamomini::store::{Engine, StoreConfig, StoreIdentity};
 use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
 use dynamomini::version::Dot;
@@ -96,6 +96,7 @@ impl Cluster {
             links: LinkSettings::default(),
             timeouts: Timeouts { replica: Duration::from_millis(500), ..Timeouts::default() },
             clock_drift: Duration::from_secs(60),
+            oversight: Oversight::default(),
         };
         let node = Node::start(parts, &world.env()).await.unwrap();
         self.running.insert(number, Running { world, address: address(number), _node: node });
