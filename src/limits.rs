@@ -133,6 +133,8 @@ pub const STORE_CROWDED_PAUSE: Duration = Duration::from_millis(2);
 /// Bytes from which on the embedded engine keeps values apart from their keys, so that merging tables need not copy
 /// them.
 pub const STORE_VALUE_APART: u32 = 4 * 1024;
+/// Largest value that the embedded engine keeps among the records that were used lately.
+pub const STORE_RECENT_VALUE_MAX: usize = 64 * 1024;
 /// Files of its own that the embedded engine keeps open.
 pub const STORE_OPEN_FILES: usize = 256;
 /// Entries of the embedded engine up to which it counts its records; beyond, it estimates.
@@ -225,6 +227,7 @@ const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");
 const _: () = assert!(STORE_CALL_MAX >= BATCH_KEYS_MAX, "a multi-get must fit one call to the storage");
+const _: () = assert!(STORE_RECENT_VALUE_MAX <= RECORD_MAX, "no record is larger than a record may be");
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);

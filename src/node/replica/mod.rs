@@ -34,6 +34,8 @@ use crate::wire::rpc::ServeError;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Places one storage batch may touch beyond its last operation.
 const SLOTS_MAX: usize = limits::STORE_CALL_MAX - limits::REPLICAS_MAX - 2;
+/// How often other tasks get a turn before a batch is closed that is not full.
+const GATHERING_TURNS: usize = 3;
 /// How often a batch is tried anew because the storage lost its epoch meanwhile.
 const EPOCH_TRIES: usize = 3;
 
@@ -170,14 +172,7 @@ impl Writer {
     async fn run(mut self, mut inbox: mpsc::Receiver<Op>) {
         let env = self.env.clone();
         while let Some(first) = next(&env, &mut inbox).await {
-            let (mut weight, mut slots) = (first.weight(), first.slots());
-            let mut ops = vec![first];
-            while ops.len() < limits::STORE_BATCH_MAX && weight < BATCH_BYTES && slots < SLOTS_MAX {
-                let Ok(op) = inbox.try_recv() else { break };
-                weight += op.weight();
-                slots += op.slots();
-                ops.push(op);
-            }
+            let ops = gather(first, &mut inbox).await;
             self.write(ops).await;
         }
     }
@@ -234,6 +229,29 @@ impl Writer {
         }
         Ok(Some(plan))
     }
+}
+
+/// What goes into one batch with the first operation: whatever else is waiting, also after the tasks that are ready have
+/// had their turns. For operations come in bunches, and whoever begins with the first of a bunch lets all others wait
+/// for a write, perhaps to disk, that serves one.
+async fn gather(first: Op, inbox: &mut mpsc::Receiver<Op>) -> Vec<Op> {
+    let (mut weight, mut slots) = (first.weight(), first.slots());
+    let mut ops = vec![first];
+    for turn in 0..=GATHERING_TURNS {
+        if turn > 0 {
+            tokio::task::yield_now().await;
+        }
+        loop {
+            if ops.len() >= limits::STORE_BATCH_MAX || weight >= BATCH_BYTES || slots >= SLOTS_MAX {
+                return ops;
+            }
+            let Ok(op) = inbox.try_recv() else { break };
+            weight += op.weight();
+            slots += op.slots();
+            ops.push(op);
+        }
+    }
+    ops
 }
 
 /// What is asked next. Once the scope is stopped nothing more is taken in; `None` when what was asked before is done.

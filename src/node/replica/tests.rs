@@ -4,10 +4,14 @@ use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
+use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 use crate::hash::ClusterHash;
+use crate::limits;
 use crate::node::replica::batch::{Minter, Outcome, any_damaged, decode, plan, slots};
+use crate::node::replica::gather;
 use crate::node::replica::marker;
 use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
 use crate::record;
@@ -245,4 +249,24 @@ fn a_record_that_a_new_hint_needs_does_not_go_with_the_old_one() {
     bench.run(&[Op::Apply(again, oneshot::channel().0), Op::HintDone(done, oneshot::channel().0)]);
     assert_eq!(bench.stored.get(&slot), Some(&record), "the second owner's hint leads to nothing");
     assert!(bench.stored.contains_key(&marker::slot(owners[1], &slot)));
+}
+
+#[tokio::test]
+async fn operations_of_tasks_that_were_ready_go_into_one_batch_up_to_its_bound() {
+    let op = || Op::Hint(key("a"), Vec::new(), oneshot::channel().0);
+    let (sender, mut inbox) = mpsc::channel(2 * limits::STORE_BATCH_MAX);
+    let other = sender.clone();
+    let ready = async move {
+        for _ in 0..2 {
+            drop(other.send(op()).await);
+            yield_now().await;
+        }
+    };
+    let (ops, ()) = tokio::join!(gather(op(), &mut inbox), ready);
+    assert_eq!(ops.len(), 3);
+    for _ in 0..limits::STORE_BATCH_MAX + 10 {
+        sender.try_send(op()).unwrap();
+    }
+    assert_eq!(gather(op(), &mut inbox).await.len(), limits::STORE_BATCH_MAX);
+    assert_eq!(gather(op(), &mut inbox).await.len(), 12, "what found no room comes next");
 }

@@ -28,6 +28,8 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::store::Durability;
 use crate::store::Mutation;
+use crate::store::ScanRange;
+use crate::store::Slot;
 use crate::store::StoreError;
 use crate::store::embedded::EmbeddedOptions;
 use crate::store::embedded::database::Batch;
@@ -36,6 +38,8 @@ use crate::store::embedded::database::Seal;
 use crate::store::embedded::fault;
 use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
+use crate::store::embedded::recent::Recent;
+use crate::store::embedded::recent::Value;
 use crate::store::epoch;
 use crate::store::epoch::Mark;
 use crate::store::epoch::Memo;
@@ -68,6 +72,7 @@ pub(super) struct Core {
     pub(super) pause: AtomicU32,
     /// Held by the one writer from the look at the epoch to the end of its batch.
     pub(super) writer: Mutex<()>,
+    pub(super) recent: Recent,
     pub(super) open: RwLock<Open>,
 }
 
@@ -85,6 +90,20 @@ impl Core {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
+    /// Reads the records that `found` does not tell, in order.
+    pub(super) fn get_many(&self, slots: &[Slot], found: Vec<Option<Value>>) -> Result<Vec<Value>, StoreError> {
+        self.read(|db| {
+            let unknown = slots.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(slot, _)| slot);
+            let unknown: Vec<_> = unknown.map(|slot| (slot, self.recent.note(slot))).collect();
+            let read = db.get_many(unknown.iter().map(|(slot, _)| *slot))?;
+            for ((slot, noted), value) in unknown.iter().zip(&read) {
+                self.recent.keep(slot, value, *noted);
+            }
+            let mut read = read.into_iter();
+            Ok(found.into_iter().map(|found| found.unwrap_or_else(|| read.next().flatten())).collect())
+        })
+    }
+
     /// Runs an operation that only reads.
     pub(super) fn read<T>(&self, op: impl FnOnce(&Db) -> Result<T, Fault>) -> Result<T, StoreError> {
         let _beat = self.pulse.begin();
@@ -95,7 +114,7 @@ impl Core {
     /// Applies a batch at the given epoch.
     pub(super) fn write(&self, epoch: Epoch, mutations: &[Mutation]) -> Result<(), StoreError> {
         self.check_writable()?;
-        self.commit(self.write_mode(), |batch| {
+        self.commit(self.write_mode(), mutations, |batch| {
             if self.epoch() != epoch {
                 return Err(Fault::Refused(StoreError::EpochChanged));
             }
@@ -104,19 +123,30 @@ impl Core {
         })
     }
 
-    /// Deletes some of a partition from behind a key; returns how many, and the last.
+    /// Deletes up to [`limits::STORE_DELETE_STEP`] records of a partition from behind a key. Returns how many there
+    /// were, and the last of them.
     pub(super) fn delete_some(
         &self,
         partition: PartitionId,
-        after: Option<&[u8]>,
+        after: Option<Bytes>,
     ) -> Result<(u64, Option<Bytes>), StoreError> {
         self.check_writable()?;
-        self.commit(self.write_mode(), |batch| batch.delete_some(partition, after))
+        let range =
+            ScanRange { partition, prefix: Bytes::new(), after, limit: limits::STORE_DELETE_STEP, bytes: usize::MAX };
+        let keys = self.read(|db| db.keys(&range))?;
+        let Some(last) = keys.last().cloned() else { return Ok((0, None)) };
+        let deletions: Vec<_> =
+            keys.into_iter().map(|key| Mutation::Delete { slot: Slot { partition, key } }).collect();
+        self.commit(self.write_mode(), &deletions, |batch| {
+            batch.apply(&deletions);
+            Ok(())
+        })?;
+        Ok((deletions.len() as u64, Some(last)))
     }
 
     /// Makes a new epoch durable.
     pub(super) fn renew_epoch(&self) -> Result<Epoch, StoreError> {
-        let epoch = self.commit(PersistMode::SyncData, |_| {
+        let epoch = self.commit(PersistMode::SyncData, &[], |_| {
             // By the one writer, so that no batch decided under the old epoch can come after it.
             let epoch = epoch::fresh(&self.env, &[Some(self.epoch())]);
             self.epoch.store(epoch.0, Ordering::Release);
@@ -210,6 +240,7 @@ impl Core {
         let sealed = batch.put_seal(&seal).and_then(|()| batch.commit());
         // This waits for the worker to end.
         drop(db);
+        self.recent.clear();
         sealed.map_err(|fault| read_error(&fault))?;
         self.commits.store(seal.mark.commits, Ordering::Release);
         let saved = self.save_memo(true).map_err(|error| StoreError::Unavailable(error.to_string()));
@@ -217,10 +248,11 @@ impl Core {
         saved
     }
 
-    /// Makes a batch, with its seal.
+    /// Makes a batch, with its seal. The mutations are those that `change` puts into it.
     fn commit<T>(
         &self,
         mode: PersistMode,
+        mutations: &[Mutation],
         change: impl FnOnce(&mut Batch<'_>) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         self.attempt(|db| {
@@ -232,7 +264,9 @@ impl Core {
             batch.put_seal(&seal)?;
             let covered = mode != PersistMode::Buffer;
             self.unsynced.fetch_or(!covered, Ordering::AcqRel);
+            let changing = self.recent.change(mutations);
             batch.commit()?;
+            changing.finish();
             self.commits.store(seal.mark.commits, Ordering::Release);
             // Again, or for the first time: a sync may have passed between the flag and the batch.
             self.unsynced.store(!covered, Ordering::Release);
@@ -287,6 +321,7 @@ impl Core {
         self.pause.store(pause.min(limits::STORE_RECOVERY_PAUSE_MAX), Ordering::Release);
         self.well.store(0, Ordering::Release);
         drop(open.db.take());
+        self.recent.clear();
         match self.reopen() {
             Ok(db) => open.db = Some(db),
             Err(fault) => self.pulse.report(Some(Trouble::Down(fault.to_string()))),

@@ -88,7 +88,7 @@ impl Db {
         }
         let cache_bytes = options.cache_bytes as u64;
         let database = Database::builder(directory)
-            .cache_size(cache_bytes)
+            .cache_size(cache_bytes / 2)
             .worker_threads(WORKERS)
             .max_cached_files(Some(limits::STORE_OPEN_FILES))
             .max_journaling_size(JOURNALS_MAX)
@@ -154,7 +154,7 @@ impl Db {
     }
 
     /// Reads the records, in order, as they are at one time.
-    pub(super) fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>> {
+    pub(super) fn get_many<'a>(&self, slots: impl ExactSizeIterator<Item = &'a Slot>) -> Result<Vec<Option<Bytes>>> {
         let now = self.database.snapshot();
         let mut values = Vec::with_capacity(slots.len());
         for slot in slots {
@@ -168,7 +168,7 @@ impl Db {
     pub(super) fn scan(&self, range: &ScanRange) -> Result<ScanPage> {
         let mut page = ScanPage::default();
         let mut bytes = 0;
-        for item in self.range(range.partition, &range.prefix, range.after.as_deref()) {
+        for item in self.range(range) {
             if page.items.len() == range.limit || bytes >= range.bytes.max(1) {
                 page.more = true;
                 break;
@@ -180,6 +180,13 @@ impl Db {
             page.items.push((key, value));
         }
         Ok(page)
+    }
+
+    /// Reads the keys of a page.
+    pub(super) fn keys(&self, range: &ScanRange) -> Result<Vec<Bytes>> {
+        let keys =
+            self.range(range).take(range.limit).map(|item| Ok(Bytes::copy_from_slice(&item.key()?[PARTITION_BYTES..])));
+        keys.collect()
     }
 
     /// Number of records: counted when there are few, else estimated.
@@ -211,10 +218,10 @@ impl Db {
         batch.commit()
     }
 
-    fn range(&self, partition: PartitionId, prefix: &[u8], after: Option<&[u8]>) -> fjall::Iter {
-        let first = record_key(partition, after.unwrap_or(prefix));
-        let end = prefix_end(&record_key(partition, prefix));
-        let lower = if after.is_some() { Bound::Excluded(first) } else { Bound::Included(first) };
+    fn range(&self, range: &ScanRange) -> fjall::Iter {
+        let first = record_key(range.partition, range.after.as_ref().unwrap_or(&range.prefix));
+        let end = prefix_end(&record_key(range.partition, &range.prefix));
+        let lower = if range.after.is_some() { Bound::Excluded(first) } else { Bound::Included(first) };
         let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
         self.database.snapshot().range(&self.records, (lower, upper))
     }
@@ -243,19 +250,6 @@ impl Batch<'_> {
                 Mutation::Delete { .. } => self.remove(&key),
             }
         }
-    }
-
-    /// Deletes up to [`limits::STORE_DELETE_STEP`] records of a partition from behind a key. Returns how many there
-    /// are, and the last of them.
-    pub(super) fn delete_some(&mut self, partition: PartitionId, after: Option<&[u8]>) -> Result<(u64, Option<Bytes>)> {
-        let (mut gone, mut last) = (0, None);
-        for item in self.db.range(partition, &[], after).take(limits::STORE_DELETE_STEP) {
-            let key = item.key()?;
-            self.remove(&key);
-            last = Some(Bytes::copy_from_slice(&key[PARTITION_BYTES..]));
-            gone += 1;
-        }
-        Ok((gone, last))
     }
 
     /// Makes the changes, all or none.

@@ -10,6 +10,7 @@ mod database;
 mod fault;
 mod journal;
 mod open;
+mod recent;
 
 #[cfg(test)]
 mod crash_tests;
@@ -53,9 +54,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 pub struct EmbeddedOptions {
     /// When writes are safe.
     pub durability: Durability,
-    /// Memory for cached blocks of tables, in bytes. Beside it, new records are collected in memory until they fill a
-    /// table: a sixteenth of this, at most [`limits::STORE_MEMTABLE_MAX`], in up to
-    /// [`limits::STORE_MEMTABLES_WAITING`] + 2 pieces.
+    /// Memory for what was used lately, in bytes: half for records, half for blocks of tables. Beside it, new records
+    /// are collected in memory until they fill a table: a sixteenth of this, at most [`limits::STORE_MEMTABLE_MAX`],
+    /// in up to [`limits::STORE_MEMTABLES_WAITING`] + 2 pieces.
     pub cache_bytes: usize,
 }
 
@@ -121,8 +122,13 @@ impl Embedded {
     }
 
     pub(super) async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let found = self.core.recent.find(slots);
+        // Whoever asks for nothing wants to know whether the storage is there.
+        if !found.is_empty() && found.iter().all(Option::is_some) {
+            return Ok(found.into_iter().map(Option::flatten).collect());
+        }
         let slots = slots.to_vec();
-        self.run(move |core| core.read(|db| db.get_many(&slots))).await
+        self.run(move |core| core.get_many(&slots, found)).await
     }
 
     pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
@@ -139,8 +145,7 @@ impl Embedded {
         loop {
             self.wait_for_room().await?;
             // One hop per step, so that writes that wait get their turn between them.
-            let from: Option<Bytes> = after;
-            let (step, last) = self.run(move |core| core.delete_some(partition, from.as_deref())).await?;
+            let (step, last) = self.run(move |core| core.delete_some(partition, after)).await?;
             gone += step;
             if last.is_none() {
                 return Ok(gone);

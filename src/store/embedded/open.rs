@@ -30,6 +30,7 @@ use crate::store::embedded::fault;
 use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
 use crate::store::embedded::journal::Tail;
+use crate::store::embedded::recent::Recent;
 use crate::store::epoch;
 use crate::store::epoch::Mark;
 use crate::store::epoch::Verdict;
@@ -80,6 +81,7 @@ impl Opening {
             well: AtomicU32::new(0),
             pause: AtomicU32::new(0),
             writer: Mutex::new(()),
+            recent: Recent::new(self.options.cache_bytes / 2),
             open: RwLock::new(Open { db: Some(db), lock: Some(lock), generation: 0 }),
         };
         core.save_memo(false).map_err(|error| OpenError::File { path: core.memo.path().to_owned(), error })?;

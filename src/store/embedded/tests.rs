@@ -90,6 +90,29 @@ async fn files_keep_the_contract_under_every_durability() {
 }
 
 #[tokio::test]
+async fn the_contract_is_kept_where_memory_holds_every_record_and_where_it_holds_none() {
+    for cache_bytes in [64 << 20, 0] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig::Embedded { path: dir.path().to_owned(), durability: OFTEN, cache_bytes };
+        let open = async || Engine::open(&config, &identity("n1"), &Env::real()).await.unwrap().0;
+        let engine = open().await;
+        contract::check(&engine).await;
+        // Scans ask the files alone.
+        let all = contract::contents(&engine).await;
+        let slots: Vec<_> = all.keys().map(|(partition, key)| contract::slot(*partition, key)).collect();
+        let held: Vec<_> = all.into_values().map(Some).collect();
+        for asked in slots.chunks(limits::STORE_CALL_MAX).zip(held.chunks(limits::STORE_CALL_MAX)) {
+            assert_eq!(engine.get_many(asked.0).await.unwrap(), asked.1, "memory and files differ");
+        }
+        let clone = engine.clone();
+        engine.close().await.unwrap();
+        for asked in [&slots[..1], &[]] {
+            assert!(matches!(clone.get_many(asked).await, Err(StoreError::Unavailable(_))), "answered after closing");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_second_opener_and_another_owner_are_refused_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path(), OFTEN).await;

@@ -156,9 +156,9 @@ fn unreachable(name: &str, error: &RedisError) -> OpenError {
     let refused = error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
         // When the first command that is refused is the choice of the database, the code is lost.
-        || error.to_string().contains("Authentication required");
+        || ["Authentication required", "has no permissions"].iter().any(|text| error.to_string().contains(text));
     let remedy = if refused {
-        "check the user name and password, and that the user may use INFO and the database"
+        "check the user name and password, and that the user may use INFO, and SELECT where a database is chosen"
     } else if error.code() == Some("LOADING") {
         "start the node when the server has loaded its data"
     } else {

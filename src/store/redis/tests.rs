@@ -331,8 +331,11 @@ async fn servers_that_evict_are_refused_and_noticed() {
 #[tokio::test]
 async fn users_with_few_rights_suffice_and_wrong_passwords_get_a_remedy() {
     let port = free_port().to_string();
-    let user = "--user node on >secret ~dm:* +@read +@write +@scripting +@connection +info +dbsize";
-    let args: Vec<_> = ["--port", &port, "--requirepass", "root"].into_iter().chain(user.split(' ')).collect();
+    let user = "--user node on >secret ~dm:* +@read +@write +@scripting +@connection +select +info +dbsize";
+    // Before version 7, SELECT is not among the commands of @connection.
+    let no_select = "--user poor on >secret ~dm:* +@all -select";
+    let args = ["--port", &port, "--requirepass", "root"].into_iter();
+    let args: Vec<_> = args.chain(user.split(' ')).chain(no_select.split(' ')).collect();
     let Some(server) = TestServer::start(&args).await else { return };
     let mut config = server.config();
     config.url = format!("redis://127.0.0.1:{port}/2");
@@ -343,6 +346,10 @@ async fn users_with_few_rights_suffice_and_wrong_passwords_get_a_remedy() {
     assert!(error.to_string().contains("check the user name and password"), "{error}");
     assert!(!format!("{config:?}").contains("wrong"), "the password is shown");
     config.password = Some("secret".into());
+    config.username = Some("poor".into());
+    let error = open(&config).await.unwrap_err();
+    assert!(error.to_string().contains("may use INFO, and SELECT"), "{error}");
+    config.username = Some("node".into());
     let (engine, warnings) = open(&config).await.unwrap();
     assert!(warnings[0].to_string().contains("CONFIG GET"), "{warnings:?}");
     contract::check(&engine).await;
