@@ -11,6 +11,8 @@ pub mod version;
 pub mod wire;
 
 pub mod quorum;
+#[cfg(feature = "server")]
+pub mod seal;
 pub mod swim;
 pub mod view;
 

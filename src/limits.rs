@@ -153,6 +153,33 @@ pub const STORE_MEMO_MAX: u64 = 4 * 1024;
 /// Operations that may wait for the replica before callers wait too.
 pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
+/// Bytes asked of the system for each of the gossip socket's two buffers.
+pub const GOSSIP_SOCKET_BUFFER: usize = 1024 * 1024;
+/// Requests that gossip has under way over connections at the same time. Beyond, pings and synchronisations fail.
+pub const GOSSIP_STREAMS_MAX: usize = 256;
+/// Orders that may wait for the task of gossip before those who give them wait.
+pub const GOSSIP_QUEUE_MAX: usize = 1024;
+/// Messages of gossip kept until the certificate has come that their records need. Beyond, the oldest are dropped.
+pub const GOSSIP_PUT_ASIDE_MAX: usize = 64;
+/// Members greeted at the same time.
+pub const GREETINGS_AT_ONCE: usize = 16;
+/// Certificates of members that are remembered.
+pub const CREDENTIALS_MAX: usize = 4 * MEMBERS_MAX;
+/// Certificates asked for in one greeting.
+pub const CREDENTIALS_WANTED_MAX: usize = 64;
+/// Longest file in which a node remembers the other members, their certificates, or keys.
+pub const MEMBERS_FILE_MAX: u64 = 64 * 1024 * 1024;
+/// Keys one gossip keyring holds, removed ones among them, which must be remembered.
+pub const KEYS_MAX: usize = 256;
+/// How long a node has had a key before it seals with it, while the one before still works: the others need it too.
+pub const KEY_SETTLE: Duration = Duration::from_secs(10);
+/// Gossip datagrams of one sender that may arrive out of order; older ones count as seen. A multiple of 64.
+pub const REPLAY_WINDOW: usize = 1024;
+/// Senders of gossip whose counters a node remembers. With more, the one silent for longest is forgotten.
+pub const GOSSIP_SENDERS_MAX: usize = 2 * MEMBERS_MAX;
+/// Silence of a sender's present life after which one that seems to be earlier is believed: its clock went back.
+pub const BOOT_SILENCE: Duration = Duration::from_secs(10);
+
 /// Longest time a request may ask for.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
 /// Writes and repairs one node finishes in the background after their requests were answered. Beyond, requests wait for
@@ -223,6 +250,23 @@ pub const LOG_TAIL_MAX: u64 = 16 * 1024;
 /// Bytes of an answer to a plain question to a redis-server of `dynamomini dev`.
 pub const DEV_REDIS_ANSWER_MAX: u64 = 64 * 1024;
 
+/// Most clients of `dynamomini bench`, each with connections of its own.
+pub const BENCH_CLIENTS_MAX: usize = 256;
+/// Most operations of `dynamomini bench` under way at once.
+pub const BENCH_IN_FLIGHT_MAX: usize = 64 * 1024;
+/// Most operations a second of an open loop of `dynamomini bench`.
+pub const BENCH_RATE_MAX: u64 = 10_000_000;
+/// Most keys of a data set of `dynamomini bench`, whose numbers have twelve digits; inserts may add as many again.
+pub const BENCH_KEYS_MAX: u64 = 500_000_000_000;
+/// Keys whose causal contexts `dynamomini bench` remembers. Beyond, writes go without, and the report says so.
+pub const BENCH_CONTEXTS_MAX: usize = 1_000_000;
+/// Longest latency that `dynamomini bench` tells from longer ones.
+pub const BENCH_LATENCY_MAX: Duration = Duration::from_secs(600);
+/// Intervals of a run of `dynamomini bench` that are kept; later ones are left out of its line of time.
+pub const BENCH_POINTS_MAX: usize = 10_000;
+
+const _: () = assert!(DEADLINE_MAX.as_secs() < BENCH_LATENCY_MAX.as_secs(), "an operation's latency must be told");
+const _: () = assert!(BENCH_CLIENTS_MAX <= CONNECTIONS_MAX && BENCH_CLIENTS_MAX <= BENCH_IN_FLIGHT_MAX);
 const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among the siblings");
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");
@@ -231,6 +275,7 @@ const _: () = assert!(STORE_RECENT_VALUE_MAX <= RECORD_MAX, "no record is larger
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);
+const _: () = assert!(REPLAY_WINDOW.is_multiple_of(64) && GOSSIP_SENDERS_MAX >= MEMBERS_MAX);
 const _: () = assert!(PARTITIONS_MIN.is_power_of_two() && PARTITIONS_MAX.is_power_of_two());
 const _: () = assert!(SCAN_PAGE_BYTES + RECORD_MAX <= FRAME_MAX, "a page ends after the record that fills it");
 const _: () = assert!(GOSSIP_PLAIN_MIN <= GOSSIP_DATAGRAM_MAX - GOSSIP_SEAL_MAX, "a record must fit a datagram");

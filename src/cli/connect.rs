@@ -1,5 +1,7 @@
 //! What all verbs of a client share: its configuration, its connection, and keys as people write them.
 
+use std::path::PathBuf;
+
 use anyhow::anyhow;
 use base64::Engine;
 use base64::alphabet;
@@ -36,26 +38,52 @@ impl Connect {
         context: &Context,
         work: impl AsyncFnOnce(&Client, &ClientConfig) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        context.log_for_people()?;
-        let judged = judge_client(&self.flags.inputs()?, HostChecks::All, context.env.wall_ms());
-        judged.settled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let config = judged.into_result()?;
-        let mut builder = Client::builder(TlsMaterial::load(&config.tls)?)
-            .cluster(config.cluster.clone())
-            .namespace(config.namespace.clone())
-            .timeout(config.timeout);
-        builder = config.nodes.iter().fold(builder, |builder, node| builder.node(node.to_string()));
-        builder = self.node.into_iter().fold(builder, |builder, node| builder.pin(node));
+        let access = self.prepare(context)?;
         context.block_on(None, async {
-            let client = builder.connect().await.map_err(|error| match error {
-                ClientError::Unreachable(_) => {
-                    anyhow!("{error}: check that nodes run at these addresses, and that UDP gets through to them")
-                }
-                other => other.into(),
-            })?;
-            let done = work(&client, &config).await;
+            let client = access.connect().await?;
+            let done = work(&client, &access.config).await;
             client.close().await;
             done
+        })
+    }
+
+    /// Reads and checks the configuration, for verbs that connect more than once.
+    pub(crate) fn prepare(self, context: &Context) -> anyhow::Result<Access> {
+        context.log_for_people()?;
+        let inputs = self.flags.inputs()?;
+        let judged = judge_client(&inputs, HostChecks::All, context.env.wall_ms());
+        judged.settled.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let config = judged.into_result()?;
+        Ok(Access { tls: TlsMaterial::load(&config.tls)?, config, file: inputs.file, node: self.node })
+    }
+}
+
+/// All that it takes to connect.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// The configuration.
+    pub(crate) config: ClientConfig,
+    /// Its file, if there is one.
+    pub(crate) file: Option<PathBuf>,
+    /// The one node that everything is sent to, if there is one.
+    pub(crate) node: Option<NodeName>,
+    tls: TlsMaterial,
+}
+
+impl Access {
+    /// Connects.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        let mut builder = Client::builder(self.tls.clone())
+            .cluster(self.config.cluster.clone())
+            .namespace(self.config.namespace.clone())
+            .timeout(self.config.timeout);
+        builder = self.config.nodes.iter().fold(builder, |builder, node| builder.node(node.to_string()));
+        builder = self.node.iter().fold(builder, |builder, node| builder.pin(node.clone()));
+        builder.connect().await.map_err(|error| match error {
+            ClientError::Unreachable(_) => {
+                anyhow!("{error}: check that nodes run at these addresses, and that UDP gets through to them")
+            }
+            other => other.into(),
         })
     }
 }

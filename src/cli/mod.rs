@@ -40,7 +40,13 @@ mod scan;
 
 mod status;
 
+mod members;
+
+mod cluster;
+
 mod ring;
+
+mod bench;
 
 #[cfg(test)]
 mod tests;
@@ -92,8 +98,14 @@ enum Verb {
     Scan(scan::Args),
     /// Show how each node is.
     Status(status::Args),
+    /// Show the members as gossip sees them.
+    Members(members::Args),
+    /// Administer the cluster: the keys of gossip.
+    Cluster(cluster::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
+    /// Put load on a cluster and measure it; fill and check a data set.
+    Bench(Box<bench::Args>),
     /// Check and show configuration, and list its keys.
     Config(config::Args),
     /// Make, request, renew and show certificates.
@@ -162,7 +174,10 @@ impl Cli {
             Verb::Delete(args) => args.run(&context),
             Verb::Scan(args) => args.run(&context),
             Verb::Status(args) => args.run(&context),
+            Verb::Members(args) => args.run(&context),
+            Verb::Cluster(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
+            Verb::Bench(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),
             Verb::Certs(args) => args.run(&context),
             Verb::Completions(args) => args.run(&context),

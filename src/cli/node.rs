@@ -2,22 +2,25 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Context;
 use crate::cli::lock::Lock;
 use crate::cli::parent::Parent;
 use crate::cli::start_logging;
-use crate::config::node::{Durability, EngineConfig};
+use crate::config::node::{Durability, EngineConfig, GossipConfig, Preset};
 use crate::config::redis::{RedisEndpoint, Secret};
 use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
 use crate::net::link::LinkSettings;
-use crate::net::{BindConfig, Endpoint, Socket, TlsMaterial, TransportSettings, tls};
+use crate::net::{BindConfig, Datagrams, Endpoint, Socket, TlsMaterial, TransportSettings, Udp, tls};
+use crate::node::gossip::{Founding, GossipParts};
 use crate::node::{Node, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
+use crate::swim;
 use crate::types::Namespace;
 use crate::wire::rpc::{ClusterInfo, MemberInfo};
 
@@ -66,29 +69,40 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
     // Two processes with one node's name and keys would be taken for one.
     let lock = Lock::take(&data_dir.join(LOCK));
     let _lock = lock.with_context(|| format!("node.data_dir {} cannot be used", data_dir.display()))?;
-    let node = start(context, config).await?;
+    let endpoint = bind(context, config)?;
+    // Without a list of members this may take until another node is there.
+    let cluster = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        cluster = cluster(context, config, &endpoint) => cluster?,
+    };
+    let node = start(context, config, endpoint, cluster).await?;
     tracing::info!(
         node = %config.name, cluster = %config.cluster, quic = %config.listen.quic,
         version = env!("CARGO_PKG_VERSION"), "node serves"
     );
+    let mut conflict = false;
     tokio::select! {
         biased;
         _ = terminate.recv() => tracing::info!("told to terminate"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
         () = orphaned => tracing::info!("the process that started this node is gone"),
+        () = node.yielded() => conflict = true,
     }
     node.shutdown().await.context("the storage was not closed cleanly")?;
     tracing::info!("node stopped");
+    if conflict {
+        bail!(
+            "another process runs as node {} with the same certificate: give this one a name of its own",
+            config.name
+        );
+    }
     Ok(())
 }
 
-/// Opens storage and network, and starts the node on them.
-async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
-    let env = &context.env;
-    let identity =
-        StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: config.partitions };
-    let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+/// Opens the network.
+fn bind(context: &Context, config: &NodeConfig) -> anyhow::Result<Endpoint> {
     let settings = TransportSettings {
         keep_alive: config.timeouts.keepalive,
         idle_timeout: config.timeouts.idle,
@@ -99,20 +113,91 @@ async fn start(context: &Context, config: &NodeConfig) -> anyhow::Result<Node> {
         socket: Socket::Address(config.listen.quic),
         material: TlsMaterial::load(&config.tls)?,
         provider: tls::ring_provider(),
-        keys: keys::load_or_create(&config.data_dir, env)?,
+        keys: keys::load_or_create(&config.data_dir, &context.env)?,
         settings,
     };
-    let endpoint = Endpoint::bind(bind, env)?;
+    Ok(Endpoint::bind(bind, &context.env)?)
+}
+
+/// Opens the storage, and starts the node on it and on the network.
+async fn start(
+    context: &Context,
+    config: &NodeConfig,
+    endpoint: Endpoint,
+    cluster: ClusterInfo,
+) -> anyhow::Result<Node> {
+    let env = &context.env;
+    let gossip = Some(gossip(config, &endpoint)?);
+    let identity =
+        StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: cluster.partitions };
+    let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let timeouts =
         Timeouts { replica: config.timeouts.replica, hedge: config.timeouts.hedge, shutdown: config.timeouts.shutdown };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
-    let parts = Parts { cluster: cluster(config), engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT };
+    let parts = Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, gossip };
     Ok(Node::start(parts, env).await?)
 }
 
-/// The cluster as the configuration lists it.
-fn cluster(config: &NodeConfig) -> ClusterInfo {
+/// What gossip is made of.
+fn gossip(config: &NodeConfig, endpoint: &Endpoint) -> anyhow::Result<GossipParts> {
+    let socket = Udp::bind(config.listen.gossip)?;
+    let quic = match &config.advertise.quic {
+        Some(told) => told.clone(),
+        None => endpoint.local_addr()?.into(),
+    };
+    let gossip = match &config.advertise.gossip {
+        Some(told) => told.clone(),
+        None => quic.with_port(socket.local_addr()?.port()),
+    };
+    Ok(GossipParts {
+        config: pace(&config.gossip),
+        seeds: config.seeds.iter().map(ToString::to_string).collect(),
+        socket: Arc::new(socket),
+        quic: quic.to_string(),
+        gossip: gossip.to_string(),
+        admin: None,
+        zone: config.zone.clone(),
+        weight: config.weight,
+        material: TlsMaterial::load(&config.tls)?,
+        provider: tls::ring_provider(),
+        data_dir: Some(config.data_dir.clone()),
+    })
+}
+
+/// The preset, and what was told otherwise.
+fn pace(told: &GossipConfig) -> swim::Config {
+    let preset = match told.preset {
+        Preset::Local => swim::Config::local(),
+        Preset::Lan => swim::Config::lan(),
+        Preset::Wan => swim::Config::wan(),
+    };
+    let relays = told.indirect_probes.and_then(|relays| usize::try_from(relays).ok());
+    swim::Config {
+        probe_interval: told.interval.unwrap_or(preset.probe_interval),
+        ping_timeout: told.probe_timeout.unwrap_or(preset.ping_timeout),
+        relays: relays.unwrap_or(preset.relays),
+        suspicion_min: told.suspicion_min.unwrap_or(preset.suspicion_min),
+        suspicion_max: told.suspicion_max.unwrap_or(preset.suspicion_max),
+        sync_interval: told.push_pull.unwrap_or(preset.sync_interval),
+        ..preset
+    }
+}
+
+/// The cluster as the configuration lists it, or else as the seeds describe it.
+async fn cluster(context: &Context, config: &NodeConfig, endpoint: &Endpoint) -> anyhow::Result<ClusterInfo> {
+    let founding = Founding::at(&config.data_dir, &config.cluster, &config.name);
+    if config.members.is_empty() {
+        let seeds: Vec<String> = config.seeds.iter().map(ToString::to_string).collect();
+        return Ok(founding.learn(endpoint, &seeds, &context.env).await?);
+    }
+    let listed = listed(config);
+    founding.keep(&listed)?;
+    Ok(listed)
+}
+
+fn listed(config: &NodeConfig) -> ClusterInfo {
     let members = config.members.iter().map(|member| MemberInfo {
         name: member.name.clone(),
         quic: member.quic.to_string(),

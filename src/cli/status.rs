@@ -23,7 +23,7 @@ use crate::wire::rpc::NodeStatus;
 #[command(
     after_help = "All nodes are asked at once, each for as long as --timeout says. A node that does not answer is shown \
 with the reason, and the exit status is 1. KEYS counts tombstones and hints, too; PEERS is how many of the other nodes \
-the node has connections to.
+the node has connections to, GOSSIP how many of the members it knows are alive.
 
 Examples:
   dynamomini status
@@ -56,7 +56,9 @@ impl Args {
 }
 
 fn text(reports: &[Report]) -> String {
-    let head = ["NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "UPTIME", "PEERS"];
+    let head = [
+        "NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "UPTIME", "PEERS", "GOSSIP",
+    ];
     let mut rows = vec![row(head)];
     let mut troubles = String::new();
     for (member, answer) in reports {
@@ -78,6 +80,7 @@ fn text(reports: &[Report]) -> String {
             &status.hints.to_string(),
             &span(Duration::from_secs(status.uptime_s)),
             &format!("{up}/{}", status.peers.len()),
+            &status.gossip,
         ]));
         if status.health != "ok" {
             troubles.push_str(&format!("{}: {}\n", member.name, status.health));
@@ -114,6 +117,7 @@ fn object((member, answer): &Report) -> Value {
             "keys": status.keys,
             "bytes": status.bytes,
             "hints": status.hints,
+            "gossip": status.gossip,
             "peers": status.peers.iter().map(|peer| json!({
                 "id": peer.name.as_str(), "quic": peer.quic, "state": peer.state, "rtt_us": peer.rtt_us,
             })).collect::<Vec<_>>(),

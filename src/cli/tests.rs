@@ -59,6 +59,10 @@ fn settings_have_flags_and_global_flags_go_anywhere() {
         "dynamomini scan --values --limit 10 user/",
         "dynamomini status --json",
         "dynamomini ring k --config c.toml",
+        "dynamomini bench --mix ycsb-a --rate 5000/s --in-flight 9 --clients 2 -r one --node n1 --json",
+        "dynamomini bench --mix get=95,put=5 --count 10 --warmup 0s --value-size zipf:24..2KiB --plot p.svg",
+        "dynamomini bench load --keys 10 --seed 7 -w all",
+        "dynamomini bench check --keys 10 --every-node --namespace orders",
     ];
     for line in good {
         let parsed = Cli::try_parse_from(line.split(' '));
@@ -75,6 +79,11 @@ fn settings_have_flags_and_global_flags_go_anywhere() {
         "dynamomini scan --keys-only --values",
         "dynamomini certs client web --grant orders",
         "dynamomini certs node N1",
+        "dynamomini bench --mix ycsb-z",
+        "dynamomini bench --count 1 --duration 1s",
+        "dynamomini bench --keys 0",
+        "dynamomini bench check --every-node --node n1",
+        "dynamomini bench --mix put load",
         "dynamomini frob",
     ] {
         assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line} was taken");

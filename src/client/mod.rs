@@ -56,6 +56,7 @@ use crate::types::{ClusterName, Namespace, NodeName};
 use crate::version::RequestId;
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
+use crate::wire::gossip::{KeyOrder, KeysReport, MembersReport};
 use crate::wire::rpc::{self, NodeStatus, PutItem, Reply, Request};
 
 /// How long the last replies are waited for when a client closes.
@@ -187,6 +188,31 @@ impl Client {
         }
     }
 
+    /// The members, as the pinned node, or else any, sees them.
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub async fn members(&self) -> Result<MembersReport, ClientError> {
+        match self.call(self.deadline(None)).send(&self.anybody(), Request::Members).await? {
+            Reply::Members(report) => Ok(*report),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Gives an order to the keys of gossip through the pinned node, or else any. For administrators only.
+    ///
+    /// # Errors
+    /// When it is refused or no node answers. An addition that was not answered may have happened.
+    pub async fn gossip_keys(&self, order: KeyOrder) -> Result<KeysReport, ClientError> {
+        // One node only: a key that was added twice would do no harm, but would have to be removed again.
+        let targets = self.anybody();
+        let call = Call { once: true, ..self.call(self.deadline(None)) };
+        match call.send(targets.get(..1).unwrap_or_default(), Request::Keys(order)).await? {
+            Reply::Keys(report) => Ok(report),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Closes all connections, once the operations under way have ended or a second has passed.
     pub async fn close(self) {
         self.inner.routes.endpoint().close(CLOSE_PATIENCE).await;
@@ -211,6 +237,11 @@ impl Client {
 
     fn call(&self, deadline: Instant) -> Call<'_> {
         Call { routes: &self.inner.routes, env: &self.inner.env, deadline, once: false }
+    }
+
+    /// Whom to ask for what does not concern a key: the pinned node, or else any.
+    fn anybody(&self) -> Vec<Target> {
+        self.pinned().unwrap_or_else(|| self.inner.routes.any())
     }
 
     /// The one node that everything is sent to, if there is one.

@@ -63,8 +63,10 @@ pub struct NodeConfig {
     pub log: LogConfig,
     /// Threads that serve the network; `None` means one per core.
     pub threads: Option<usize>,
-    /// The members of the cluster, this node among them, ordered by name. Empty only for a node that is alone and whose
-    /// port the system chooses.
+    /// Where to find the cluster: QUIC addresses of other nodes.
+    pub seeds: Vec<HostPort>,
+    /// The founding members of the cluster, this node among them, ordered by name. Empty for a node that learns them from
+    /// its seeds, and for one that is alone and whose port the system chooses.
     pub members: Vec<MemberConfig>,
 }
 
@@ -138,19 +140,34 @@ pub struct Timeouts {
     pub shutdown: Duration,
 }
 
-/// Pace of gossip: taken and checked; used once gossip membership lands.
+/// Pace of gossip: a preset, and what differs from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GossipConfig {
+    /// `local`, `lan` or `wan`.
+    pub preset: Preset,
     /// Between probes.
-    pub interval: Duration,
+    pub interval: Option<Duration>,
     /// For the answer to a direct probe.
-    pub probe_timeout: Duration,
+    pub probe_timeout: Option<Duration>,
     /// Members asked to probe a silent one.
-    pub indirect_probes: u32,
-    /// How much longer than an interval a suspect has to answer.
-    pub suspicion_multiplier: u32,
+    pub indirect_probes: Option<u32>,
+    /// What a suspect has to answer when several suspect it.
+    pub suspicion_min: Option<Duration>,
+    /// What it has when one does.
+    pub suspicion_max: Option<Duration>,
     /// Between exchanges of full state.
-    pub push_pull: Duration,
+    pub push_pull: Option<Duration>,
+}
+
+/// How far the members are from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// On one machine.
+    Local,
+    /// At one site.
+    Lan,
+    /// On several continents.
+    Wan,
 }
 
 /// What is logged.
@@ -196,7 +213,11 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
     let name = own?;
     let zone: Zone = settled.parsed("node.zone")?;
     let weight = narrow(settled.number("node.weight"));
-    let members = match (&advertise.quic, members.is_empty()) {
+    let seeds = match settled.get("cluster.seeds").map(|found| &found.value) {
+        Some(Value::List(texts)) => texts.iter().filter_map(|text| text.parse().ok()).collect(),
+        _ => Vec::new(),
+    };
+    let members = match (&advertise.quic, members.is_empty() && seeds.is_empty()) {
         (Some(quic), true) => {
             let (gossip, zone) = (advertise.gossip.clone(), zone.clone());
             vec![MemberConfig { name: name.clone(), quic: quic.clone(), gossip, zone, weight }]
@@ -225,6 +246,7 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
             json: settled.text("log.format") == Some("json"),
         },
         threads,
+        seeds,
         members,
     })
 }
@@ -345,14 +367,20 @@ fn advertise(settled: &mut Settled) -> Advertise {
         if listen.port() == 0 || settled.refused.contains(&listen_key) {
             return None;
         }
-        // With other members listed, nobody is told our gossip address by us: the list is what they use.
-        if listen.ip().is_unspecified() && (name == "quic" || settled.members.is_empty()) {
-            let what = format!("is missing, and {listen_key} {listen} is not an address that others can reach");
-            settled.report(&key, what, "set it to the host and port that others use, or list this node in [[members]]");
-            return None;
-        }
         if listen.ip().is_unspecified() {
-            return None;
+            if name == "quic" {
+                let what = format!("is missing, and {listen_key} {listen} is not an address that others can reach");
+                let fix = "set it to the host and port that others use, or list this node in [[members]]";
+                settled.report(&key, what, fix);
+                return None;
+            }
+            // The host that is good for one protocol is good for the other.
+            let quic = settled.parsed::<HostPort>("advertise.quic")?;
+            let value = quic.with_port(listen.port());
+            let sourced =
+                Sourced { value: Value::Text(value.to_string()), source: Source::Derived("advertise.quic".to_owned()) };
+            settled.values.insert(key, sourced);
+            return Some(value);
         }
         let value = HostPort::from(listen);
         let sourced = Sourced { value: Value::Text(value.to_string()), source: Source::Derived(listen_key) };
@@ -448,12 +476,26 @@ fn at_most(settled: &mut Settled, shorter: &str, longer: &str, divisor: u64) {
 }
 
 fn gossip(settled: &mut Settled) -> GossipConfig {
-    at_most(settled, "gossip.probe_timeout_ms", "gossip.interval_ms", 1);
+    let number = |settled: &Settled, key: &str| settled.get(key).map(|_| settled.number(key));
+    let span = |settled: &Settled, key: &str| number(settled, key).map(Duration::from_millis);
+    for (shorter, longer) in
+        [("gossip.probe_timeout_ms", "gossip.interval_ms"), ("gossip.suspicion_min_ms", "gossip.suspicion_max_ms")]
+    {
+        if settled.get(shorter).is_some() && settled.get(longer).is_some() {
+            at_most(settled, shorter, longer, 1);
+        }
+    }
     GossipConfig {
-        interval: millis(settled, "gossip.interval_ms"),
-        probe_timeout: millis(settled, "gossip.probe_timeout_ms"),
-        indirect_probes: narrow(settled.number("gossip.indirect_probes")),
-        suspicion_multiplier: narrow(settled.number("gossip.suspicion_multiplier")),
-        push_pull: millis(settled, "gossip.push_pull_ms"),
+        preset: match settled.text("gossip.preset") {
+            Some("local") => Preset::Local,
+            Some("wan") => Preset::Wan,
+            _ => Preset::Lan,
+        },
+        interval: span(settled, "gossip.interval_ms"),
+        probe_timeout: span(settled, "gossip.probe_timeout_ms"),
+        indirect_probes: number(settled, "gossip.indirect_probes").map(narrow),
+        suspicion_min: span(settled, "gossip.suspicion_min_ms"),
+        suspicion_max: span(settled, "gossip.suspicion_max_ms"),
+        push_pull: span(settled, "gossip.push_pull_ms"),
     }
 }

@@ -187,7 +187,6 @@ const NODE_NAME: Kind = Kind::Text(checked::<NodeName, _>, "node name");
 const ZONE: Kind = Kind::Text(checked::<Zone, _>, "zone name");
 const NAMESPACE: Kind = Kind::Text(checked::<Namespace, _>, "namespace");
 const WEIGHT: Kind = Kind::Integer(1, limits::WEIGHT_MAX as u64);
-const GOSSIP_NOTE: &str = "Taken and checked; used once gossip membership lands.";
 
 use Fallback::Absent;
 use Fallback::Required;
@@ -196,7 +195,8 @@ use Fallback::Value;
 #[rustfmt::skip]
 const NODE_SETTINGS: &[Setting] = &[
     Setting::new("cluster.name", CLUSTER, Required, "The cluster this node belongs to, fixed at its creation. Nodes and clients of another cluster are refused."),
-    Setting::new("cluster.partitions", Kind::Number(partitions, "power of two, 16 to 65536"), Value("1024"), "Equal parts of the hash space, fixed at the cluster's creation. 1024 suit up to 40 nodes, 4096 101, 16384 256, 65536 645."),
+    Setting::new("cluster.seeds", Kind::HostPorts, Absent, "QUIC addresses of nodes to find the cluster by. A name may stand for several. Tried for ever, so that start order does not matter."),
+    Setting::new("cluster.partitions", Kind::Number(partitions, "power of two, 16 to 65536"), Value("1024"), "Equal parts of the hash space, fixed at the cluster's creation; without [[members]] learnt from the seeds. 1024 suit up to 40 nodes, 4096 101, 16384 256, 65536 645."),
     Setting::new("node.name", NODE_NAME, Required, "This node's name: a DNS label, unique in the cluster, and the same as in its certificate."),
     Setting::new("node.zone", ZONE, Value("default"), "The failure zone (rack, hall, region); replicas are spread over zones. By default as in [[members]]."),
     Setting::new("node.weight", WEIGHT, Value("100"), "This node's share of the data in proportion to the other nodes' weights. By default as in [[members]]."),
@@ -205,7 +205,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("listen.gossip", Kind::Listen, Value("0.0.0.0:7401"), "UDP address for gossip."),
     Setting::new("listen.admin", Kind::Listen, Value("127.0.0.1:7402"), "TCP address for health, metrics and administration over HTTP. It has no authentication of its own: keep it local."),
     Setting::new("advertise.quic", Kind::HostPort, Absent, "Where others reach listen.quic. By default this node's entry in [[members]], else the listen address."),
-    Setting::new("advertise.gossip", Kind::HostPort, Absent, "Where others reach listen.gossip. By default this node's entry in [[members]], else the listen address."),
+    Setting::new("advertise.gossip", Kind::HostPort, Absent, "Where others reach listen.gossip. By default this node's entry in [[members]], else the listen address, else the host of advertise.quic."),
     Setting::new("storage.engine", Kind::Choice(&["embedded", "redis", "memory"]), Value("embedded"), "Where this node keeps its records: files in data_dir, a Redis of its own, or memory only (for tests)."),
     Setting::new("storage.durability", Kind::Choice(&["off", "interval", "every-batch"]), Value("every-batch"), "When the embedded engine syncs to disk: never by itself, every interval_ms, or before each batch is acknowledged."),
     Setting::new("storage.interval_ms", Kind::Millis(1, 60_000), Value("100"), "Time between syncs with durability interval: what a power cut may cost."),
@@ -238,11 +238,13 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("timeouts.shutdown_ms", Kind::Millis(0, 600_000), Value("10000"), "Time that work under way gets to finish at shutdown."),
     Setting::new("net.lanes", Kind::Integer(1, limits::LANES_MAX as u64), Value("1"), "QUIC streams per connection that requests share; more suffer less from lost packets, fewer cost less."),
     Setting::new("net.mtu_max", Kind::Integer(1_200, 65_527), Value("1452"), "Largest UDP payload that path discovery tries, in bytes."),
-    Setting::new("gossip.interval_ms", Kind::Millis(50, 60_000), Value("1000"), GOSSIP_NOTE),
-    Setting::new("gossip.probe_timeout_ms", Kind::Millis(10, 60_000), Value("500"), "Less than interval_ms. Taken and checked; used once gossip membership lands."),
-    Setting::new("gossip.indirect_probes", Kind::Integer(0, 16), Value("3"), GOSSIP_NOTE),
-    Setting::new("gossip.suspicion_multiplier", Kind::Integer(1, 32), Value("4"), GOSSIP_NOTE),
-    Setting::new("gossip.push_pull_ms", Kind::Millis(1_000, 3_600_000), Value("30000"), GOSSIP_NOTE),
+    Setting::new("gossip.preset", Kind::Choice(&["local", "lan", "wan"]), Value("lan"), "Pace of gossip for one machine, for a site, or for several continents; the keys below change single values of it."),
+    Setting::new("gossip.interval_ms", Kind::Millis(50, 60_000), Absent, "Time between two probes of other members. The preset's: 400 local, 800 lan, 2500 wan."),
+    Setting::new("gossip.probe_timeout_ms", Kind::Millis(10, 60_000), Absent, "Wait for the answer to a probe before others are asked to try. The preset's: 200 local, 300 lan, 1000 wan."),
+    Setting::new("gossip.indirect_probes", Kind::Integer(0, 16), Absent, "Members asked to try one that did not answer. The preset's: 3."),
+    Setting::new("gossip.suspicion_min_ms", Kind::Millis(100, 600_000), Absent, "Time a suspect has to answer when several members suspect it. The preset's: 1000 local, 1400 lan, 5000 wan."),
+    Setting::new("gossip.suspicion_max_ms", Kind::Millis(100, 600_000), Absent, "Time a suspect has when only one member suspects it. The preset's: 5000 local, 8000 lan, 30000 wan."),
+    Setting::new("gossip.push_pull_ms", Kind::Millis(100, 3_600_000), Absent, "Shortest time between two exchanges of full state that one member begins. The preset's: 1000 local and lan, 3000 wan."),
     Setting::new("log.level", Kind::Text(log_level, "level or filters"), Value("info"), "error, warn, info, debug, trace, or filters such as info,dynamomini::net=debug."),
     Setting::new("log.format", Kind::Choice(&["text", "json"]), Value("text"), "How log lines are written to standard error."),
     Setting::new("runtime.threads", Kind::Integer(0, 1_024), Value("0"), "Threads that serve the network; 0 means one per core."),

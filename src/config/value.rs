@@ -236,6 +236,11 @@ impl HostPort {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// The same host at another port.
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { host: self.host.clone(), port }
+    }
 }
 
 impl From<SocketAddr> for HostPort {

@@ -174,8 +174,7 @@ impl Certificate {
             GeneralName::URI(uri) => Some(*uri),
             _ => None,
         }))?;
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+        let fingerprint = fingerprint(der);
         let validity = parsed.validity();
         Ok(Self {
             identity,
@@ -184,6 +183,13 @@ impl Certificate {
             not_after_ms: validity.not_after.timestamp().saturating_mul(1000),
         })
     }
+}
+
+/// SHA-256 of a certificate.
+pub(crate) fn fingerprint(der: &[u8]) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    fingerprint
 }
 
 fn person(what: &'static str, name: &str) -> Result<Arc<str>, Invalid> {

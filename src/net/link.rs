@@ -349,8 +349,11 @@ impl Core {
     }
 }
 
-/// The socket addresses of `IP:PORT` or `HOST:PORT`.
-async fn resolve(address: &str) -> std::io::Result<Vec<SocketAddr>> {
+/// The socket addresses of `IP:PORT` or `HOST:PORT`, at most [`limits::ADDRESSES_MAX`].
+///
+/// # Errors
+/// When the name cannot be resolved.
+pub async fn resolve(address: &str) -> std::io::Result<Vec<SocketAddr>> {
     if let Ok(address) = address.parse() {
         return Ok(vec![address]);
     }

@@ -6,6 +6,8 @@
 //! do is for the handler to decide.
 
 pub mod counters;
+pub mod credential;
+pub mod datagram;
 pub mod error;
 pub mod grants;
 pub mod identity;
@@ -31,6 +33,12 @@ pub mod pool;
 
 pub use connection::Connection;
 pub use counters::NetCounters;
+pub use credential::Credential;
+pub use credential::CredentialError;
+pub use credential::RecordSigner;
+pub use credential::Vouched;
+pub use datagram::Datagrams;
+pub use datagram::Udp;
 pub use endpoint::BindConfig;
 pub use endpoint::Endpoint;
 pub use endpoint::Expect;
@@ -53,4 +61,4 @@ pub use tls::TlsFiles;
 pub use tls::TlsMaterial;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -30,9 +30,11 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::ParsedCertificate;
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
+use rustls::sign::SigningKey;
 use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 
+use crate::net::credential;
 use crate::net::identity::Certificate;
 use crate::net::identity::Identity;
 use crate::net::identity::IdentityError;
@@ -104,6 +106,8 @@ pub struct TlsMaterial {
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     certificate: Certificate,
+    /// What the key that signs this node's records is made from.
+    record_seed: [u8; 32],
 }
 
 impl fmt::Debug for TlsMaterial {
@@ -144,10 +148,10 @@ impl TlsMaterial {
         let certificates = read_certificates(chain)?;
         let certificate = Certificate::parse(&certificates[0])
             .map_err(|problem| TlsError::Identity { file: chain.name.to_owned(), problem })?;
-        let signer = read_key(key).and_then(|der| {
-            let unusable = |error| file_error(key, format!("the key cannot be used: {error}"));
-            provider.key_provider.load_private_key(der).map_err(unusable)
-        })?;
+        let der = read_key(key)?;
+        let record_seed = credential::record_seed(der.secret_der());
+        let unusable = |error| file_error(key, format!("the key cannot be used: {error}"));
+        let signer = provider.key_provider.load_private_key(der).map_err(unusable)?;
         let certified = CertifiedKey::new(certificates, signer);
         certified
             .keys_match()
@@ -157,7 +161,7 @@ impl TlsMaterial {
             let unusable = |error| file_error(roots, format!("a root certificate cannot be used: {error}"));
             store.add(root).map_err(unusable)?;
         }
-        Ok(Self { key: Arc::new(certified), roots: Arc::new(store), certificate })
+        Ok(Self { key: Arc::new(certified), roots: Arc::new(store), certificate, record_seed })
     }
 
     /// Who this process is.
@@ -168,6 +172,35 @@ impl TlsMaterial {
     /// The process's own certificate.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// The own certificate and those between it and the authority's.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+
+    /// The certificate's private key.
+    pub(crate) fn signing_key(&self) -> &dyn SigningKey {
+        &*self.key.key
+    }
+
+    /// What the key that signs this node's records is made from.
+    pub(crate) fn record_seed(&self) -> &[u8; 32] {
+        &self.record_seed
+    }
+
+    /// Whether the first of these certificates chains to the roots at this time, for a server's use.
+    pub(crate) fn trusts(
+        &self,
+        chain: &[CertificateDer<'_>],
+        provider: &CryptoProvider,
+        wall_ms: u64,
+    ) -> Result<(), rustls::Error> {
+        let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(wall_ms));
+        let algorithms = provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)
     }
 
     /// The configuration for accepting connections: TLS 1.3, client certificates demanded, no resumption.

@@ -9,17 +9,19 @@ use tokio::time::Instant;
 use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::node::gossip::Gossip;
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
 use crate::node::timeouts::Timeouts;
 use crate::record;
-use crate::store::{Engine, Slot};
+use crate::store::{Engine, Health, Slot};
+use crate::swim::StorageHealth;
 use crate::types::{Namespace, NodeId, PartitionId, Partitions};
-use crate::view::ClusterView;
+use crate::view::{ClusterView, ViewError};
 use crate::wire::blob::Blob;
-use crate::wire::rpc::{ServeError, SlotRef};
+use crate::wire::rpc::{ClusterInfo, ServeError, SlotRef};
 
 /// The shared parts.
 pub(crate) struct Core {
@@ -38,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) started: Instant,
     /// Room for work in the background.
     pub(crate) background: Arc<Semaphore>,
+    /// Membership by gossip. `None` where members are only those of the configuration.
+    pub(crate) gossip: Option<Arc<Gossip>>,
     /// The scope of work that outlives the request it belongs to: slow replicas, read repair, hints.
     pub(crate) rest: Env,
 }
@@ -134,6 +138,71 @@ impl Core {
     /// Whether a node is connected and answered in time of late; this one always is and did.
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         node == self.id || self.peers.is_up(node)
+    }
+
+    /// Whether a node can take a write now; this one finds out by trying.
+    pub(crate) fn takes_writes(&self, node: NodeId) -> bool {
+        let refuses = matches!(self.peers.storage(node), StorageHealth::ReadOnly | StorageHealth::Down);
+        node == self.id || (self.peers.is_connected(node) && !refuses)
+    }
+
+    /// Whether a node can be read from now; this one finds out by trying.
+    pub(crate) fn takes_reads(&self, node: NodeId) -> bool {
+        node == self.id || (self.peers.is_connected(node) && self.peers.storage(node) != StorageHealth::Down)
+    }
+
+    /// The order in which replicas are read as far as their storages go, best first. A storage that takes no writes
+    /// reads well.
+    pub(crate) fn read_rank(&self, node: NodeId) -> u8 {
+        let own = || match self.engine.health() {
+            Health::Ok | Health::ReadOnly { .. } => StorageHealth::Ok,
+            Health::Slow { .. } => StorageHealth::Slow,
+            Health::LosingData { .. } => StorageHealth::LosingData,
+            Health::Down { .. } => StorageHealth::Down,
+        };
+        match if node == self.id { own() } else { self.peers.storage(node) } {
+            StorageHealth::Ok | StorageHealth::ReadOnly => 0,
+            StorageHealth::Slow => 1,
+            StorageHealth::LosingData => 2,
+            StorageHealth::Down => 3,
+        }
+    }
+
+    /// Goes on with another description of the cluster: whoever is new is connected to.
+    pub(crate) fn adopt(&self, info: ClusterInfo) -> Result<(), ViewError> {
+        let next = Arc::new(ClusterView::new(info)?);
+        self.peers.follow(&next);
+        self.views.replace(next);
+        Ok(())
+    }
+
+    /// A member says where its data plane is. Returns whether that changed the view.
+    pub(crate) fn moved(&self, node: NodeId, quic: &str) -> bool {
+        let view = self.view();
+        if view.members().get(&node).is_none_or(|member| member.quic == quic) {
+            return false;
+        }
+        let mut info = view.info().clone();
+        let at = info.members.iter_mut().find(|member| ClusterHash::node_id(&member.name) == node);
+        if let Some(member) = at {
+            tracing::info!(member = %member.name, from = member.quic, to = quic, "a member has moved");
+            member.quic = quic.to_owned();
+        }
+        match self.adopt(info) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the cluster cannot be described with a member's new address");
+                false
+            }
+        }
+    }
+
+    /// A hash of the settings that must be equal on all nodes.
+    pub(crate) fn settings_hash(&self) -> u64 {
+        let view = self.view();
+        let settings = (view.info().partitions, &view.info().namespaces);
+        let bytes = postcard::to_stdvec(&settings).expect("numbers and names always encode into memory");
+        self.hash.checksum(b"settings", &bytes)
     }
 
     /// Whether a node is connected, however slowly it answers; this one always is.

@@ -5,6 +5,7 @@
 
 mod coordinate;
 mod core;
+pub mod gossip;
 mod hints;
 pub mod keys;
 mod peers;
@@ -27,6 +28,7 @@ use crate::limits;
 use crate::net::Endpoint;
 use crate::net::link::LinkSettings;
 use crate::node::core::{Core, Counters, Views};
+use crate::node::gossip::{Gossip, GossipError, GossipParts};
 use crate::node::hints::HintBudget;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
@@ -35,7 +37,8 @@ use crate::node::serve::Serve;
 use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
-use crate::wire::rpc::ClusterInfo;
+use crate::wire::gossip::MembersReport;
+use crate::wire::rpc::{ClusterInfo, MemberInfo, ServeError};
 
 /// What a node is made of besides its own services: plain values and the two edges, open already.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct Parts {
     pub timeouts: Timeouts,
     /// How far a stamp of another node may lead this one's wall clock before it is not followed.
     pub clock_drift: Duration,
+    /// Membership by gossip. Without it the members are those of `cluster`, and only connections say who is up.
+    pub gossip: Option<GossipParts>,
 }
 
 /// Why a node did not start.
@@ -63,6 +68,9 @@ pub enum StartError {
     /// The node is not in its own cluster.
     #[error("{0} is not among the members: add it to [[members]]")]
     NotAMember(NodeName),
+    /// Gossip cannot begin.
+    #[error(transparent)]
+    Gossip(#[from] GossipError),
     /// Name, partitions or node differ, which are fixed for a node's life.
     #[error("this is not the description of the running cluster, but of {0}")]
     Another(ClusterName),
@@ -88,12 +96,15 @@ impl Node {
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift } = parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip } = parts;
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
-        if !view.members().contains_key(&id) {
+        if gossip.is_none() && !view.members().contains_key(&id) {
             return Err(StartError::NotAMember(view.info().node.clone()));
         }
+        let (name, cluster) = (&view.info().node, &view.info().cluster);
+        let gossip = gossip.map(|parts| Gossip::prepare(name, cluster, parts, env)).transpose()?;
+        let (gossip, prepared) = gossip.unzip();
         let storage = env.child();
         let rest = env.child();
         let replica = Replica::start(engine.clone(), *view.hash(), id, clock_drift, &storage);
@@ -113,10 +124,14 @@ impl Node {
             counters: Counters::default(),
             started: tokio::time::Instant::now(),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
+            gossip,
             rest: rest.clone(),
         });
         rest.spawn("hints", hints::deliver(core.clone()));
         endpoint.serve(Serve(core.clone()));
+        if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
+            Gossip::start(&core, gossip, prepared);
+        }
         Ok(Self { core, endpoint, storage })
     }
 
@@ -131,16 +146,34 @@ impl Node {
         if (&old.cluster, old.partitions, &old.node) != (&new.cluster, new.partitions, &new.node) {
             return Err(StartError::Another(new.cluster.clone()));
         }
-        let next = Arc::new(ClusterView::new(cluster)?);
-        if !next.members().contains_key(&self.core.id) {
-            return Err(StartError::NotAMember(next.info().node.clone()));
+        let own = |member: &MemberInfo| member.name == cluster.node;
+        if self.core.gossip.is_none() && !cluster.members.iter().any(own) {
+            return Err(StartError::NotAMember(cluster.node));
         }
-        self.core.peers.follow(&next);
-        self.core.views.replace(next);
-        Ok(())
+        Ok(self.core.adopt(cluster)?)
     }
 
-    /// Ends in order: no new requests, those in flight answered, what they left behind finished or kept as hints, the
+    /// The members as this node sees them.
+    ///
+    /// # Errors
+    /// When the node is ending.
+    pub async fn members(&self) -> Result<MembersReport, ServeError> {
+        match &self.core.gossip {
+            Some(gossip) => gossip.report().await,
+            None => Ok(gossip::without_gossip(&self.core)),
+        }
+    }
+
+    /// Waits until it turns out that another process runs under this node's name and was there first: this one should
+    /// end. Never, in health.
+    pub async fn yielded(&self) {
+        match &self.core.gossip {
+            Some(gossip) => gossip.yielded.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends in order: the others are told, then no new requests, those in flight answered, what they left behind finished or kept as hints, the
     /// storage closed cleanly.
     ///
     /// # Errors
@@ -148,10 +181,17 @@ impl Node {
     /// new epoch at the next start.
     pub async fn shutdown(self) -> Result<(), StoreError> {
         let patience = self.core.timeouts.shutdown;
+        let mut dropped = 0;
+        if let Some(gossip) = &self.core.gossip {
+            if !gossip.yielded.is_cancelled() {
+                gossip.leave(patience / 4).await;
+            }
+            dropped += gossip.env.shutdown(patience / 8).await;
+        }
         self.core.rest.stop();
         self.endpoint.close(patience / 2).await;
-        let dropped = self.core.rest.shutdown(patience / 4).await;
-        let dropped = dropped + self.storage.shutdown(patience / 4).await;
+        dropped += self.core.rest.shutdown(patience / 4).await;
+        dropped += self.storage.shutdown(patience / 4).await;
         if dropped > 0 {
             tracing::warn!(dropped, "tasks did not end in time and were dropped");
         }

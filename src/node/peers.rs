@@ -1,6 +1,6 @@
 //! The other members as this node reaches them: one connection each, typed requests, and who is up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,9 +9,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::env::Env;
+use crate::limits;
 use crate::net::link::{Link, LinkSettings, LinkState};
 use crate::net::{Endpoint, Expect, NetError};
-use crate::types::NodeId;
+use crate::swim::{Standing, StorageHealth};
+use crate::types::{NodeId, NodeName};
 use crate::view::ClusterView;
 use crate::wire::blob;
 use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef};
@@ -53,6 +55,15 @@ struct Peer {
     shunned_until: AtomicU64,
 }
 
+/// How a member is, as gossip says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// Whether it answers.
+    pub(crate) standing: Standing,
+    /// How its storage is.
+    pub(crate) storage: StorageHealth,
+}
+
 /// The other members.
 pub(crate) struct Peers {
     own: NodeId,
@@ -60,6 +71,10 @@ pub(crate) struct Peers {
     settings: LinkSettings,
     env: Env,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    /// Members that gossip knows, with where they are: those that own data and those that do not.
+    met: RwLock<BTreeMap<NodeId, (NodeName, String)>>,
+    /// What gossip says of them; nothing of those it has not heard of.
+    judged: RwLock<BTreeMap<NodeId, Judged>>,
     started: Instant,
 }
 
@@ -72,41 +87,118 @@ impl Peers {
             settings: settings.clone(),
             env: env.clone(),
             peers: RwLock::default(),
+            met: RwLock::default(),
+            judged: RwLock::default(),
             started: Instant::now(),
         })
     }
 
-    /// Connects to every member but this one, in the background and for as long as it is a member.
+    /// Connects to every member but this one, in the background and for as long as it is a member: those of the view, and
+    /// those that gossip knows beside them.
     pub(crate) fn follow(&self, view: &ClusterView) {
+        let mut wanted = self.met.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for (id, member) in view.members() {
+            wanted.insert(*id, (member.name.clone(), member.quic.clone()));
+        }
+        wanted.remove(&self.own);
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        peers.retain(|id, _| view.members().contains_key(id));
-        for (id, member) in view.members().iter().filter(|(id, _)| **id != self.own) {
-            let addresses = vec![member.quic.clone()];
-            if let Some(peer) = peers.get(id) {
+        peers.retain(|id, _| wanted.contains_key(id));
+        for (id, (name, quic)) in wanted {
+            let addresses = vec![quic];
+            if let Some(peer) = peers.get(&id) {
                 peer.link.set_addresses(addresses);
                 continue;
             }
-            let expect = Expect::Node(member.name.clone());
-            let link = Link::new(&self.endpoint, expect, addresses, self.settings.clone(), &self.env);
+            let link = Link::new(&self.endpoint, Expect::Node(name), addresses, self.settings.clone(), &self.env);
             link.start();
-            peers.insert(*id, Arc::new(Peer { link, shunned_until: AtomicU64::new(0) }));
+            peers.insert(id, Arc::new(Peer { link, shunned_until: AtomicU64::new(0) }));
         }
+    }
+
+    /// Gossip knows a member; [`Peers::follow`] then connects to it.
+    pub(crate) fn met(&self, node: NodeId, name: &NodeName, quic: &str) {
+        let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
+        if met.len() < limits::MEMBERS_MAX || met.contains_key(&node) {
+            met.insert(node, (name.clone(), quic.to_owned()));
+        }
+    }
+
+    /// Gossip knows a member no more.
+    pub(crate) fn forget(&self, node: NodeId) {
+        self.met.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        self.judged.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+
+    /// The name of a member that gossip knows.
+    pub(crate) fn name_of(&self, node: NodeId) -> Option<NodeName> {
+        self.met.read().unwrap_or_else(PoisonError::into_inner).get(&node).map(|(name, _)| name.clone())
+    }
+
+    /// Gossip says how a member is.
+    pub(crate) fn judge(&self, node: NodeId, judged: Judged) {
+        self.judged.write().unwrap_or_else(PoisonError::into_inner).insert(node, judged);
+    }
+
+    fn judged(&self, node: NodeId) -> Option<Judged> {
+        self.judged.read().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
+    }
+
+    /// How a member's storage is, as far as is known.
+    pub(crate) fn storage(&self, node: NodeId) -> StorageHealth {
+        self.judged(node).map_or(StorageHealth::Ok, |judged| judged.storage)
+    }
+
+    /// Ends the wait for the next attempt to connect: there is news that the member is back.
+    pub(crate) fn retry_now(&self, node: NodeId) {
+        if let Some(peer) = self.get(node).filter(|peer| matches!(peer.link.state(), LinkState::Down { .. })) {
+            peer.link.retry_now();
+        }
+    }
+
+    /// The endpoint, for connections to strangers.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Those whose connection stands, whatever gossip says.
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().filter(|(_, peer)| matches!(peer.link.state(), LinkState::Up)).map(|(id, _)| *id).collect()
+    }
+
+    /// Those that are up by any account: their connection stands, or gossip hears them.
+    pub(crate) fn in_contact(&self) -> Vec<NodeId> {
+        let heard = |judged: Judged| matches!(judged.standing, Standing::Alive | Standing::Suspect);
+        let mut nodes: BTreeSet<NodeId> = self.connected().into_iter().collect();
+        nodes.extend(
+            self.judged
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .filter(|(_, judged)| heard(**judged))
+                .map(|(id, _)| *id),
+        );
+        nodes.into_iter().collect()
     }
 
     fn get(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
-    /// Whether a request to this node has a chance now. Nodes that never answered count as down.
+    /// Whether a request to this node has a good chance now. Nodes that never answered count as down; suspects are
+    /// asked after others.
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
-        self.get(node).is_some_and(|peer| {
-            matches!(peer.link.state(), LinkState::Up) && self.now_ms() >= peer.shunned_until.load(Ordering::Relaxed)
-        })
+        let shunned = |peer: &Peer| self.now_ms() < peer.shunned_until.load(Ordering::Relaxed);
+        self.is_connected(node)
+            && self.judged(node).is_none_or(|judged| judged.standing == Standing::Alive)
+            && self.get(node).is_some_and(|peer| !shunned(&peer))
     }
 
-    /// Whether the connection to this node stands, however slowly it answers.
+    /// Whether the connection to this node stands, however slowly it answers, and gossip does not hold it dead or gone.
     pub(crate) fn is_connected(&self, node: NodeId) -> bool {
+        let gone = |judged: Judged| matches!(judged.standing, Standing::Failed | Standing::Left);
         self.get(node).is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
+            && !self.judged(node).is_some_and(gone)
     }
 
     /// Round-trip time to a node, for choosing the nearest.
@@ -122,9 +214,10 @@ impl Peers {
                 LinkState::Idle | LinkState::Connecting => "connecting".to_owned(),
                 LinkState::Down { error, .. } => format!("down: {error}"),
             };
-            let quic = view.members().get(id).map(|member| member.quic.clone()).unwrap_or_default();
+            let quic = peer.link.addresses().into_iter().next().unwrap_or_default();
             let rtt_us = peer.link.rtt().and_then(|rtt| u64::try_from(rtt.as_micros()).ok());
-            PeerStatus { name: view.name_of(*id), quic, state, rtt_us }
+            let name = self.name_of(*id).unwrap_or_else(|| view.name_of(*id));
+            PeerStatus { name, quic, state, rtt_us }
         };
         self.peers.read().unwrap_or_else(PoisonError::into_inner).iter().map(describe).collect()
     }

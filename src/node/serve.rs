@@ -12,6 +12,7 @@ use crate::limits;
 use crate::net::{Handler, Identity, Incoming, Verb};
 use crate::node::coordinate;
 use crate::node::core::Core;
+use crate::node::gossip::{self, Gossip};
 use crate::node::peers::encode;
 use crate::node::replica::Apply;
 use crate::node::status;
@@ -72,7 +73,21 @@ impl Serve {
                 let items = items.into_iter().map(|(key, record)| (key.into(), record.into())).collect();
                 Ok(Reply::FetchPage { items, more })
             }
+            Request::Gossip(request) => match from {
+                Identity::Node(name) => gossip::serve(self.gossip()?, name, request).await.map(Reply::Gossip),
+                other => Err(ServeError::Forbidden(format!("{other} is not a node"))),
+            },
+            Request::Members => match &core.gossip {
+                Some(gossip) => gossip.report().await.map(|report| Reply::Members(Box::new(report))),
+                None => Ok(Reply::Members(Box::new(gossip::without_gossip(core)))),
+            },
+            Request::Keys(order) => gossip::serve_keys(core, self.gossip()?, order).await.map(Reply::Keys),
         }
+    }
+
+    fn gossip(&self) -> Result<&Gossip, ServeError> {
+        let off = || ServeError::Invalid("this node takes no part in gossip".to_owned());
+        self.0.gossip.as_deref().ok_or_else(off)
     }
 
     async fn apply(&self, write: ReplicaWrite) -> Result<(), ServeError> {
@@ -98,6 +113,9 @@ fn answer_by(deadline: Instant) -> Instant {
 /// Refuses what the certificate does not allow.
 fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), ServeError> {
     let (name, grants) = match from {
+        // Whoever gossips, or asks what the cluster is, need not be known as a member yet; its cluster is looked at there.
+        Identity::Node(_) if matches!(request, Request::Gossip(_) | Request::View) => return Ok(()),
+        Identity::Node(name) if core.peers.name_of(ClusterHash::node_id(name)).is_some() => return Ok(()),
         Identity::Node(name) if core.view().members().contains_key(&ClusterHash::node_id(name)) => return Ok(()),
         Identity::Node(name) => {
             return Err(ServeError::Forbidden(format!(
@@ -126,11 +144,14 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
             }
             _ => Ok(()),
         },
-        Request::View | Request::Status => Ok(()),
+        Request::View | Request::Status | Request::Members => Ok(()),
+        Request::Keys(_) if grants.is_none() => Ok(()),
+        Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Apply(_)
         | Request::Fetch { .. }
         | Request::FetchPage(_)
         | Request::Reserve(_)
-        | Request::Release { .. } => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
+        | Request::Release { .. }
+        | Request::Gossip(_) => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
     }
 }

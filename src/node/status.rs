@@ -14,7 +14,7 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
     });
     let view = core.view();
     NodeStatus {
-        node: view.name_of(core.id),
+        node: view.info().node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: core.started.elapsed().as_secs(),
         engine: engine(&core.engine).to_owned(),
@@ -25,6 +25,10 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         hints: core.hints.total(),
         peers: core.peers.status(&view),
         counters: counters(core),
+        gossip: match &core.gossip {
+            Some(gossip) => gossip.summary().await,
+            None => "off".to_owned(),
+        },
     }
 }
 

@@ -1,4 +1,5 @@
 //! The messages that nodes and clients exchange, and their encoding.
 
 pub mod blob;
+pub mod gossip;
 pub mod rpc;

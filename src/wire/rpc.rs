@@ -14,6 +14,7 @@ use crate::types::{
 use crate::types::{Partitions, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
+use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
 
 /// What may be asked of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,12 @@ pub enum Request {
         /// Whose reservation.
         token: u64,
     },
+    /// Nodes only, members or not: what gossip says over a connection.
+    Gossip(GossipRequest),
+    /// The members as this node sees them.
+    Members,
+    /// Administrators only: the keys of gossip.
+    Keys(KeyOrder),
 }
 
 /// A write of one or more keys.
@@ -221,6 +228,12 @@ pub enum Reply {
     Reserved(Option<Context>),
     /// Done, and there is nothing to say.
     Done,
+    /// What gossip answers.
+    Gossip(GossipReply),
+    /// The members.
+    Members(Box<MembersReport>),
+    /// The keys of gossip.
+    Keys(KeysReport),
 }
 
 /// A write that was acknowledged.
@@ -329,6 +342,8 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
     /// Counts since the start, by name.
     pub counters: Vec<(String, u64)>,
+    /// The members it knows by gossip, in a few words; `off` without gossip.
+    pub gossip: String,
 }
 
 /// A peer as a node sees it.
@@ -492,6 +507,10 @@ mod tests {
         assert_eq!(hex(&Request::View), "03");
         assert_eq!(hex(&Request::Status), "04");
         assert_eq!(hex(&Request::Apply(Vec::new())), "0500");
+        assert_eq!(hex(&Request::Gossip(GossipRequest::Ping(Blob::copy(b"p")))), "0a000170");
+        assert_eq!(hex(&Request::Members), "0b");
+        assert_eq!(hex(&Request::Keys(KeyOrder::Use { id: [1; 8], force: true })), "0c02010101010101010101");
+        assert_eq!(hex(&Reply::Gossip(GossipReply::Sync(Blob::copy(b"s")))), "0b010173");
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
     }

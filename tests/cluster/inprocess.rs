@@ -185,6 +185,7 @@ impl Cluster {
             links: links(),
             timeouts: Timeouts::default(),
             clock_drift: Duration::from_secs(60),
+            gossip: None,
         };
         member.running = Some((Node::start(parts, &env).await.unwrap(), env));
     }

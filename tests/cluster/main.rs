@@ -14,7 +14,9 @@ mod trust;
 
 mod processes;
 
+mod bench;
 mod dev;
 mod failure;
+mod membership;
 mod refusals;
 mod restart;

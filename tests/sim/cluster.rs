@@ -9,10 +9,13 @@ use dynamomini::client::{Client, ClientError, GetOptions, PutOptions};
 use dynamomini::env::Env;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
+use dynamomini::node::gossip::GossipParts;
 use dynamomini::node::{Node, Parts, Timeouts};
 use dynamomini::store::{Engine, StoreConfig, StoreIdentity};
+use dynamomini::swim::Config;
 use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
 use dynamomini::version::Dot;
+use dynamomini::wire::gossip::MemberState;
 use dynamomini::wire::rpc::{ClusterInfo, MemberInfo};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -31,9 +34,9 @@ fn settings() -> TransportSettings {
 }
 
 /// A simulated cluster: its members and what they need to be started again.
-struct Cluster {
+pub(crate) struct Cluster {
     simulation: Simulation,
-    network: Network,
+    pub(crate) network: Network,
     authority: Authority,
     info: ClusterInfo,
     running: BTreeMap<usize, Running>,
@@ -44,15 +47,20 @@ struct Cluster {
 struct Running {
     world: Arc<SimWorld>,
     address: SocketAddr,
-    _node: Node,
+    node: Node,
 }
 
-fn address(number: usize) -> SocketAddr {
+pub(crate) fn address(number: usize) -> SocketAddr {
     format!("10.0.0.{number}:7600").parse().unwrap()
 }
 
+fn gossip_address(number: usize) -> SocketAddr {
+    SocketAddr::new(address(number).ip(), 7601)
+}
+
 impl Cluster {
-    async fn start(simulation: Simulation, conditions: Conditions, nodes: usize) -> Self {
+    /// Starts a cluster whose founding members these are.
+    pub(crate) async fn start(simulation: Simulation, conditions: Conditions, nodes: usize) -> Self {
         let network = Network::new(&simulation, conditions);
         let member = |number| MemberInfo {
             name: NodeName::new(format!("n{number}")).unwrap(),
@@ -77,7 +85,7 @@ impl Cluster {
     }
 
     /// Starts a node with empty storage, as after the loss of its disk.
-    async fn start_node(&mut self, number: usize) {
+    pub(crate) async fn start_node(&mut self, number: usize) {
         self.lives += 1;
         let name = format!("n{number}");
         let world = self.simulation.world(&name, self.lives);
@@ -90,6 +98,7 @@ impl Cluster {
         };
         let (engine, _) = Engine::open(&StoreConfig::Memory, &identity, &world.env()).await.unwrap();
         let parts = Parts {
+            gossip: Some(self.gossip(number)),
             cluster,
             engine,
             endpoint,
@@ -98,13 +107,62 @@ impl Cluster {
             clock_drift: Duration::from_secs(60),
         };
         let node = Node::start(parts, &world.env()).await.unwrap();
-        self.running.insert(number, Running { world, address: address(number), _node: node });
+        self.running.insert(number, Running { world, address: address(number), node });
+    }
+
+    fn gossip(&self, number: usize) -> GossipParts {
+        let uri = format!("dynamomini://node/n{number}");
+        GossipParts {
+            config: Config::lan(),
+            // The founding members know each other; whoever comes later is told of the first two.
+            seeds: if number > self.info.members.len() {
+                vec![address(1).to_string(), address(2).to_string()]
+            } else {
+                Vec::new()
+            },
+            socket: self.network.socket(gossip_address(number)),
+            quic: address(number).to_string(),
+            gossip: gossip_address(number).to_string(),
+            admin: None,
+            zone: "default".parse().unwrap(),
+            weight: 100,
+            material: self.material(&uri),
+            provider: provider(self.simulation.derive(&format!("{uri}/{}/gossip", self.lives))),
+            data_dir: None,
+        }
+    }
+
+    /// The states of the members in the view of a node, by name.
+    pub(crate) async fn view_of(&self, number: usize) -> BTreeMap<String, MemberState> {
+        let report = self.running[&number].node.members().await.unwrap();
+        report.members.into_iter().map(|member| (member.name.to_string(), member.state)).collect()
+    }
+
+    /// Counts of a node's gossip.
+    pub(crate) async fn count_of(&self, number: usize, name: &str) -> u64 {
+        let report = self.running[&number].node.members().await.unwrap();
+        report.counters.iter().find(|(counted, _)| counted == name).unwrap_or_else(|| panic!("no {name}")).1
+    }
+
+    /// Numbers of the nodes that run.
+    pub(crate) fn running(&self) -> Vec<usize> {
+        self.running.keys().copied().collect()
     }
 
     /// Power cut: first nothing can be sent any more, then everything is gone.
-    fn crash(&mut self, number: usize) {
+    pub(crate) fn crash(&mut self, number: usize) {
         let running = self.running.remove(&number).unwrap();
         self.network.close(running.address);
+        self.network.close(gossip_address(number));
+        running.world.crash();
+    }
+
+    /// Ends a node in order.
+    pub(crate) async fn stop(&mut self, number: usize) {
+        let running = self.running.remove(&number).unwrap();
+        running.node.shutdown().await.unwrap();
+        self.network.close(running.address);
+        self.network.close(gossip_address(number));
         running.world.crash();
     }
 

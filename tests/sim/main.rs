@@ -10,4 +10,5 @@ mod world;
 
 mod cluster;
 mod gossip;
+mod membership;
 mod transport;

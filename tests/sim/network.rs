@@ -22,6 +22,8 @@ use std::task::Poll;
 use std::task::Waker;
 use std::time::Duration;
 
+use dynamomini::net::Datagrams;
+use futures_util::future::BoxFuture;
 use quinn::AsyncUdpSocket;
 use quinn::UdpPoller;
 use quinn::udp::RecvMeta;
@@ -175,6 +177,14 @@ impl Network {
     /// The hash over all that happened so far: times, addresses, and every byte of every packet.
     pub(crate) fn trace(&self) -> u64 {
         self.lock().trace.finish()
+    }
+
+    /// How long a packet takes on this way now; `None` when it is lost.
+    fn way(&self, from: IpAddr, to: IpAddr) -> Option<Duration> {
+        let mut state = self.lock();
+        let link = state.links.get(&(from, to)).unwrap_or(&state.default).clone();
+        let lost = state.rng.random::<f64>() < link.loss;
+        (!link.blocked && !lost).then_some(link.latency)
     }
 
     fn send(&self, packet: Packet) {
@@ -348,6 +358,34 @@ impl AsyncUdpSocket for SimSocket {
 
     fn may_fragment(&self) -> bool {
         false
+    }
+}
+
+impl Datagrams for SimSocket {
+    fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        Self::send(self, to, datagram);
+        Ok(())
+    }
+
+    fn poll_receive(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(usize, SocketAddr)>> {
+        let Poll::Ready(packet) = self.poll_packet(cx) else { return Poll::Pending };
+        let length = packet.bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&packet.bytes[..length]);
+        Poll::Ready(Ok((length, packet.from)))
+    }
+
+    /// A host whose process is gone answers that, unless the network keeps the question or the answer.
+    fn is_closed(&self, address: SocketAddr, patience: Duration) -> BoxFuture<'static, bool> {
+        let (network, own) = (self.network.clone(), self.address.ip());
+        Box::pin(async move {
+            let rtt = network.way(own, address.ip()).zip(network.way(address.ip(), own)).map(|(to, fro)| to + fro);
+            tokio::time::sleep(rtt.unwrap_or(patience).min(patience)).await;
+            rtt.is_some_and(|rtt| rtt < patience) && !network.lock().inboxes.contains_key(&address)
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) const ROOMS: &[Room] = &[
     pure("1", "ring", &["limits", "types", "hash"]),
     pure("1", "wire", &["limits", "types", "version"]),
     pure("2", "quorum", &["types"]),
+    pure("2", "seal", &["limits", "types"]),
     pure("2", "swim", &["limits", "types", "hash"]),
     pure("2", "view", &["limits", "types", "hash", "ring", "wire"]),
     worldly("2–3", "env", &[]),
@@ -39,7 +40,10 @@ pub(crate) const ROOMS: &[Room] = &[
     worldly(
         "5",
         "node",
-        &["limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "view", "env", "store", "net"],
+        &[
+            "limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view", "env",
+            "store", "net",
+        ],
     ),
     worldly("6", "certs", &["limits", "types", "env", "net"]),
     worldly("6", "config", &["limits", "types", "env", "net", "certs"]),
@@ -47,8 +51,8 @@ pub(crate) const ROOMS: &[Room] = &[
         "6",
         "cli",
         &[
-            "limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "view", "env", "store", "net",
-            "client", "node", "certs", "config",
+            "limits", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view", "env",
+            "store", "net", "client", "node", "certs", "config",
         ],
     ),
     worldly("6", "main", &["cli"]),

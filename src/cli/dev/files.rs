@@ -32,6 +32,9 @@ const ADMIN: &str = "admin";
 /// Validity of certificates, in days.
 const DAYS: u32 = 3650;
 
+/// Seeds that each node is given.
+const SEEDS: usize = 3;
+
 /// Settings that suit nodes which share one machine; those of the user go over them. Packets as large as loopback takes
 /// save much of the cost of sending; a connection to a node that was killed is given up soon, but not while a busy
 /// machine makes a living one wait; many nodes' caches must fit into memory beside each other.
@@ -104,8 +107,14 @@ fn node_table(layout: &Layout, spec: &Spec, ports: &Ports, index: u16, values: &
     }
     // With fewer nodes than copies no quorum could ever be met.
     set(&mut table, "namespaces.default.n", integer(u64::from(spec.nodes.min(3))));
+    set(&mut table, "gossip.preset", "local".into());
     for (key, value) in values {
         set(&mut table, key, to_toml(value));
+    }
+    let seeds = (0..spec.nodes).filter(|seed| *seed != index).take(SEEDS);
+    let seeds: Vec<toml::Value> = seeds.map(|seed| local(ports.of(seed).quic).into()).collect();
+    if !seeds.is_empty() {
+        set(&mut table, "cluster.seeds", toml::Value::Array(seeds));
     }
     set(&mut table, "cluster.name", CLUSTER.into());
     set(&mut table, "node.name", name.as_str().into());

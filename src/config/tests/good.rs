@@ -8,6 +8,7 @@ use crate::config::judge_client;
 use crate::config::judge_node;
 use crate::config::node::Durability;
 use crate::config::node::EngineConfig;
+use crate::config::node::Preset;
 use crate::config::redis::RedisEndpoint;
 use crate::config::redis::Secret;
 use crate::config::show;
@@ -53,7 +54,8 @@ fn flags_go_over_environment_over_file_over_defaults() {
     inputs.flags.push(("net.lanes".to_owned(), "5".to_owned()));
     let config = judge_node(&inputs, HostChecks::All, NOW_MS).into_result().unwrap();
     assert_eq!((config.lanes, config.mtu_max), (5, 1400));
-    assert_eq!(config.gossip.interval, Duration::from_millis(700));
+    assert_eq!(config.gossip.interval, Some(Duration::from_millis(700)));
+    assert_eq!((config.gossip.preset, config.gossip.push_pull), (Preset::Lan, None), "the preset's");
     assert_eq!(config.data_dir, folder().join("data"), "a path is relative to the file");
 }
 
@@ -81,6 +83,26 @@ fn a_node_without_members_is_alone() {
     let config = judge_node(&file("alone", &text), HostChecks::None, NOW_MS).into_result().unwrap();
     assert_eq!(config.members.len(), 1);
     assert_eq!(config.members[0].quic.to_string(), "127.0.0.1:7400");
+}
+
+#[test]
+fn a_node_with_seeds_alone_learns_the_members_from_them() {
+    let text = NODE.replacen("127.0.0.1:0", "127.0.0.1:7400", 1);
+    let text = text.replacen("[cluster]\n", "[cluster]\nseeds = [\"10.0.0.1:7400\", \"db.example.org:7400\"]\n", 1);
+    let config = judge_node(&file("seeds", &text), HostChecks::None, NOW_MS).into_result().unwrap();
+    assert!(config.members.is_empty());
+    assert_eq!(
+        config.seeds.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.1:7400", "db.example.org:7400"]
+    );
+}
+
+#[test]
+fn gossip_is_advertised_at_the_host_of_quic_when_it_listens_everywhere() {
+    let text = NODE.replacen("127.0.0.1:0", "0.0.0.0:7400", 1).replacen("127.0.0.1:0", "0.0.0.0:7401", 1);
+    let text = format!("{text}[advertise]\nquic = \"db1.example.org:9000\"\n");
+    let config = judge_node(&file("everywhere", &text), HostChecks::None, NOW_MS).into_result().unwrap();
+    assert_eq!(config.advertise.gossip.map(|at| at.to_string()).as_deref(), Some("db1.example.org:7401"));
 }
 
 #[test]

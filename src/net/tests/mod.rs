@@ -1,5 +1,6 @@
 //! Two endpoints on loopback, friendly and hostile.
 
+mod credential;
 mod hostile;
 mod life;
 mod material;
@@ -7,7 +8,7 @@ mod raw;
 mod traffic;
 
 #[path = "../../../tests/support/certs.rs"]
-mod certs;
+pub(crate) mod certs;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -132,8 +132,8 @@ async fn read(
 /// owners that are down.
 fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -> Vec<(NodeId, Role)> {
     let owners = ring.preference_list(slot.partition);
-    let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_reachable(**node));
-    up.sort_by_key(|node| (*node != core.id, !core.is_up(*node), core.peers.rtt(*node)));
+    let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.takes_reads(**node));
+    up.sort_by_key(|node| (core.read_rank(*node), *node != core.id, !core.is_up(*node), core.peers.rtt(*node)));
     let mut candidates: Vec<(NodeId, Role)> = up.into_iter().map(|node| (node, Role::Owner)).collect();
     if policy.sloppy && !down.is_empty() {
         let stand_ins = ring.stand_ins(slot.partition).into_iter().filter(|node| core.is_up(*node));

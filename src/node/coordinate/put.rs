@@ -113,7 +113,7 @@ impl Coordination<'_> {
         let stand_ins = StandIns { view, n, partition: place.slot.partition, coordinates: !owner };
         let takes = |node: NodeId| match &reserved {
             Some(reserved) => reserved.granted.contains(&node),
-            None => core.is_reachable(node),
+            None => core.takes_writes(node),
         };
         let needed = reserved.as_ref().map_or(self.needed, |reserved| reserved.needed);
         let (quorum, sends) = PutQuorum::start(needed, owners, takes, || stand_ins.reachable(core));
@@ -251,7 +251,7 @@ struct StandIns {
 impl StandIns {
     fn reachable(&self, core: &Core) -> Vec<NodeId> {
         let all = self.view.ring(self.n).map(|ring| ring.stand_ins(self.partition)).unwrap_or_default();
-        let others = all.into_iter().filter(|node| *node != core.id && core.is_reachable(*node));
+        let others = all.into_iter().filter(|node| *node != core.id && core.takes_writes(*node));
         self.coordinates.then_some(core.id).into_iter().chain(others).collect()
     }
 }

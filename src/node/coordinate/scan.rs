@@ -134,7 +134,8 @@ impl Scan<'_> {
     ) -> Result<Vec<(Vec<(Bytes, Bytes)>, bool)>, ServeError> {
         let core = self.core;
         let owners = self.ring.preference_list(partition);
-        let (mut order, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.is_up(**node));
+        let (mut order, down): (Vec<NodeId>, Vec<NodeId>) =
+            owners.iter().partition(|node| core.is_up(**node) && core.takes_reads(**node));
         order.sort_by_key(|node| (*node != core.id, core.peers.rtt(*node)));
         order.extend(down);
         let mut order = order.into_iter();

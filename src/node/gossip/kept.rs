@@ -1,0 +1,136 @@
+//! Files in the data directory that are replaced as a whole: checksummed, readable by the node's user only, and with
+//! the one before kept beside them. What is in them is not known here.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ring::digest;
+
+use crate::limits;
+
+const CHECKSUM: usize = 32;
+
+/// One such file.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptFile {
+    path: PathBuf,
+    /// What its content begins with; another version has another one.
+    magic: &'static [u8; 8],
+}
+
+impl KeptFile {
+    /// The file of this name in a directory.
+    pub(crate) fn new(directory: &Path, name: &str, magic: &'static [u8; 8]) -> Self {
+        Self { path: directory.join(name), magic }
+    }
+
+    /// Its path, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(ending);
+        self.path.with_file_name(name)
+    }
+
+    /// Replaces the content; it is on disk when this returns, and what was there before is kept beside it.
+    pub(crate) fn save(&self, body: &[u8]) -> io::Result<()> {
+        let (new, old) = (self.beside(".new"), self.beside(".old"));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(self.magic)?;
+        file.write_all(&self.checksum(body))?;
+        file.write_all(body)?;
+        file.sync_all()?;
+        match fs::rename(&self.path, &old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::rename(&new, &self.path)?;
+        // The renames are durable only with their directory.
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    /// The content, or that of the one before if the file is missing or damaged. `None` when there is neither.
+    pub(crate) fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut damaged = false;
+        for path in [self.path.clone(), self.beside(".old")] {
+            let Some(bytes) = read(&path)? else { continue };
+            match self.body(&bytes) {
+                Some(body) => {
+                    if damaged {
+                        tracing::warn!(file = %self.path.display(), "damaged: the one before it is used");
+                    }
+                    return Ok(Some(body.to_vec()));
+                }
+                None => damaged = true,
+            }
+        }
+        if damaged {
+            tracing::warn!(file = %self.path.display(), "damaged, and so is the one before it: begun anew");
+        }
+        Ok(None)
+    }
+
+    fn body<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let rest = bytes.strip_prefix(self.magic.as_slice())?;
+        let (checksum, body) = rest.split_first_chunk::<CHECKSUM>()?;
+        (*checksum == self.checksum(body)).then_some(body)
+    }
+
+    fn checksum(&self, body: &[u8]) -> [u8; CHECKSUM] {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(self.magic);
+        hash.update(body);
+        let mut checksum = [0; CHECKSUM];
+        checksum.copy_from_slice(hash.finish().as_ref());
+        checksum
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(limits::MEMBERS_FILE_MAX).read_to_end(&mut bytes).map(|_| Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_gives_way_to_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeptFile::new(dir.path(), "members", b"DMTEST01");
+        assert_eq!(file.load().unwrap(), None);
+        file.save(b"one").unwrap();
+        file.save(b"two").unwrap();
+        assert_eq!(file.load().unwrap().as_deref(), Some(b"two".as_slice()));
+        let mode = fs::metadata(file.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let mut bytes = fs::read(file.path()).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(file.path(), &bytes).unwrap();
+        assert_eq!(file.load().unwrap().as_deref(), Some(b"one".as_slice()));
+        fs::remove_file(file.path()).unwrap();
+        assert_eq!(file.load().unwrap().as_deref(), Some(b"one".as_slice()), "a crash between the renames");
+        fs::write(file.beside(".old"), b"junk").unwrap();
+        assert_eq!(file.load().unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        KeptFile::new(dir.path(), "f", b"DMTEST01").save(b"one").unwrap();
+        assert_eq!(KeptFile::new(dir.path(), "f", b"DMTEST02").load().unwrap(), None);
+    }
+}

@@ -1,0 +1,275 @@
+//! Who signed which record: this node's signer, and the credentials of the others.
+//!
+//! Certificates do not fit datagrams. They travel by connections, and a record whose certificate has not come yet is
+//! refused for now and noted as lacking.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::crypto::CryptoProvider;
+
+use crate::env::Env;
+use crate::limits;
+use crate::net::tls::TlsError;
+use crate::net::{Credential, RecordSigner, TlsMaterial, Vouched};
+use crate::swim;
+use crate::types::ClusterName;
+use crate::wire::blob::Blob;
+
+type Fingerprint = [u8; 32];
+
+/// Signs and checks records.
+pub(crate) struct CertificateNotary {
+    cluster: ClusterName,
+    material: TlsMaterial,
+    provider: Arc<CryptoProvider>,
+    signer: RecordSigner,
+    env: Env,
+    state: Mutex<State>,
+    /// Records whose signature is wrong.
+    pub(crate) forged: AtomicU64,
+    /// Records whose certificate had not come yet.
+    pub(crate) unknown: AtomicU64,
+    /// Credentials that were not believed.
+    pub(crate) refused: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    vouched: BTreeMap<Fingerprint, (Vouched, Blob)>,
+    /// Certificates that records named and that are not here.
+    lacking: BTreeSet<Fingerprint>,
+    /// Rises with each credential that comes.
+    generation: u64,
+}
+
+impl CertificateNotary {
+    pub(crate) fn new(
+        cluster: &ClusterName,
+        material: &TlsMaterial,
+        provider: &Arc<CryptoProvider>,
+        env: &Env,
+    ) -> Result<Self, TlsError> {
+        let notary = Self {
+            cluster: cluster.clone(),
+            material: material.clone(),
+            provider: provider.clone(),
+            signer: RecordSigner::new(material, cluster)?,
+            env: env.clone(),
+            state: Mutex::default(),
+            forged: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        };
+        notary.learn(&[notary.own()]);
+        Ok(notary)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node's credential, encoded.
+    pub(crate) fn own(&self) -> Blob {
+        encode(self.signer.credential())
+    }
+
+    /// The key under which this node's records are signed.
+    pub(crate) fn public_key(&self) -> Vec<u8> {
+        self.signer.public_key().to_vec()
+    }
+
+    /// This node's certificate, as its record names it.
+    pub(crate) fn certificate(&self) -> swim::Certificate {
+        let certificate = self.material.certificate();
+        let expires_s = u64::try_from(certificate.not_after_ms / 1000).unwrap_or(0);
+        swim::Certificate { fingerprint: certificate.fingerprint, expires_s }
+    }
+
+    /// Checks credentials and remembers those that hold.
+    pub(crate) fn learn(&self, credentials: &[Blob]) {
+        for encoded in credentials.iter().take(limits::CREDENTIALS_MAX) {
+            let Ok(credential) = postcard::from_bytes::<Credential>(encoded) else {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let known = credential.fingerprint().is_some_and(|print| self.lock().vouched.contains_key(&print));
+            if known {
+                continue;
+            }
+            match credential.check(&self.cluster, &self.material, &self.provider, self.env.wall_ms()) {
+                Ok(vouched) => self.keep(vouched, Blob::copy(encoded)),
+                Err(error) => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%error, "a member's credential is not believed");
+                }
+            }
+        }
+    }
+
+    fn keep(&self, vouched: Vouched, encoded: Blob) {
+        let print = vouched.certificate.fingerprint;
+        let mut state = self.lock();
+        if state.vouched.len() >= limits::CREDENTIALS_MAX {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.lacking.remove(&print);
+        state.vouched.insert(print, (vouched, encoded));
+        state.generation += 1;
+    }
+
+    /// Forgets the certificates that are none of these, when there are many.
+    pub(crate) fn prune(&self, used: &BTreeSet<Fingerprint>) {
+        let own = self.material.certificate().fingerprint;
+        let mut state = self.lock();
+        if state.vouched.len() > limits::CREDENTIALS_MAX / 2 {
+            state.vouched.retain(|print, _| *print == own || used.contains(print));
+        }
+    }
+
+    /// Credentials by the fingerprints of their certificates, this node's own first; all of them on request.
+    pub(crate) fn credentials(&self, wanted: &[Fingerprint], all: bool) -> Vec<Blob> {
+        let mut found = vec![self.own()];
+        let state = self.lock();
+        if all {
+            found.extend(state.vouched.values().map(|(_, encoded)| encoded.clone()));
+        } else {
+            let wanted = wanted.iter().take(limits::CREDENTIALS_WANTED_MAX);
+            found.extend(wanted.filter_map(|print| state.vouched.get(print)).map(|(_, encoded)| encoded.clone()));
+        }
+        found
+    }
+
+    /// Certificates that are still lacking.
+    pub(crate) fn lacking(&self) -> Vec<Fingerprint> {
+        self.lock().lacking.iter().take(limits::CREDENTIALS_WANTED_MAX).copied().collect()
+    }
+
+    /// Records named more certificates that are not here than this, and credentials that came, since the start.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.unknown.load(Ordering::Relaxed), self.lock().generation)
+    }
+}
+
+fn encode(credential: &Credential) -> Blob {
+    Blob(postcard::to_stdvec(credential).expect("a credential always encodes into memory").into())
+}
+
+impl swim::Notary for CertificateNotary {
+    fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        self.signer.sign(bytes)
+    }
+
+    fn verify(&self, record: &swim::Record, bytes: &[u8], signature: &[u8]) -> bool {
+        let print = record.certificate.fingerprint;
+        let mut state = self.lock();
+        let Some((vouched, _)) = state.vouched.get(&print) else {
+            self.unknown.fetch_add(1, Ordering::Relaxed);
+            if state.lacking.len() >= limits::CREDENTIALS_WANTED_MAX {
+                // What was invented never comes, and must not stand in the way of what will.
+                state.lacking.clear();
+            }
+            state.lacking.insert(print);
+            return false;
+        };
+        let good = vouched.node == record.name && vouched.key == *record.key && vouched.signed(bytes, signature);
+        if !good {
+            self.forged.fetch_add(1, Ordering::Relaxed);
+        }
+        good
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::PemFile;
+    use crate::net::tests::certs;
+    use crate::net::tls::ring_provider;
+    use crate::swim::{ClusterState, Record, RecordError, Signed, StorageHealth};
+
+    fn notary(name: &str) -> CertificateNotary {
+        let authority = certs::Authority::new("notaries");
+        let issued = authority.issue(&[&format!("dynamomini://node/{name}")]);
+        let file = |bytes| PemFile { name: "memory", bytes };
+        let (chain, key) = (file(issued.chain.as_bytes()), file(issued.key.as_bytes()));
+        let material = TlsMaterial::from_pem(chain, key, file(authority.root.as_bytes()), &ring_provider()).unwrap();
+        CertificateNotary::new(&"c".parse().unwrap(), &material, &ring_provider(), &Env::real()).unwrap()
+    }
+
+    fn record(notary: &CertificateNotary, name: &str) -> Record {
+        Record {
+            cluster: 1,
+            name: name.parse().unwrap(),
+            instance: 1,
+            incarnation: 0,
+            rival: None,
+            left: false,
+            gossip: "127.0.0.1:1".parse().unwrap(),
+            quic: "127.0.0.1:2".to_owned(),
+            admin: None,
+            zone: "z".parse().unwrap(),
+            weight: 100,
+            software: "0.1.0".to_owned(),
+            protocol: 1,
+            state: ClusterState::Active,
+            storage: StorageHealth::Ok,
+            clock_offset_ms: None,
+            certificate: notary.certificate(),
+            key: notary.public_key(),
+            config: 7,
+        }
+    }
+
+    #[test]
+    fn a_record_is_believed_once_its_certificate_has_come() {
+        let (one, two) = (notary("n1"), notary("n2"));
+        let bytes = Signed::new(record(&one, "n1"), &one).unwrap().to_bytes();
+        assert_eq!(Signed::from_bytes(&bytes, 1, &two), Err(RecordError::Forged));
+        assert_eq!((two.progress().0, two.lacking().len()), (1, 1));
+        two.learn(&one.credentials(&two.lacking(), false));
+        assert!(two.lacking().is_empty());
+        assert!(Signed::from_bytes(&bytes, 1, &two).is_ok());
+        assert_eq!(two.forged.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_node_cannot_speak_for_another_or_with_anothers_certificate() {
+        let (one, two) = (notary("n1"), notary("n2"));
+        two.learn(&[one.own()]);
+        // Its own certificate and key, and another name.
+        let named = Signed::new(record(&one, "n3"), &one).unwrap().to_bytes();
+        // Another's certificate and name, and its own key.
+        let mut borrowed = record(&two, "n2");
+        borrowed.key = one.public_key();
+        let borrowed = Signed::new(borrowed, &one).unwrap().to_bytes();
+        let stolen = Signed::new(record(&two, "n2"), &one).unwrap().to_bytes();
+        for forged in [named, borrowed, stolen] {
+            assert_eq!(Signed::from_bytes(&forged, 1, &two), Err(RecordError::Forged));
+        }
+        assert_eq!(two.forged.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn credentials_that_are_junk_are_counted_and_not_kept() {
+        let notary = notary("n1");
+        notary.learn(&[Blob::copy(b"junk"), Blob::copy(&[0; 200])]);
+        assert_eq!(notary.refused.load(Ordering::Relaxed), 2);
+        assert_eq!(notary.credentials(&[], true).len(), 2, "its own, twice");
+    }
+
+    #[test]
+    fn fingerprints_that_were_invented_do_not_stand_in_the_way() {
+        let (one, two) = (notary("n1"), notary("n2"));
+        for number in 0..200_u8 {
+            let mut invented = record(&one, "n1");
+            invented.certificate.fingerprint = [number; 32];
+            let bytes = Signed::new(invented, &one).unwrap().to_bytes();
+            assert!(Signed::from_bytes(&bytes, 1, &two).is_err());
+        }
+        assert!(Signed::from_bytes(&Signed::new(record(&one, "n1"), &one).unwrap().to_bytes(), 1, &two).is_err());
+        assert!(two.lacking().contains(&one.certificate().fingerprint));
+    }
+}

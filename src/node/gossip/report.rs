@@ -1,0 +1,178 @@
+//! The members as this node sees them, for whoever asks.
+
+use std::time::Duration;
+
+use crate::node::core::Core;
+use crate::node::gossip::Gossip;
+use crate::node::gossip::orders::Order;
+use crate::swim::{ClusterState, Counters, Record, Seen, Standing, StorageHealth, Swim};
+use crate::wire::gossip::{MemberState, MemberStatus, MembersReport};
+use crate::wire::rpc::ServeError;
+
+/// The state machine's view at one moment.
+pub(crate) struct Portrait {
+    own: Record,
+    members: Vec<Seen>,
+    health_factor: u32,
+    counters: Counters,
+    now: Duration,
+}
+
+impl Portrait {
+    pub(crate) fn of(swim: &Swim, now: Duration) -> Self {
+        Self {
+            own: swim.own().record().clone(),
+            members: swim.members().collect(),
+            health_factor: swim.health_factor(),
+            counters: *swim.counters(),
+            now,
+        }
+    }
+
+    /// How many members are in each state, this one among the living.
+    fn alive(&self) -> usize {
+        1 + self.members.iter().filter(|seen| seen.standing == Standing::Alive).count()
+    }
+}
+
+/// The word for a state.
+pub(crate) fn state_of(standing: Standing) -> MemberState {
+    match standing {
+        Standing::Alive => MemberState::Alive,
+        Standing::Suspect => MemberState::Suspect,
+        Standing::Failed => MemberState::Failed,
+        Standing::Left => MemberState::Left,
+    }
+}
+
+/// The word for a storage's health.
+pub(crate) fn storage_word(health: StorageHealth) -> &'static str {
+    match health {
+        StorageHealth::Ok => "ok",
+        StorageHealth::Slow => "slow",
+        StorageHealth::ReadOnly => "read-only",
+        StorageHealth::LosingData => "losing data",
+        StorageHealth::Down => "down",
+    }
+}
+
+fn ownership(state: ClusterState) -> &'static str {
+    match state {
+        ClusterState::Joining => "joining",
+        ClusterState::Active => "active",
+        ClusterState::Leaving => "leaving",
+        ClusterState::Removed => "removed",
+    }
+}
+
+fn status(record: &Record, state: MemberState, since: Duration, rtt: Option<Duration>) -> MemberStatus {
+    MemberStatus {
+        name: record.name.clone(),
+        state,
+        since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        ownership: ownership(record.state).to_owned(),
+        quic: record.quic.clone(),
+        gossip: record.gossip.to_string(),
+        zone: record.zone.to_string(),
+        weight: record.weight,
+        storage: storage_word(record.storage).to_owned(),
+        software: record.software.clone(),
+        protocol: record.protocol,
+        rtt_us: rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
+        clock_offset_ms: record.clock_offset_ms,
+        certificate_expires_s: record.certificate.expires_s,
+        config: record.config,
+        incarnation: record.incarnation,
+    }
+}
+
+impl Gossip {
+    async fn portrait(&self) -> Result<Portrait, ServeError> {
+        let portrait = self.ask(Order::Portrait).await;
+        portrait.ok_or_else(|| ServeError::Unavailable("gossip does not answer now".to_owned()))
+    }
+
+    /// Everything about the members.
+    pub(crate) async fn report(&self) -> Result<MembersReport, ServeError> {
+        let portrait = self.portrait().await?;
+        let mut members: Vec<MemberStatus> = portrait
+            .members
+            .iter()
+            .map(|seen| {
+                let since = portrait.now.saturating_sub(seen.since);
+                status(&seen.record, state_of(seen.standing), since, seen.rtt)
+            })
+            .collect();
+        members.push(status(&portrait.own, MemberState::Alive, portrait.now, None));
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(MembersReport {
+            node: self.name.clone(),
+            gossip: true,
+            health_factor: portrait.health_factor,
+            members,
+            counters: self.counters(&portrait.counters),
+        })
+    }
+
+    /// Alive and known members, for a line in the status.
+    pub(crate) async fn summary(&self) -> String {
+        match self.portrait().await {
+            Ok(portrait) => format!("{}/{} alive", portrait.alive(), portrait.members.len() + 1),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn counters(&self, swim: &Counters) -> Vec<(String, u64)> {
+        let of_swim = [
+            ("probes", swim.probes),
+            ("probes_failed", swim.probes_failed),
+            ("probes_relayed", swim.probes_relayed),
+            ("probes_streamed", swim.probes_streamed),
+            ("accusations", swim.accusations),
+            ("refutations", swim.refutations),
+            ("declared", swim.declared),
+            ("syncs", swim.syncs),
+            ("pauses", swim.pauses),
+            ("damped", swim.damped),
+            ("refused_malformed", swim.malformed + swim.oversized + swim.syncs_malformed + swim.records_malformed),
+            ("refused_other_cluster", swim.other_cluster),
+            ("refused_unknown", swim.unknown),
+            ("refused_stale", swim.stale),
+            ("refused_crowded", swim.crowded + swim.records_crowded),
+        ];
+        let load = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        let of_notary = [
+            ("records_forged", load(&self.notary.forged)),
+            ("records_without_certificate", load(&self.notary.unknown)),
+            ("credentials_refused", load(&self.notary.refused)),
+        ];
+        let all = self.tally.list().into_iter().chain(of_swim).chain(of_notary);
+        all.map(|(name, count)| (name.to_owned(), count)).collect()
+    }
+}
+
+/// The members of a node that takes no part in gossip: those of its configuration, as its connections say.
+pub(crate) fn without_gossip(core: &Core) -> MembersReport {
+    let view = core.view();
+    let member = |(id, member): (&crate::types::NodeId, &crate::wire::rpc::MemberInfo)| MemberStatus {
+        name: member.name.clone(),
+        state: if core.is_reachable(*id) { MemberState::Alive } else { MemberState::Failed },
+        since_ms: 0,
+        ownership: "active".to_owned(),
+        quic: member.quic.clone(),
+        gossip: String::new(),
+        zone: member.zone.to_string(),
+        weight: member.weight,
+        storage: "unknown".to_owned(),
+        software: String::new(),
+        protocol: 0,
+        rtt_us: core.peers.rtt(*id).and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
+        clock_offset_ms: None,
+        certificate_expires_s: 0,
+        config: 0,
+        incarnation: 0,
+    };
+    let mut members: Vec<MemberStatus> = view.members().iter().map(member).collect();
+    members.sort_by(|one, other| one.name.cmp(&other.name));
+    MembersReport { node: view.info().node.clone(), gossip: false, health_factor: 1, members, counters: Vec::new() }
+}
