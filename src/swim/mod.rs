@@ -38,6 +38,33 @@
 //!   suspicions prolonged by the time lost.
 //! - *The dead are tried for ever*, about once a second or two by all others together, and all soon when one returns,
 //!   because a split may have ended. Members that die and return again and again are held dead a while longer.
+//!
+//! # What was chosen, and why
+//!
+//! Times are those of [`Config::lan`]; figures are of `tests/sim/gossip` in a release build (`figures`, which prints them).
+//!
+//! A host that falls silent must be seen by all within 5 s at any size. The first probe comes within 1.8 s (every other
+//! one of 0.8 s goes to the next in order), fails after 0.7 s, and the suspicion lasts 1.8 s where three confirm it,
+//! which they do within it; fresh news are sent on at once. Only the last grows with the size: a thousand know
+//! 0.4 s later than three. The shortest suspicion could be 1.4 s or less without a false death in simulation; the
+//! rest of the five seconds is given to processes that are woken late.
+//!
+//! A probe sends up to four direct pings, asks three relays, of which each pings twice, and tries a stream, because at 40 %
+//! loss each way one ping with its answer fails in 64 of 100 cases. While a suspicion lasts, each accuser repeats that every 0.4 s,
+//! so a healthy member has about nine direct and two dozen relayed chances to answer each of them, beside its refutation.
+//!
+//! | members | killed: seen by all, median and worst | silent: seen by all, median and worst | runs |
+//! |---|---|---|---|
+//! | 3 | 0.78 s, 1.52 s | 2.94 s, 3.68 s | 300 |
+//! | 16 | 0.84 s, 1.56 s | 3.02 s, 3.86 s | 300 |
+//! | 128 | 1.00 s, 1.80 s | 3.32 s, 3.98 s | 100 |
+//! | 1000 | 1.02 s, 1.76 s | 3.34 s, 4.04 s | 10 |
+//!
+//! With every path losing 40 %, in 300 s: no false death in 10 runs of 16 members, 5 of 32 and one of 128.
+//!
+//! An idle member sends 265 B/s, sealing and headers included (40 and 28 bytes a datagram), whatever the size. At 40 %
+//! loss it sends 2.8 kB/s among 16, 4.4 kB/s among 32 and 18 kB/s among 128, since each refutation is a signed record
+//! that all tell each other. The core takes about 16 microseconds of CPU a second for an idle member.
 
 mod chance;
 mod claims;
