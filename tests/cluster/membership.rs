@@ -220,6 +220,29 @@ async fn a_node_that_knows_only_a_seed_becomes_a_member_without_a_share() {
 }
 
 #[tokio::test]
+async fn a_node_that_starts_before_its_seed_waits_for_it() {
+    let mut cluster = Cluster::start(&["--nodes", "3"]).await;
+    all_alive(&cluster).await;
+    cluster.kill(1).await;
+    let (mut node, log) = start_with_seeds(&cluster, "n9", &["--log-level", "debug"]);
+    let said = || std::fs::read_to_string(&log).unwrap();
+    eventually("it asks in vain", async || said().contains("a seed did not describe the cluster")).await;
+    assert!(node.0.try_wait().unwrap().is_none(), "{}", said());
+    assert!(!said().contains("node serves"), "it cannot know whom to serve for: {}", said());
+    cluster.launch(1);
+    all_hold(&cluster, &[0, 1, 2], "n9", MemberState::Alive).await;
+    // What it has learnt it keeps, so that next time the seed need not be there.
+    cluster.kill(1).await;
+    send(node.0.id(), Signal::TERM);
+    assert!(node.0.wait().unwrap().success(), "{}", said());
+    let config = log.with_file_name("node.toml");
+    let mut again = program(&["node", "--config", config.to_str().unwrap()]);
+    let _again = Guard(again.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
+    all_hold(&cluster, &[0, 2], "n9", MemberState::Alive).await;
+    assert!(said().contains("no seed answers"), "{}", said());
+}
+
+#[tokio::test]
 async fn the_later_of_two_processes_with_one_name_ends_with_an_error() {
     let cluster = Cluster::start(&["--nodes", "2"]).await;
     let (mut first, _) = start_with_seeds(&cluster, "n9", &[]);
