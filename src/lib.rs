@@ -3,6 +3,7 @@
 pub mod limits;
 
 pub mod hash;
+pub mod meter;
 pub mod types;
 
 pub mod record;
@@ -29,6 +30,8 @@ pub mod client;
 #[cfg(feature = "server")]
 pub mod node;
 
+#[cfg(feature = "cli")]
+pub mod admin;
 #[cfg(feature = "cli")]
 pub mod certs;
 #[cfg(feature = "cli")]

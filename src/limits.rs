@@ -195,6 +195,22 @@ pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
 pub const HINT_PAGE_MAX: usize = 128;
 /// Hints that are on their way to one target at the same time.
 pub const HINTS_AT_ONCE: usize = 8;
+/// Longest text of log filters that a node takes while it runs.
+pub const LOG_FILTER_MAX: usize = 4 * 1024;
+/// Slow requests that are logged within one second; the others are counted.
+pub const SLOW_LOGGED_PER_SECOND: u32 = 10;
+/// Connections that the admin listener serves at once; further ones wait in the system's queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Bytes of one request to the admin listener, its headers included.
+pub const ADMIN_REQUEST_MAX: usize = 16 * 1024;
+/// Headers of one request to the admin listener.
+pub const ADMIN_HEADERS_MAX: usize = 64;
+/// Longest time in which the headers of a request to the admin listener must have come.
+pub const ADMIN_HEADERS_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest life of a connection to the admin listener, which is for one request.
+pub const ADMIN_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time that the storage is asked how much it holds, for metrics.
+pub const STORE_SIZE_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest configuration file that is read.
 pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
 /// Longest validity of a certificate that is issued, in days.
@@ -276,6 +292,8 @@ const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more t
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);
 const _: () = assert!(REPLAY_WINDOW.is_multiple_of(64) && GOSSIP_SENDERS_MAX >= MEMBERS_MAX);
+const _: () =
+    assert!(ADMIN_HEADERS_PATIENCE.as_secs() < ADMIN_PATIENCE.as_secs(), "a request must leave time for its answer");
 const _: () = assert!(PARTITIONS_MIN.is_power_of_two() && PARTITIONS_MAX.is_power_of_two());
 const _: () = assert!(SCAN_PAGE_BYTES + RECORD_MAX <= FRAME_MAX, "a page ends after the record that fills it");
 const _: () = assert!(GOSSIP_PLAIN_MIN <= GOSSIP_DATAGRAM_MAX - GOSSIP_SEAL_MAX, "a record must fit a datagram");

@@ -170,6 +170,23 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// The number of one request of a client, drawn by it and carried to every node that takes part, so that their logs can be
+/// laid side by side. It decides nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TraceId(pub u64);
+
+impl TraceId {
+    /// Of work that no request asked for.
+    pub const NONE: Self = Self(0);
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// One of the Q equal parts of the hash space; the unit of ownership, scans and transfers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -32,6 +32,11 @@ pub(crate) struct Connect {
 }
 
 impl Connect {
+    /// The one node that is meant, if any is.
+    pub(crate) fn node(&self) -> Option<&NodeName> {
+        self.node.as_ref()
+    }
+
     /// Connects, does the work, and disconnects.
     pub(crate) fn run<T>(
         self,

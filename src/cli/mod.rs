@@ -44,6 +44,14 @@ mod members;
 
 mod cluster;
 
+mod watch;
+
+mod rates;
+
+mod top;
+
+mod log_level;
+
 mod ring;
 
 mod bench;
@@ -59,6 +67,7 @@ use clap::Subcommand;
 pub use failure::Failure;
 pub use failure::Said;
 pub use failure::Usage;
+pub use logging::ThisProcess;
 pub use logging::start as start_logging;
 pub use output::Output;
 
@@ -102,6 +111,10 @@ enum Verb {
     Members(members::Args),
     /// Administer the cluster: the keys of gossip.
     Cluster(cluster::Args),
+    /// Show what each node does, second by second.
+    Top(top::Args),
+    /// Show or change what running nodes log.
+    LogLevel(log_level::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
     /// Put load on a cluster and measure it; fill and check a data set.
@@ -153,7 +166,7 @@ impl Context {
             2 => "debug",
             _ => "trace",
         };
-        logging::start(&LogConfig { level: level.to_owned(), json: false })
+        logging::start(&LogConfig { level: level.to_owned(), json: false, slow: None }).map(drop)
     }
 }
 
@@ -176,6 +189,8 @@ impl Cli {
             Verb::Status(args) => args.run(&context),
             Verb::Members(args) => args.run(&context),
             Verb::Cluster(args) => args.run(&context),
+            Verb::Top(args) => args.run(&context),
+            Verb::LogLevel(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
             Verb::Bench(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admin::Admin;
 use crate::cli::Context;
+use crate::cli::ThisProcess;
 use crate::cli::lock::Lock;
 use crate::cli::parent::Parent;
 use crate::cli::start_logging;
@@ -18,7 +20,7 @@ use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Datagrams, Endpoint, Socket, TlsMaterial, TransportSettings, Udp, tls};
 use crate::node::gossip::{Founding, GossipParts};
-use crate::node::{Node, Parts, Timeouts, keys};
+use crate::node::{Node, Oversight, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
 use crate::swim;
 use crate::types::Namespace;
@@ -47,13 +49,13 @@ impl Args {
         let judged = judge_node(&self.flags.inputs(), HostChecks::All, context.env.wall_ms());
         let warnings: Vec<String> = judged.settled.warnings.iter().map(ToString::to_string).collect();
         let config = judged.into_result()?;
-        start_logging(&config.log)?;
+        let host = start_logging(&config.log)?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        context.block_on(config.threads, serve(context, &config, self.stop_on_stdin_eof))
+        context.block_on(config.threads, serve(context, &config, host, self.stop_on_stdin_eof))
     }
 }
 
-async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> anyhow::Result<()> {
+async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_parent: bool) -> anyhow::Result<()> {
     // From here on a signal ends the node in order, also while it starts.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -69,7 +71,21 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
     // Two processes with one node's name and keys would be taken for one.
     let lock = Lock::take(&data_dir.join(LOCK));
     let _lock = lock.with_context(|| format!("node.data_dir {} cannot be used", data_dir.display()))?;
-    let endpoint = bind(context, config)?;
+    // Answers from the beginning on: a storage that is being walked after a crash is no reason to be started again.
+    let admin = Admin::bind(config.listen.admin).await?;
+    let address = admin.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "listen.admin can be reached from other hosts, and asks nobody who he is");
+    }
+    let watching = context.env.child();
+    let desk = admin.serve(&watching);
+    let material = TlsMaterial::load(&config.tls)?;
+    let oversight = Oversight {
+        host: Arc::new(host),
+        slow: config.log.slow,
+        certificate_expires_s: u64::try_from(material.certificate().not_after_ms / 1_000).ok(),
+    };
+    let endpoint = bind(context, config, material)?;
     // Without a list of members this may take until another node is there.
     let cluster = tokio::select! {
         biased;
@@ -77,9 +93,10 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
         _ = interrupt.recv() => return Ok(()),
         cluster = cluster(context, config, &endpoint) => cluster?,
     };
-    let node = start(context, config, endpoint, cluster).await?;
+    let node = start(context, config, endpoint, cluster, oversight).await?;
+    desk.open(node.observer());
     tracing::info!(
-        node = %config.name, cluster = %config.cluster, quic = %config.listen.quic,
+        node = %config.name, cluster = %config.cluster, quic = %config.listen.quic, admin = %address,
         version = env!("CARGO_PKG_VERSION"), "node serves"
     );
     let mut conflict = false;
@@ -90,7 +107,10 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
         () = orphaned => tracing::info!("the process that started this node is gone"),
         () = node.yielded() => conflict = true,
     }
-    node.shutdown().await.context("the storage was not closed cleanly")?;
+    let closed = node.shutdown().await;
+    // Until here it said that it is not ready.
+    watching.shutdown(Duration::ZERO).await;
+    closed.context("the storage was not closed cleanly")?;
     tracing::info!("node stopped");
     if conflict {
         bail!(
@@ -102,7 +122,7 @@ async fn serve(context: &Context, config: &NodeConfig, with_parent: bool) -> any
 }
 
 /// Opens the network.
-fn bind(context: &Context, config: &NodeConfig) -> anyhow::Result<Endpoint> {
+fn bind(context: &Context, config: &NodeConfig, material: TlsMaterial) -> anyhow::Result<Endpoint> {
     let settings = TransportSettings {
         keep_alive: config.timeouts.keepalive,
         idle_timeout: config.timeouts.idle,
@@ -111,7 +131,7 @@ fn bind(context: &Context, config: &NodeConfig) -> anyhow::Result<Endpoint> {
     };
     let bind = BindConfig {
         socket: Socket::Address(config.listen.quic),
-        material: TlsMaterial::load(&config.tls)?,
+        material,
         provider: tls::ring_provider(),
         keys: keys::load_or_create(&config.data_dir, &context.env)?,
         settings,
@@ -125,6 +145,7 @@ async fn start(
     config: &NodeConfig,
     endpoint: Endpoint,
     cluster: ClusterInfo,
+    oversight: Oversight,
 ) -> anyhow::Result<Node> {
     let env = &context.env;
     let gossip = Some(gossip(config, &endpoint)?);
@@ -136,7 +157,7 @@ async fn start(
         Timeouts { replica: config.timeouts.replica, hedge: config.timeouts.hedge, shutdown: config.timeouts.shutdown };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
-    let parts = Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, gossip };
+    let parts = Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, gossip, oversight };
     Ok(Node::start(parts, env).await?)
 }
 

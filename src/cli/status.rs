@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use futures_util::future::join_all;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::admin;
 use crate::cli::Context;
 use crate::cli::Said;
 use crate::cli::connect::Connect;
@@ -14,45 +14,63 @@ use crate::cli::table::bytes;
 use crate::cli::table::row;
 use crate::cli::table::span;
 use crate::cli::table::table;
-use crate::client::ClientError;
-use crate::wire::rpc::MemberInfo;
-use crate::wire::rpc::NodeStatus;
+use crate::cli::watch;
+use crate::cli::watch::Frame;
+use crate::cli::watch::Report;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "All nodes are asked at once, each for as long as --timeout says. A node that does not answer is shown \
-with the reason, and the exit status is 1. KEYS counts tombstones and hints, too; PEERS is how many of the other nodes \
+with the reason, and the exit status is 1. STATE says not ready, and below the table why, where a node cannot do its \
+part. KEYS counts tombstones and hints, too; PEERS is how many of the other nodes \
 the node has connections to, GOSSIP how many of the members it knows are alive.
 
 Examples:
   dynamomini status
+  dynamomini status --watch
   dynamomini status --json | jq '.nodes[] | select(.health != \"ok\") | .id'"
 )]
 pub(crate) struct Args {
+    /// Show it again and again, every 2s or as often as given, until ^C.
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "2s", value_parser = watch::interval)]
+    watch: Option<Duration>,
+    /// With --watch: stop after so many times.
+    #[arg(long, value_name = "NUMBER", requires = "watch")]
+    count: Option<u64>,
     #[command(flatten)]
     connect: Connect,
 }
 
-type Report = (MemberInfo, Result<NodeStatus, ClientError>);
-
 impl Args {
     /// Asks and prints.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let (cluster, reports) = self.connect.run(context, async |client, _| {
-            let view = client.view();
-            let members = &view.info().members;
-            let answers = join_all(members.iter().map(|member| client.status(&member.name))).await;
-            Ok((view.info().cluster.clone(), members.iter().cloned().zip(answers).collect::<Vec<Report>>()))
+        let Self { watch: interval, count, connect } = self;
+        if let Some(interval) = interval {
+            return connect.run(context, async |client, _| {
+                watch::run(context, interval, count, async || {
+                    let reports = watch::ask_all(client, watch::patience(interval)).await;
+                    let cluster = client.view().info().cluster.clone();
+                    Some(Frame { object: whole(cluster.as_str(), &reports), text: text(&reports) })
+                })
+                .await
+            });
+        }
+        let (cluster, reports) = connect.run(context, async |client, config| {
+            let reports = watch::ask_all(client, config.timeout).await;
+            Ok((client.view().info().cluster.clone(), reports))
         })?;
-        let nodes: Vec<Value> = reports.iter().map(object).collect();
-        context.output.print(&json!({"cluster": cluster.as_str(), "nodes": nodes}), |_| text(&reports))?;
+        context.output.print(&whole(cluster.as_str(), &reports), |_| text(&reports))?;
         match reports.iter().filter(|(_, answer)| answer.is_err()).count() {
             0 => Ok(()),
             _ if context.output.is_json() => Err(Said.into()),
             silent => bail!("{silent} of {} nodes cannot be reached", reports.len()),
         }
     }
+}
+
+fn whole(cluster: &str, reports: &[Report]) -> Value {
+    json!({"cluster": cluster, "nodes": reports.iter().map(object).collect::<Vec<_>>()})
 }
 
 fn text(reports: &[Report]) -> String {
@@ -70,7 +88,7 @@ fn text(reports: &[Report]) -> String {
         let health = status.health.split(':').next().unwrap_or_default();
         rows.push(row([
             member.name.as_str(),
-            "up",
+            if status.not_ready.is_empty() { "up" } else { "not ready" },
             &status.version,
             &status.engine,
             health,
@@ -84,6 +102,9 @@ fn text(reports: &[Report]) -> String {
         ]));
         if status.health != "ok" {
             troubles.push_str(&format!("{}: {}\n", member.name, status.health));
+        }
+        for reason in &status.not_ready {
+            troubles.push_str(&format!("{}: {reason}\n", member.name));
         }
         for peer in status.peers.iter().filter(|peer| peer.state != "up") {
             troubles.push_str(&format!("{}: its peer {} is {}\n", member.name, peer.name, peer.state));
@@ -107,23 +128,8 @@ fn object((member, answer): &Report) -> Value {
         "reachable": answer.is_ok(),
     });
     let more = match answer {
-        Err(error) => json!({"error": error.to_string()}),
-        Ok(status) => json!({
-            "version": status.version,
-            "uptime_s": status.uptime_s,
-            "engine": status.engine,
-            "epoch": status.epoch.to_string(),
-            "health": status.health,
-            "keys": status.keys,
-            "bytes": status.bytes,
-            "hints": status.hints,
-            "gossip": status.gossip,
-            "peers": status.peers.iter().map(|peer| json!({
-                "id": peer.name.as_str(), "quic": peer.quic, "state": peer.state, "rtt_us": peer.rtt_us,
-            })).collect::<Vec<_>>(),
-            "counters": status.counters.iter().map(|(name, count)| (name.clone(), json!(count)))
-                .collect::<serde_json::Map<_, _>>(),
-        }),
+        Err(error) => json!({"error": error}),
+        Ok(status) => admin::report(status),
     };
     if let (Some(fields), Value::Object(more)) = (object.as_object_mut(), more) {
         fields.extend(more);

@@ -264,8 +264,9 @@ impl Client {
         deadline: Instant,
     ) -> Vec<Result<B::Done, ClientError>> {
         let targets = self.targets(key);
-        let result = self.call(deadline).run(&targets, &mut each).await;
-        each.finish(result)
+        let call = self.call(deadline);
+        let result = call.run(&targets, &mut each).await;
+        each.finish(result).into_iter().map(|outcome| outcome.map_err(|error| error.of(call.trace))).collect()
     }
 
     /// Groups keys (place in the list, key, bytes) by the node to ask, within the bounds of one request.
@@ -317,7 +318,7 @@ mod tests {
     }
 
     fn quorum(may_appear: bool) -> Result<PutDone, ServeError> {
-        let error = QuorumError { verb: Verb::Write, needed: 2, got: vec![], missing: vec![], may_appear };
+        let error = QuorumError { verb: Verb::Write, needed: 2, got: vec![], missing: vec![], may_appear, trace: None };
         Err(ServeError::Quorum(Box::new(error)))
     }
 
@@ -328,7 +329,7 @@ mod tests {
         let again = each.take(Reply::Put(vec![done(1), quorum(false), Err(limit.clone())])).unwrap();
         assert!(matches!(again, Some(ServeError::Quorum(_))));
         assert_eq!(sent(&each), (vec![2], false));
-        let general = Unreachable { timed_out: true, maybe: false, tried: Vec::new() };
+        let general = Unreachable { timed_out: true, maybe: false, tried: Vec::new(), trace: None };
         let outcomes = each.finish(Err(ClientError::Unreachable(general)));
         assert_eq!(outcomes[0].as_ref().unwrap().dot.counter, 1);
         assert!(matches!(&outcomes[1], Err(ClientError::Quorum(error)) if !error.may_appear));
@@ -355,7 +356,7 @@ mod tests {
         each.take(Reply::Put(vec![quorum(true)])).unwrap();
         assert_eq!(sent(&each), (vec![1], true));
         each.take(Reply::Error(ServeError::Unavailable("stopping".into()))).unwrap();
-        let general = Unreachable { timed_out: true, maybe: true, tried: Vec::new() };
+        let general = Unreachable { timed_out: true, maybe: true, tried: Vec::new(), trace: None };
         let outcomes = each.finish(Err(ClientError::Unreachable(general)));
         assert!(matches!(&outcomes[0], Err(error) if error.may_have_applied()));
     }

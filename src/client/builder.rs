@@ -124,6 +124,7 @@ impl ClientBuilder {
             env,
             session,
             sequence: AtomicU64::new(1),
+            asked: AtomicU64::new(0),
             timeout,
             pinned,
             cluster,

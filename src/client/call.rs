@@ -14,8 +14,9 @@ use crate::client::route::{Routes, Target};
 use crate::env::Env;
 use crate::net::NetError;
 use crate::net::link::LinkState;
+use crate::types::TraceId;
 use crate::wire::blob;
-use crate::wire::rpc::{Reply, Request, ServeError};
+use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
 /// Share of the time left that one attempt may take while there are others to try.
 const ATTEMPT_SHARE: u32 = 3;
@@ -47,6 +48,8 @@ pub(crate) struct Call<'a> {
     pub(crate) routes: &'a Routes,
     pub(crate) env: &'a Env,
     pub(crate) deadline: Instant,
+    /// The number under which all nodes log it.
+    pub(crate) trace: TraceId,
     /// Whether each node is tried once only.
     pub(crate) once: bool,
 }
@@ -66,7 +69,7 @@ impl Call<'_> {
     /// Sends a request that is answered as a whole.
     pub(crate) async fn send(&self, targets: &[Target], request: Request) -> Result<Reply, ClientError> {
         let mut whole = Whole { request, reply: None };
-        self.run(targets, &mut whole).await?;
+        self.run(targets, &mut whole).await.map_err(|error| error.of(self.trace))?;
         whole.reply.ok_or_else(unexpected)
     }
 
@@ -89,7 +92,7 @@ impl Call<'_> {
                     LinkState::Up => left / ATTEMPT_SHARE,
                     _ => (left / ATTEMPT_SHARE).min(CONNECT_PATIENCE * (1 << round.min(10)) / 2),
                 };
-                match self.ask(target, share, &errand.request()).await {
+                match self.ask(target, share, errand.request()).await {
                     Ok(reply) => {
                         refused = false;
                         match errand.take(reply) {
@@ -119,9 +122,10 @@ impl Call<'_> {
     }
 
     /// Asks one node once.
-    async fn ask(&self, target: &Target, patience: Duration, request: &Request) -> Result<Reply, Lost> {
+    async fn ask(&self, target: &Target, patience: Duration, request: Request) -> Result<Reply, Lost> {
+        let traced = Traced { trace: self.trace, request };
         let encode = |frame: &mut BytesMut| {
-            postcard::to_io(request, frame.writer()).expect("messages always encode into memory");
+            postcard::to_io(&traced, frame.writer()).expect("messages always encode into memory");
         };
         match target.link.request(patience, encode).await {
             Ok(bytes) => blob::decode::<Reply>(&bytes).map_err(|error| {
@@ -175,7 +179,10 @@ impl Record {
                 ClientError::Quorum(error)
             }
             Some(error) if !self.maybe && self.tried.len() == 1 => ClientError::Rejected(error),
-            _ => ClientError::Unreachable(Unreachable { timed_out, maybe: self.maybe, tried: self.tried }),
+            _ => {
+                let Self { maybe, tried, .. } = self;
+                ClientError::Unreachable(Unreachable { timed_out, maybe, tried, trace: None })
+            }
         }
     }
 }

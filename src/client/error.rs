@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::net::tls::TlsError;
 use crate::types::Invalid;
+use crate::types::TraceId;
 use crate::view::ViewError;
 use crate::wire::rpc::{QuorumError, ServeError};
 
@@ -48,13 +49,16 @@ pub struct Unreachable {
     pub maybe: bool,
     /// Nodes with the last reason of each.
     pub tried: Vec<(String, String)>,
+    /// The number under which the nodes logged the request, if they saw it.
+    pub trace: Option<TraceId>,
 }
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.timed_out { "no answer before the deadline" } else { "no node could be reached" })?;
         Tried(&self.tried).fmt(f)?;
-        f.write_str(if self.maybe { "; the write may have been applied" } else { "" })
+        f.write_str(if self.maybe { "; the write may have been applied" } else { "" })?;
+        self.trace.iter().try_for_each(|trace| write!(f, " (request {trace})"))
     }
 }
 
@@ -93,6 +97,21 @@ impl ClientError {
         }
     }
 
+    /// The same error with the number of its request, where the logs of nodes tell more about it. What is wrong with the
+    /// request itself needs no log.
+    pub(crate) fn of(self, trace: TraceId) -> Self {
+        match self {
+            Self::Quorum(mut error) => {
+                error.trace = Some(trace);
+                Self::Quorum(error)
+            }
+            Self::Unreachable(unreachable) => Self::Unreachable(Unreachable { trace: Some(trace), ..unreachable }),
+            Self::Rejected(error) => Self::Rejected(numbered(error, trace)),
+            Self::Uncertain(error) => Self::Uncertain(numbered(error, trace)),
+            Self::Config(_) | Self::Condition(_) | Self::Refused(_) | Self::Protocol(_) => self,
+        }
+    }
+
     /// The same error after attempts of which one may have been executed.
     pub(crate) fn after(self, maybe: bool) -> Self {
         match self {
@@ -100,6 +119,21 @@ impl ClientError {
             Self::Condition(text) if maybe => Self::Uncertain(ServeError::Condition(text)),
             other => other,
         }
+    }
+}
+
+fn numbered(error: ServeError, trace: TraceId) -> ServeError {
+    let with = |text: String| format!("{text} (request {trace})");
+    match error {
+        ServeError::Unavailable(text) => ServeError::Unavailable(with(text)),
+        ServeError::Deadline(text) => ServeError::Deadline(with(text)),
+        ServeError::Internal(text) => ServeError::Internal(with(text)),
+        ServeError::Uncertain(text) => ServeError::Uncertain(with(text)),
+        ServeError::Invalid(_)
+        | ServeError::Limit(_)
+        | ServeError::Forbidden(_)
+        | ServeError::Condition(_)
+        | ServeError::Quorum(_) => error,
     }
 }
 
@@ -128,5 +162,22 @@ impl From<TlsError> for ClientError {
 impl From<ViewError> for ClientError {
     fn from(error: ViewError) -> Self {
         Self::Protocol(format!("the node described a cluster that cannot be: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_logs_tell_more_about_carry_the_number_of_their_request() {
+        let text = |error: ClientError| error.of(TraceId(0x2a)).to_string();
+        let unreachable = Unreachable { timed_out: true, maybe: false, tried: Vec::new(), trace: None };
+        for error in [ClientError::Unreachable(unreachable), ServeError::Deadline("late".into()).into()] {
+            let text = text(error);
+            assert!(text.contains("(request 000000000000002a)"), "{text}");
+        }
+        let refused = text(ServeError::Limit("the key is too long".into()).into());
+        assert_eq!(refused, "the key is too long");
     }
 }

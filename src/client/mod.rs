@@ -52,7 +52,7 @@ use crate::client::route::{Routes, Target};
 use crate::env::Env;
 use crate::limits;
 use crate::net::TlsMaterial;
-use crate::types::{ClusterName, Namespace, NodeName};
+use crate::types::{ClusterName, Namespace, NodeName, TraceId};
 use crate::version::RequestId;
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
@@ -76,6 +76,8 @@ struct Inner {
     /// Together with the sequence this names each write of this client, for ever.
     session: u64,
     sequence: AtomicU64,
+    /// Requests so far, of any kind.
+    asked: AtomicU64,
     timeout: Duration,
     pinned: Option<NodeName>,
     /// The cluster to talk to, if only one will do.
@@ -179,10 +181,7 @@ impl Client {
     /// # Errors
     /// When it does not answer, or there is no such node.
     pub async fn status(&self, node: &NodeName) -> Result<NodeStatus, ClientError> {
-        let target = self.inner.routes.node(node);
-        let target = target.ok_or_else(|| ClientError::Config(format!("there is no node {node}")))?;
-        let call = Call { once: true, ..self.call(self.deadline(None)) };
-        match call.send(&[target], Request::Status).await? {
+        match self.ask_node(node, Request::Status).await? {
             Reply::Status(status) => Ok(*status),
             _ => Err(unexpected()),
         }
@@ -213,6 +212,25 @@ impl Client {
         }
     }
 
+    /// What a node logs: its filters now, after setting them where `filters` are given. Until its process ends they go
+    /// before its configuration. For administrators.
+    ///
+    /// # Errors
+    /// When it does not answer, there is no such node, the filters are malformed, or the certificate does not allow it.
+    pub async fn log_filters(&self, node: &NodeName, filters: Option<String>) -> Result<String, ClientError> {
+        match self.ask_node(node, Request::Log(filters)).await? {
+            Reply::Log(filters) => Ok(filters),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Asks one node, once.
+    async fn ask_node(&self, node: &NodeName, request: Request) -> Result<Reply, ClientError> {
+        let target = self.inner.routes.node(node);
+        let target = target.ok_or_else(|| ClientError::Config(format!("there is no node {node}")))?;
+        Call { once: true, ..self.call(self.deadline(None)) }.send(&[target], request).await
+    }
+
     /// Closes all connections, once the operations under way have ended or a second has passed.
     pub async fn close(self) {
         self.inner.routes.endpoint().close(CLOSE_PATIENCE).await;
@@ -236,7 +254,16 @@ impl Client {
     }
 
     fn call(&self, deadline: Instant) -> Call<'_> {
-        Call { routes: &self.inner.routes, env: &self.inner.env, deadline, once: false }
+        let Inner { routes, env, .. } = &*self.inner;
+        Call { routes, env, deadline, trace: self.trace(), once: false }
+    }
+
+    /// A number for the next request, which no other of this or another client is likely to have: an odd step visits all
+    /// numbers there are, from a random one on.
+    fn trace(&self) -> TraceId {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let asked = self.inner.asked.fetch_add(1, Ordering::Relaxed);
+        TraceId(self.inner.session.wrapping_add(asked.wrapping_mul(STEP)))
     }
 
     /// Whom to ask for what does not concern a key: the pinned node, or else any.

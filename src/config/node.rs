@@ -177,6 +177,8 @@ pub struct LogConfig {
     pub level: String,
     /// JSON lines instead of text.
     pub json: bool,
+    /// Requests that take longer are logged; `None` logs none.
+    pub slow: Option<Duration>,
 }
 
 /// A member of the cluster.
@@ -244,6 +246,7 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
         log: LogConfig {
             level: settled.text("log.level")?.to_owned(),
             json: settled.text("log.format") == Some("json"),
+            slow: Some(millis(settled, "log.slow_ms")).filter(|slow| !slow.is_zero()),
         },
         threads,
         seeds,

@@ -172,7 +172,11 @@ fn any_text(_: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn log_level(text: &str) -> Result<(), String> {
+/// Refuses log filters that are malformed, or would be taken for something else than they were meant.
+///
+/// # Errors
+/// What is wrong, and what is allowed.
+pub fn log_level(text: &str) -> Result<(), String> {
     let allowed = "error, warn, info, debug, trace, or filters such as info,dynamomini::net=debug";
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let shaped = text.split(',').all(|part| part.contains('=') || levels.contains(&part));
@@ -246,6 +250,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("gossip.suspicion_max_ms", Kind::Millis(100, 600_000), Absent, "Time a suspect has when only one member suspects it. The preset's: 5000 local, 8000 lan, 30000 wan."),
     Setting::new("gossip.push_pull_ms", Kind::Millis(100, 3_600_000), Absent, "Shortest time between two exchanges of full state that one member begins. The preset's: 1000 local and lan, 3000 wan."),
     Setting::new("log.level", Kind::Text(log_level, "level or filters"), Value("info"), "error, warn, info, debug, trace, or filters such as info,dynamomini::net=debug."),
+    Setting::new("log.slow_ms", Kind::Millis(0, 600_000), Value("500"), "Requests that take longer are logged, up to ten a second, with the time of their stages; 0 logs none."),
     Setting::new("log.format", Kind::Choice(&["text", "json"]), Value("text"), "How log lines are written to standard error."),
     Setting::new("runtime.threads", Kind::Integer(0, 1_024), Value("0"), "Threads that serve the network; 0 means one per core."),
 ];

@@ -1,7 +1,7 @@
-//! Counts of what the network did, for metrics and tests. They only grow; gauges say so.
+//! Counts of what the network did, for metrics and tests.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use crate::meter::Counter;
+use crate::meter::Gauge;
 
 /// Why a handshake failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,29 +48,6 @@ impl HandshakeFailure {
     }
 }
 
-/// One number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// The count so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    pub(crate) fn count(&self, items: usize) {
-        self.add(u64::try_from(items).unwrap_or(u64::MAX));
-    }
-
-    pub(crate) fn one(&self) {
-        self.add(1);
-    }
-}
-
 /// Counts of one endpoint and everything on it.
 #[derive(Debug, Default)]
 pub struct NetCounters {
@@ -103,6 +80,10 @@ pub struct NetCounters {
     pub peers_disconnected: Counter,
     /// Connections that a link made again after it had lost one.
     pub reconnects: Counter,
+    /// Connections that peers and clients made to this endpoint and that are served now.
+    pub served: Gauge,
+    /// Lanes that peers and clients have open.
+    pub lanes: Gauge,
 }
 
 impl NetCounters {

@@ -189,6 +189,14 @@ impl Link {
         }
     }
 
+    /// Requests that wait for their reply, without those in bulk.
+    pub fn pending(&self) -> usize {
+        match &*self.0.core.phase.now() {
+            Phase::Up(connection) => connection.pending(),
+            _ => 0,
+        }
+    }
+
     /// Whom it leads to.
     pub fn expect(&self) -> &Expect {
         &self.0.core.expect

@@ -47,6 +47,8 @@ pub trait Handler: Clone + Send + Sync + 'static {
 pub struct Incoming {
     /// Who asks.
     pub peer: Arc<Peer>,
+    /// When it arrived.
+    pub arrived: Instant,
     /// When the asker stops waiting.
     pub deadline: Instant,
     /// What is asked.
@@ -90,6 +92,8 @@ impl<H: Handler> Serving<H> {
 
     /// Serves the peer until it goes or this side stops.
     pub(crate) async fn run(self: Arc<Self>) {
+        let counters = self.counters.clone();
+        let _served = counters.served.hold();
         loop {
             let stream = tokio::select! {
                 biased;
@@ -116,6 +120,8 @@ impl<H: Handler> Serving<H> {
         match given_up(kind)?.flatten() {
             None => Ok(()),
             Some(frame::LANE) if self.limits.lanes.fetch_add(1, Ordering::Relaxed) < limits::LANES_MAX => {
+                let counters = self.counters.clone();
+                let _open = counters.lanes.hold();
                 let lane = Arc::new(Lane::new(self.counters.clone()));
                 let (serving, writing) = (self.clone(), lane.clone());
                 self.env.spawn("net/reply-writer", async move {
@@ -190,7 +196,7 @@ impl<H: Handler> Serving<H> {
         let head = frame::take_request(&mut frame)?;
         let permit = self.reserve(frame.len()).await;
         let wait = Duration::from_millis(head.deadline_ms.into()).min(limits::DEADLINE_MAX);
-        Ok((Incoming { peer: self.peer.clone(), deadline: arrived + wait, body: frame, id: head.id }, permit))
+        Ok((Incoming { peer: self.peer.clone(), arrived, deadline: arrived + wait, body: frame, id: head.id }, permit))
     }
 
     async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -246,7 +252,7 @@ impl<H: Handler> Serving<H> {
         self.counters.bytes_received.count(frame.len());
         let head = frame::take_request(&mut frame)?;
         let wait = Duration::from_millis(head.deadline_ms.into()).min(limits::DEADLINE_MAX);
-        let request = Incoming { peer: self.peer.clone(), deadline: arrived + wait, body: frame, id: head.id };
+        let request = Incoming { peer: self.peer.clone(), arrived, deadline: arrived + wait, body: frame, id: head.id };
         let (status, body) = self.answer(request).await;
         drop(permit);
         self.counters.frames_sent.one();

@@ -1,6 +1,5 @@
 //! What the services of one node share.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Semaphore;
@@ -9,8 +8,11 @@ use tokio::time::Instant;
 use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::node::ask::Stages;
 use crate::node::gossip::Gossip;
 use crate::node::hints::HintBudget;
+use crate::node::meters::{Meters, Stage};
+use crate::node::oversight::{Oversight, SlowLog};
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -36,7 +38,9 @@ pub(crate) struct Core {
     pub(crate) hints: HintBudget,
     pub(crate) reservations: Reservations,
     pub(crate) timeouts: Timeouts,
-    pub(crate) counters: Counters,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) oversight: Oversight,
+    pub(crate) slow_log: SlowLog,
     pub(crate) started: Instant,
     /// Room for work in the background.
     pub(crate) background: Arc<Semaphore>,
@@ -63,23 +67,6 @@ impl Views {
     }
 }
 
-/// Counts of what the coordinator met.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) puts: AtomicU64,
-    pub(crate) gets: AtomicU64,
-    pub(crate) scans: AtomicU64,
-    pub(crate) forwarded: AtomicU64,
-    pub(crate) quorum_failures: AtomicU64,
-    pub(crate) digest_mismatches: AtomicU64,
-    pub(crate) read_repairs: AtomicU64,
-    pub(crate) hedges: AtomicU64,
-    pub(crate) stand_ins: AtomicU64,
-    pub(crate) hints_kept: AtomicU64,
-    pub(crate) hints_delivered: AtomicU64,
-    pub(crate) hints_refused: AtomicU64,
-}
-
 /// A key's place: position in the hash space, and where its record lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
@@ -100,6 +87,15 @@ impl Core {
             drop(permit);
         });
         None
+    }
+
+    /// Notes that a stage of a request has ended, and returns when.
+    pub(crate) fn passed(&self, stages: &Stages, stage: Stage, began: Instant) -> Instant {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(began);
+        self.meters.passed(stage, took);
+        stages.note(stage, took);
+        now
     }
 
     /// The cluster as known now.

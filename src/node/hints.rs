@@ -4,7 +4,6 @@
 //! delivers them, paced, one page after another. A node that only stood in forgets the record with its last marker.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use futures_util::stream;
 use tokio::time::{Instant, sleep};
 
 use crate::limits;
+use crate::node::ask::By;
 use crate::node::core::{Core, slot_ref};
 use crate::node::replica::HintDone;
 use crate::node::replica::marker::{self, Marker};
@@ -70,13 +70,13 @@ impl HintBudget {
     /// Keeps hints for a record that is on this node.
     pub(crate) async fn keep(&self, core: &Core, slot: Slot, targets: Vec<NodeId>) {
         let (admitted, refused): (Vec<NodeId>, Vec<NodeId>) = targets.into_iter().partition(|node| self.admit(*node));
-        core.counters.hints_refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
+        core.meters.hints_refused.count(refused.len());
         if admitted.is_empty() {
             return;
         }
-        core.counters.hints_kept.fetch_add(admitted.len() as u64, Ordering::Relaxed);
+        core.meters.hints_kept.count(admitted.len());
         if let Err(error) = core.replica.hint(slot, admitted).await {
-            core.counters.hints_refused.fetch_add(1, Ordering::Relaxed);
+            core.meters.hints_refused.one();
             tracing::warn!(%error, "a hint could not be kept; read repair has to find what the owner missed");
         }
     }
@@ -170,7 +170,7 @@ async fn deliver_page(core: &Arc<Core>, target: NodeId, items: Vec<(Bytes, Bytes
             Err(error) => tracing::warn!(%target, %error, "a hint cannot be delivered"),
         }
     }
-    core.counters.hints_delivered.fetch_add(page.delivered as u64, Ordering::Relaxed);
+    core.meters.hints_delivered.count(page.delivered);
     if page.delivered > 0 {
         tracing::debug!(%target, delivered = page.delivered, "hints delivered");
     }
@@ -187,8 +187,8 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
         verified.map_err(|error| ServeError::Internal(error.to_string()))?;
         let write =
             ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new(), reservation: None };
-        let deadline = Instant::now() + core.timeouts.replica;
-        let outcomes = core.peers.apply(target, vec![write], deadline).await;
+        let by = By::itself(core.timeouts.replica);
+        let outcomes = core.peers.apply(target, vec![write], by).await;
         let outcomes = outcomes.map_err(|error| ServeError::Unavailable(error.why))?;
         outcomes.into_iter().collect::<Result<Vec<()>, ServeError>>()?;
     }

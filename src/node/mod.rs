@@ -3,18 +3,26 @@
 //! `replica` is the only door into the storage, `coordinate` drives one request, `hints` hands over what owners missed,
 //! `serve` is the door for requests. Nothing here reads files of configuration or prints.
 
+mod ask;
 mod coordinate;
 mod core;
 pub mod gossip;
 mod hints;
 pub mod keys;
+mod meters;
+mod metrics;
+mod observer;
+mod oversight;
 mod peers;
+mod readiness;
 mod replica;
 mod reservations;
 mod serve;
 mod status;
 mod timeouts;
 
+pub use observer::Observer;
+pub use oversight::{Host, NoHost, Oversight};
 pub use timeouts::Timeouts;
 
 use std::sync::Arc;
@@ -27,9 +35,11 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::Endpoint;
 use crate::net::link::LinkSettings;
-use crate::node::core::{Core, Counters, Views};
+use crate::node::core::{Core, Views};
 use crate::node::gossip::{Gossip, GossipError, GossipParts};
 use crate::node::hints::HintBudget;
+use crate::node::meters::Meters;
+use crate::node::oversight::SlowLog;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -57,6 +67,8 @@ pub struct Parts {
     pub clock_drift: Duration,
     /// Membership by gossip. Without it the members are those of `cluster`, and only connections say who is up.
     pub gossip: Option<GossipParts>,
+    /// How it is watched.
+    pub oversight: Oversight,
 }
 
 /// Why a node did not start.
@@ -96,7 +108,7 @@ impl Node {
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip } = parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, oversight } = parts;
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
         if gossip.is_none() && !view.members().contains_key(&id) {
@@ -107,7 +119,8 @@ impl Node {
         let (gossip, prepared) = gossip.unzip();
         let storage = env.child();
         let rest = env.child();
-        let replica = Replica::start(engine.clone(), *view.hash(), id, clock_drift, &storage);
+        let meters = Arc::new(Meters::default());
+        let replica = Replica::start(engine.clone(), (*view.hash(), id), clock_drift, meters.clone(), &storage);
         let peers = Peers::new(&endpoint, &links, id, env);
         peers.follow(&view);
         let core = Arc::new(Core {
@@ -121,7 +134,9 @@ impl Node {
             hints: HintBudget::default(),
             reservations: Reservations::default(),
             timeouts,
-            counters: Counters::default(),
+            meters,
+            oversight,
+            slow_log: SlowLog::default(),
             started: tokio::time::Instant::now(),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
             gossip,
@@ -133,6 +148,11 @@ impl Node {
             Gossip::start(&core, gossip, prepared);
         }
         Ok(Self { core, endpoint, storage })
+    }
+
+    /// Looks at the node from outside, also while it shuts down.
+    pub fn observer(&self) -> Observer {
+        Observer(self.core.clone())
     }
 
     /// Goes on with another description of the cluster: connects to members that are new or have moved, and forgets

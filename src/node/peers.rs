@@ -12,11 +12,12 @@ use crate::env::Env;
 use crate::limits;
 use crate::net::link::{Link, LinkSettings, LinkState};
 use crate::net::{Endpoint, Expect, NetError};
+use crate::node::ask::By;
 use crate::swim::{Standing, StorageHealth};
 use crate::types::{NodeId, NodeName};
 use crate::view::ClusterView;
 use crate::wire::blob;
-use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef};
+use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
 
 /// After a request to a node timed out, how long others are preferred to it.
 const SHUN_MS: u64 = 1_000;
@@ -155,11 +156,6 @@ impl Peers {
         }
     }
 
-    /// The endpoint, for connections to strangers.
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     /// Those whose connection stands, whatever gossip says.
     pub(crate) fn connected(&self) -> Vec<NodeId> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
@@ -179,6 +175,17 @@ impl Peers {
                 .map(|(id, _)| *id),
         );
         nodes.into_iter().collect()
+    }
+
+    /// What everything travels on.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Requests to peers that wait for their answer.
+    pub(crate) fn pending(&self) -> usize {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().map(|peer| peer.link.pending()).sum()
     }
 
     fn get(&self, node: NodeId) -> Option<Arc<Peer>> {
@@ -227,9 +234,9 @@ impl Peers {
         &self,
         node: NodeId,
         writes: Vec<ReplicaWrite>,
-        deadline: Instant,
+        by: By,
     ) -> Result<Vec<Result<(), ServeError>>, PeerError> {
-        match self.request(node, &Request::Apply(writes), deadline).await? {
+        match self.request(node, Request::Apply(writes), by).await? {
             Reply::Apply(outcomes) => Ok(outcomes),
             other => Err(unexpected(other)),
         }
@@ -241,9 +248,9 @@ impl Peers {
         node: NodeId,
         slots: Vec<SlotRef>,
         digest_only: bool,
-        deadline: Instant,
+        by: By,
     ) -> Result<Vec<Result<Fetched, ServeError>>, PeerError> {
-        match self.request(node, &Request::Fetch { slots, digest_only }, deadline).await? {
+        match self.request(node, Request::Fetch { slots, digest_only }, by).await? {
             Reply::Fetch(outcomes) => Ok(outcomes),
             other => Err(unexpected(other)),
         }
@@ -254,9 +261,9 @@ impl Peers {
         &self,
         node: NodeId,
         page: PageRequest,
-        deadline: Instant,
+        by: By,
     ) -> Result<(Vec<(Bytes, Bytes)>, bool), PeerError> {
-        match self.request(node, &Request::FetchPage(page), deadline).await? {
+        match self.request(node, Request::FetchPage(page), by).await? {
             Reply::FetchPage { items, more } => {
                 Ok((items.into_iter().map(|(key, record)| (key.0, record.0)).collect(), more))
             }
@@ -265,11 +272,13 @@ impl Peers {
     }
 
     /// Sends any request to a peer.
-    pub(crate) async fn request(&self, node: NodeId, request: &Request, deadline: Instant) -> Result<Reply, PeerError> {
+    pub(crate) async fn request(&self, node: NodeId, request: Request, by: By) -> Result<Reply, PeerError> {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
-        let answer = peer.link.request(deadline - Instant::now(), |frame| encode(request, frame)).await;
-        if let Err(NetError::Unanswered { .. }) = &answer {
+        let traced = Traced { trace: by.trace, request };
+        let answer = peer.link.request(by.deadline - Instant::now(), |frame| encode(&traced, frame)).await;
+        if let Err(error @ NetError::Unanswered { .. }) = &answer {
+            tracing::debug!(request = %by.trace, %node, %error, "a peer did not answer");
             peer.shunned_until.store(self.now_ms() + SHUN_MS, Ordering::Relaxed);
         }
         let answer = answer?;

@@ -10,15 +10,17 @@ use tokio::time::Instant;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::{Handler, Identity, Incoming, Verb};
+use crate::node::ask::{Ask, Stages};
 use crate::node::coordinate;
 use crate::node::core::Core;
 use crate::node::gossip::{self, Gossip};
+use crate::node::meters::{Kind, Outcome};
 use crate::node::peers::encode;
 use crate::node::replica::Apply;
 use crate::node::status;
-use crate::types::Namespace;
+use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
-use crate::wire::rpc::{PutRequest, ReplicaWrite, Reply, Request, ServeError};
+use crate::wire::rpc::{PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
 
 /// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
 const ANSWER_MARGIN: Duration = Duration::from_millis(100);
@@ -29,29 +31,72 @@ pub(crate) struct Serve(pub(crate) Arc<Core>);
 
 impl Handler for Serve {
     async fn handle(&self, incoming: Incoming) -> Bytes {
-        let reply = match self.reply(incoming).await {
-            Ok(reply) => reply,
-            Err(error) => Reply::Error(error),
+        let core = &self.0;
+        let _in_flight = core.meters.in_flight.hold();
+        let stages = Stages::default();
+        let decoded = blob::decode::<Traced>(&incoming.body);
+        let (kind, trace) = match &decoded {
+            Ok(traced) => (Kind::of(&traced.request), traced.trace),
+            Err(_) => (Kind::Unreadable, TraceId::NONE),
         };
+        let from = incoming.peer.identity();
+        let reply = match decoded {
+            Ok(Traced { request, .. }) => {
+                let ask = Ask { trace, deadline: answer_by(incoming.deadline), stages: &stages };
+                self.reply(from, request, ask).await.unwrap_or_else(Reply::Error)
+            }
+            Err(error) => Reply::Error(ServeError::Invalid(format!(
+                "the request cannot be read ({error}): is the other side newer?"
+            ))),
+        };
+        let outcome = Outcome::of(&reply);
+        let took = incoming.arrived.elapsed();
+        core.meters.answered(kind, outcome, took);
+        tracing::debug!(
+            request = %trace, kind = kind.label(), from = %incoming.peer.label(), outcome = outcome.label(), ?took,
+            "request answered"
+        );
+        if core.oversight.slow.is_some_and(|slow| took > slow) {
+            self.note_slow(&Slow { kind, trace, outcome, took, from: incoming.peer.label(), stages: &stages });
+        }
         let mut frame = BytesMut::new();
         encode(&reply, &mut frame);
         frame.freeze()
     }
 }
 
+/// A request that took too long.
+struct Slow<'a> {
+    kind: Kind,
+    trace: TraceId,
+    outcome: Outcome,
+    took: Duration,
+    from: &'a str,
+    stages: &'a Stages,
+}
+
 impl Serve {
-    async fn reply(&self, incoming: Incoming) -> Result<Reply, ServeError> {
+    /// Counts a slow request, and logs it unless there are too many.
+    fn note_slow(&self, slow: &Slow<'_>) {
         let core = &self.0;
-        let request: Request = blob::decode(&incoming.body).map_err(|error| {
-            ServeError::Invalid(format!("the request cannot be read ({error}): is the other side newer?"))
-        })?;
-        let from = incoming.peer.identity();
+        core.meters.slow_requests.one();
+        if let Some(left_out) = core.slow_log.admit() {
+            let Slow { kind, trace, outcome, took, from, stages } = slow;
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(
+                request = %trace, kind = kind.label(), from, outcome = outcome.label(), took_ms, %stages, left_out,
+                "slow request"
+            );
+        }
+    }
+
+    async fn reply(&self, from: &Identity, request: Request, ask: Ask<'_>) -> Result<Reply, ServeError> {
+        let core = &self.0;
         authorise(core, from, &request)?;
-        let deadline = answer_by(incoming.deadline);
         match request {
-            Request::Put(put) => coordinate::put(core, from, put, deadline).await.map(Reply::Put),
-            Request::Get(get) => coordinate::get(core, get, deadline).await.map(Reply::Get),
-            Request::Scan(scan) => coordinate::scan(core, scan, deadline).await.map(Reply::Scan),
+            Request::Put(put) => coordinate::put(core, from, put, ask).await.map(Reply::Put),
+            Request::Get(get) => coordinate::get(core, get, ask).await.map(Reply::Get),
+            Request::Scan(scan) => coordinate::scan(core, scan, ask).await.map(Reply::Scan),
             Request::View => Ok(Reply::View(core.view().info().clone())),
             Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),
             Request::Apply(writes) => Ok(Reply::Apply(join_all(writes.into_iter().map(|w| self.apply(w))).await)),
@@ -82,7 +127,22 @@ impl Serve {
                 None => Ok(Reply::Members(Box::new(gossip::without_gossip(core)))),
             },
             Request::Keys(order) => gossip::serve_keys(core, self.gossip()?, order).await.map(Reply::Keys),
+            Request::Log(filters) => self.log(from, filters.as_deref()).map(Reply::Log),
         }
+    }
+
+    /// Sets the filters of the log, if they are given, and says which are in force.
+    fn log(&self, from: &Identity, filters: Option<&str>) -> Result<String, ServeError> {
+        let host = &self.0.oversight.host;
+        if let Some(filters) = filters {
+            if filters.len() > limits::LOG_FILTER_MAX {
+                let text = format!("log filters of {} bytes, the limit is {}", filters.len(), limits::LOG_FILTER_MAX);
+                return Err(ServeError::Limit(text));
+            }
+            host.set_log_filters(filters).map_err(ServeError::Invalid)?;
+            tracing::warn!(filters, by = from.name(), "log filters changed");
+        }
+        host.log_filters().map_err(ServeError::Invalid)
     }
 
     fn gossip(&self) -> Result<&Gossip, ServeError> {
@@ -112,6 +172,11 @@ fn answer_by(deadline: Instant) -> Instant {
 
 /// Refuses what the certificate does not allow.
 fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), ServeError> {
+    if matches!(request, Request::Log(_)) && !matches!(from, Identity::Admin(_)) {
+        let text =
+            format!("the log is changed with an administrator's certificate, and {} is a {}", from.name(), from.role());
+        return Err(ServeError::Forbidden(text));
+    }
     let (name, grants) = match from {
         // Whoever gossips, or asks what the cluster is, need not be known as a member yet; its cluster is looked at there.
         Identity::Node(_) if matches!(request, Request::Gossip(_) | Request::View) => return Ok(()),
@@ -144,7 +209,7 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
             }
             _ => Ok(()),
         },
-        Request::View | Request::Status | Request::Members => Ok(()),
+        Request::View | Request::Status | Request::Log(_) | Request::Members => Ok(()),
         Request::Keys(_) if grants.is_none() => Ok(()),
         Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Apply(_)

@@ -1,17 +1,19 @@
 //! The status report of a node.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use crate::limits;
+use crate::meter::Distribution;
 use crate::node::core::Core;
+use crate::node::meters::{Call, Kind};
+use crate::node::readiness;
 use crate::store::{Engine, Health, StoreSize};
 use crate::wire::rpc::NodeStatus;
 
+/// The grades of a storage's health in a word, best first.
+pub(crate) const GRADES: [&str; 5] = ["ok", "slow", "read-only", "losing-data", "down"];
+
 /// How this node is, now.
 pub(crate) async fn status(core: &Core) -> NodeStatus {
-    let size = core.engine.size().await.unwrap_or_else(|error| {
-        tracing::debug!(%error, "the storage's size is not known");
-        StoreSize::default()
-    });
+    let size = size(core).await.unwrap_or_default();
     let view = core.view();
     NodeStatus {
         node: view.info().node.clone(),
@@ -24,20 +26,58 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         bytes: size.bytes,
         hints: core.hints.total(),
         peers: core.peers.status(&view),
-        counters: counters(core),
+        counters: core.meters.counters().map(|(name, _, count)| (name.to_owned(), count.get())).to_vec(),
+        process: core.oversight.host.usage(),
+        connections: u64::try_from(core.peers.endpoint().open_connections()).unwrap_or(u64::MAX),
+        in_flight: core.meters.in_flight.get(),
+        not_ready: readiness::obstacles(core),
+        requests: used(Kind::ALL.map(|kind| (kind.label(), core.meters.requests(kind).read()))),
         gossip: match &core.gossip {
             Some(gossip) => gossip.summary().await,
             None => "off".to_owned(),
         },
+        storage: used(Call::ALL.map(|call| (call.label(), core.meters.storage(call).read()))),
     }
 }
 
-fn engine(engine: &Engine) -> &'static str {
+/// Those that hold anything.
+fn used<const N: usize>(distributions: [(&str, Distribution); N]) -> Vec<(String, Distribution)> {
+    let used = distributions.into_iter().filter(|(_, held)| held.count() > 0);
+    used.map(|(name, held)| (name.to_owned(), held)).collect()
+}
+
+/// How much the storage holds. `None` when it does not say in time.
+pub(crate) async fn size(core: &Core) -> Option<StoreSize> {
+    match tokio::time::timeout(limits::STORE_SIZE_PATIENCE, core.engine.size()).await {
+        Ok(Ok(size)) => Some(size),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the storage's size is not known");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("the storage did not tell its size in time");
+            None
+        }
+    }
+}
+
+pub(crate) fn engine(engine: &Engine) -> &'static str {
     match engine {
         Engine::Memory(_) => "memory",
         Engine::Embedded(_) => "embedded",
         #[cfg(feature = "redis")]
         Engine::Redis(_) => "redis",
+    }
+}
+
+/// The grade of a storage's health, one of [`GRADES`].
+pub(crate) fn grade(health: &Health) -> &'static str {
+    match health {
+        Health::Ok => "ok",
+        Health::Slow { .. } => "slow",
+        Health::ReadOnly { .. } => "read-only",
+        Health::LosingData { .. } => "losing-data",
+        Health::Down { .. } => "down",
     }
 }
 
@@ -49,27 +89,4 @@ fn health(health: &Health) -> String {
         Health::LosingData { reason } => format!("losing data: {reason}"),
         Health::Down { reason } => format!("down: {reason}"),
     }
-}
-
-fn counters(core: &Core) -> Vec<(String, u64)> {
-    let (counters, replica) = (&core.counters, core.replica.counters());
-    let named: [(&str, &AtomicU64); 16] = [
-        ("puts", &counters.puts),
-        ("gets", &counters.gets),
-        ("scans", &counters.scans),
-        ("forwarded", &counters.forwarded),
-        ("quorum_failures", &counters.quorum_failures),
-        ("digest_mismatches", &counters.digest_mismatches),
-        ("read_repairs", &counters.read_repairs),
-        ("hedges", &counters.hedges),
-        ("stand_ins", &counters.stand_ins),
-        ("hints_kept", &counters.hints_kept),
-        ("hints_delivered", &counters.hints_delivered),
-        ("hints_refused", &counters.hints_refused),
-        ("store_batches", &replica.batches),
-        ("store_operations", &replica.operations),
-        ("records_damaged", &replica.damaged),
-        ("epoch_retries", &replica.epoch_retries),
-    ];
-    named.iter().map(|(name, count)| ((*name).to_owned(), count.load(Ordering::Relaxed))).collect()
 }

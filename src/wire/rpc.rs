@@ -8,13 +8,30 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
+use crate::meter::Distribution;
 use crate::types::{
     ClusterName, Condition, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId,
 };
-use crate::types::{Partitions, Zone};
+use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
+
+/// A request as it travels: with the number under which every node concerned logs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Traced<R = Request> {
+    /// The number.
+    pub trace: TraceId,
+    /// What is asked.
+    pub request: R,
+}
+
+impl<R> Traced<R> {
+    /// A request that belongs to nothing that was asked for.
+    pub fn untraced(request: R) -> Self {
+        Self { trace: TraceId::NONE, request }
+    }
+}
 
 /// What may be asked of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +72,9 @@ pub enum Request {
     Members,
     /// Administrators only: the keys of gossip.
     Keys(KeyOrder),
+    /// Administrators only: what the node logs, after it was set to these filters if there are any; at most
+    /// [`limits::LOG_FILTER_MAX`] bytes.
+    Log(Option<String>),
 }
 
 /// A write of one or more keys.
@@ -234,6 +254,8 @@ pub enum Reply {
     Members(Box<MembersReport>),
     /// The keys of gossip.
     Keys(KeysReport),
+    /// The filters of the node's log that are in force now.
+    Log(String),
 }
 
 /// A write that was acknowledged.
@@ -344,6 +366,39 @@ pub struct NodeStatus {
     pub counters: Vec<(String, u64)>,
     /// The members it knows by gossip, in a few words; `off` without gossip.
     pub gossip: String,
+    /// What its process takes; `None` where the system does not say.
+    pub process: Option<ProcessUsage>,
+    /// Connections it has, of both directions.
+    pub connections: u64,
+    /// Requests it works on.
+    pub in_flight: u64,
+    /// Why it is not ready to serve; empty when it is.
+    pub not_ready: Vec<String>,
+    /// How long requests took since the start, by kind, from arrival to answer.
+    pub requests: Vec<(String, Distribution)>,
+    /// How long calls of the storage took since the start, by kind.
+    pub storage: Vec<(String, Distribution)>,
+}
+
+/// What a process takes of its machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessUsage {
+    /// Its number.
+    pub pid: u32,
+    /// User and system CPU time since its start.
+    pub cpu: Duration,
+    /// Bytes of memory that are resident.
+    pub resident: u64,
+    /// Bytes of its address space.
+    pub virtual_bytes: u64,
+    /// Files, sockets among them, that it has open.
+    pub open_files: u64,
+    /// Most it may have open.
+    pub open_files_max: u64,
+    /// Its threads.
+    pub threads: u64,
+    /// Seconds since the Unix epoch when it started.
+    pub started_s: u64,
 }
 
 /// A peer as a node sees it.
@@ -436,6 +491,9 @@ pub struct QuorumError {
     pub missing: Vec<(NodeName, String)>,
     /// Whether a write may still appear, since some replica took it or may have.
     pub may_appear: bool,
+    /// The request that failed, where its client knows it; it is not sent back.
+    #[serde(skip)]
+    pub trace: Option<TraceId>,
 }
 
 /// Reading or writing.
@@ -463,10 +521,11 @@ impl std::fmt::Display for QuorumError {
             write!(f, "{}{node} ({why})", if at == 0 { "; not from " } else { ", " })?;
         }
         match (self.verb, self.may_appear) {
-            (Verb::Write, true) => f.write_str("; the write may still appear"),
-            (Verb::Write, false) => f.write_str("; the write was not applied anywhere"),
-            (Verb::Read, _) => Ok(()),
+            (Verb::Write, true) => f.write_str("; the write may still appear")?,
+            (Verb::Write, false) => f.write_str("; the write was not applied anywhere")?,
+            (Verb::Read, _) => {}
         }
+        self.trace.iter().try_for_each(|trace| write!(f, " (request {trace})"))
     }
 }
 
@@ -513,6 +572,9 @@ mod tests {
         assert_eq!(hex(&Reply::Gossip(GossipReply::Sync(Blob::copy(b"s")))), "0b010173");
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
+        assert_eq!(hex(&Traced { trace: TraceId(300), request: Request::View }), "ac0203");
+        assert_eq!(hex(&Request::Log(Some("info".into()))), "0a0104696e666f");
+        assert_eq!(hex(&Reply::Log("info".into())), "0b04696e666f");
     }
 
     #[test]
@@ -524,11 +586,12 @@ mod tests {
             got: vec![name("n1")],
             missing: vec![(name("n2"), "connection lost".into()), (name("n3"), "timed out".into())],
             may_appear: true,
+            trace: Some(TraceId(0xab)),
         };
         assert_eq!(
             error.to_string(),
             "write quorum not met: needed 2, got 1 from n1; not from n2 (connection lost), n3 (timed out); \
-             the write may still appear"
+             the write may still appear (request 00000000000000ab)"
         );
     }
 

@@ -16,11 +16,11 @@ use dynamomini::net::{
     BindConfig, Endpoint, EndpointKeys, Expect, Link, LinkSettings, PemFile, Socket, TlsMaterial, TransportSettings,
     tls,
 };
-use dynamomini::node::{Node, Parts, Timeouts};
+use dynamomini::node::{Node, Oversight, Parts, Timeouts};
 use dynamomini::store::{Durability, Engine, StoreConfig, StoreIdentity};
-use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, Zone};
+use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, TraceId, Zone};
 use dynamomini::wire::blob;
-use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request};
+use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request, Traced};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
@@ -186,6 +186,7 @@ impl Cluster {
             timeouts: Timeouts::default(),
             clock_drift: Duration::from_secs(60),
             gossip: None,
+            oversight: Oversight::default(),
         };
         member.running = Some((Node::start(parts, &env).await.unwrap(), env));
     }
@@ -313,8 +314,9 @@ pub(crate) struct Wire(Link);
 
 impl Wire {
     pub(crate) async fn ask(&self, request: &Request) -> Reply {
+        let traced = Traced { trace: TraceId::NONE, request };
         let encode = |frame: &mut BytesMut| {
-            postcard::to_io(request, frame.writer()).unwrap();
+            postcard::to_io(&traced, frame.writer()).unwrap();
         };
         blob::decode(&self.0.request(PATIENCE, encode).await.unwrap()).unwrap()
     }

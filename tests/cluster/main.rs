@@ -14,8 +14,10 @@ mod trust;
 
 mod processes;
 
+mod admin;
 mod bench;
 mod dev;
+mod exposition;
 mod failure;
 mod membership;
 mod refusals;

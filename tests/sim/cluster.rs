@@ -10,7 +10,7 @@ use dynamomini::env::Env;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
-use dynamomini::node::{Node, Parts, Timeouts};
+use dynamomini::node::{Node, Oversight, Parts, Timeouts};
 use dynamomini::store::{Engine, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
 use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
@@ -105,6 +105,7 @@ impl Cluster {
             links: LinkSettings::default(),
             timeouts: Timeouts { replica: Duration::from_millis(500), ..Timeouts::default() },
             clock_drift: Duration::from_secs(60),
+            oversight: Oversight::default(),
         };
         let node = Node::start(parts, &world.env()).await.unwrap();
         self.running.insert(number, Running { world, address: address(number), node });

@@ -49,8 +49,9 @@ A closed loop (the default) begins an operation as soon as another ends: a clust
 With --rate the loop is open: operations have fixed moments, and their latencies count from these, so that a stall shows in \
 all that it delayed. What could not be begun within --timeout after the end is counted as not begun.
 
-In namespaces that keep siblings a write carries the causal context that this run saw last for its key; the first write of a \
-key that was not read before stands beside what is there. --blind leaves contexts out.
+In namespaces that keep siblings a write carries the causal context that this run saw last for its key; for mixes with put \
+the keys are read once beforehand, up to a million. Writes of one key that are under way together still become siblings. \
+--blind leaves contexts out, and the reading too.
 
 Latencies are of operations that succeeded; failed ones have a line of their own, and the exit status is 1. Processor time \
 and memory of the nodes are shown when a cluster.json of dynamomini dev lies beside the client's configuration. ^C ends the \

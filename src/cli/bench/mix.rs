@@ -69,6 +69,11 @@ impl Mix {
         chosen.map_or(Kind::Get, |(kind, _)| *kind)
     }
 
+    /// Whether operations of this kind come at all.
+    pub(super) fn has(&self, kind: Kind) -> bool {
+        self.shares.iter().any(|(other, _)| *other == kind)
+    }
+
     /// Which keys it asks for unless something else is said: as the workload of that name does, else all alike.
     pub(super) fn popularity(&self) -> Popularity {
         match self.ycsb {

@@ -1,11 +1,13 @@
 //! `dynamomini bench` itself: connects, measures, reports.
 
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use anyhow::bail;
+use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::cli::Context;
@@ -15,18 +17,27 @@ use crate::cli::bench::contexts::Contexts;
 use crate::cli::bench::measure::News;
 use crate::cli::bench::measure::Point;
 use crate::cli::bench::measure::measure;
+use crate::cli::bench::mix::Kind;
 use crate::cli::bench::plot;
 use crate::cli::bench::processes;
 use crate::cli::bench::report::Asked;
 use crate::cli::bench::report::Report;
 use crate::cli::bench::report::Watched;
 use crate::cli::bench::schedule::Plan;
+use crate::cli::bench::tally::walk;
 use crate::cli::bench::workload::Workload;
 use crate::cli::connect::Access;
 use crate::cli::connect::Connect;
 use crate::cli::output;
 use crate::client::Client;
+use crate::client::ClientError;
+use crate::client::Found;
+use crate::client::GetOptions;
+use crate::limits;
 use crate::types::ConflictPolicy;
+
+/// Batches of keys that are read at once before a run.
+const READ_AT_ONCE: usize = 8;
 
 /// What to run.
 #[derive(Debug)]
@@ -62,6 +73,9 @@ async fn load(context: &Context, access: &Access, job: &Job) -> anyhow::Result<R
         w: access.config.w,
         contexts: contexts.clone(),
     };
+    if let (Some(contexts), Some(client)) = (&contexts, clients.first()) {
+        learn(access, client, &job.workload, contexts).await;
+    }
     let nodes = access.file.as_deref().map(processes::of_cluster).unwrap_or_default();
     let own = processes::own();
     let mut watched = Watched::default();
@@ -88,6 +102,26 @@ async fn load(context: &Context, access: &Access, job: &Job) -> anyhow::Result<R
         written.with_context(|| format!("{} cannot be written", file.display()))?;
     }
     Ok(report)
+}
+
+/// Reads the keys that will be written, so that the first write of each replaces what is there. A key that cannot be
+/// read is left to the run.
+async fn learn(access: &Access, client: &Client, workload: &Workload, contexts: &Contexts) {
+    if !workload.mix.has(Kind::Put) {
+        return;
+    }
+    let keys = workload.keys.min(u64::try_from(limits::BENCH_CONTEXTS_MAX).unwrap_or(u64::MAX));
+    let read = async |range: Range<u64>| {
+        let keys: Vec<Bytes> = range.clone().map(|number| workload.data.key(number)).collect();
+        let options = GetOptions { r: access.config.r, timeout: None };
+        range.zip(client.multi_get(&keys, options).await).collect::<Vec<_>>()
+    };
+    let take = |batch: Vec<(u64, Result<Found, ClientError>)>| {
+        for (number, found) in batch.into_iter().filter_map(|(number, found)| Some((number, found.ok()?))) {
+            contexts.read(number, &found.context);
+        }
+    };
+    walk(&workload.data, keys, READ_AT_ONCE, "read", read, take).await;
 }
 
 async fn connect_all(access: &Access, count: usize) -> anyhow::Result<Vec<Client>> {

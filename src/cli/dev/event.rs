@@ -83,9 +83,9 @@ impl fmt::Display for Event {
 
 fn ready(f: &mut fmt::Formatter<'_>, nodes: &[NodeEntry]) -> fmt::Result {
     writeln!(f, "ready: every one of {} nodes serves", nodes.len())?;
-    for NodeEntry { id, pid, quic, redis_pid, .. } in nodes {
+    for NodeEntry { id, pid, quic, admin, redis_pid, .. } in nodes {
         let redis = redis_pid.map_or_else(String::new, |pid| format!("  redis-server pid {pid}"));
-        writeln!(f, "  {:4} pid {pid:<8} {quic}{redis}", id.as_str())?;
+        writeln!(f, "  {:4} pid {pid:<8} {quic}  http://{admin}/metrics{redis}", id.as_str())?;
     }
     Ok(())
 }
@@ -94,6 +94,7 @@ fn next(f: &mut fmt::Formatter<'_>, nodes: &[NodeEntry], config: &str) -> fmt::R
     writeln!(f, "\nIn another terminal:")?;
     writeln!(f, "  dynamomini put{config} greeting hello")?;
     writeln!(f, "  dynamomini get{config} greeting")?;
+    writeln!(f, "  dynamomini top{config}")?;
     if let Some(last) = nodes.last() {
         writeln!(f, "  kill -9 {:<8} # ends {}; the others go on", last.pid, last.id)?;
         writeln!(f, "  dynamomini node --config {}", last.config.display())?;

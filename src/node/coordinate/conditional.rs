@@ -12,13 +12,14 @@ use futures_util::stream::FuturesUnordered;
 use rand::{Rng, RngExt};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::node::ask::By;
 use crate::node::coordinate::{quorum_error, silent};
 use crate::node::core::Core;
 use crate::node::peers::PeerError;
 use crate::quorum::Miss;
 use crate::record;
 use crate::store::Slot;
-use crate::types::{Condition, NodeId};
+use crate::types::{Condition, NodeId, TraceId};
 use crate::version::{Context, Siblings};
 use crate::wire::rpc::{Reply, Request, ReserveRequest, ServeError, Verb};
 
@@ -47,15 +48,15 @@ pub(crate) async fn reserve(
     owners: &[NodeId],
     needed: u8,
     ask: ReserveRequest,
-    deadline: Instant,
+    by: By,
 ) -> Result<Reserved, ServeError> {
     let mut rng = core.rest.rng("conditional");
     let mut longest = PAUSE;
     loop {
         let ask = ReserveRequest { token: rng.next_u64(), ..ask.clone() };
-        let outcome = Round::start(core, owners, ask, deadline).run(needed, deadline).await;
+        let outcome = Round::start(core, owners, ask, by).run(needed).await;
         match outcome {
-            Err(Failure::Contended(_)) if Instant::now() + longest < deadline => {}
+            Err(Failure::Contended(_)) if Instant::now() + longest < by.deadline => {}
             Err(Failure::Contended(error) | Failure::Final(error)) => return Err(error),
             Ok(reserved) => return Ok(reserved),
         }
@@ -88,6 +89,7 @@ enum Refusal {
 struct Round<'a> {
     core: &'a Arc<Core>,
     ask: ReserveRequest,
+    by: By,
     asked: FuturesUnordered<Asked>,
     waiting: Vec<NodeId>,
     granted: Vec<NodeId>,
@@ -95,19 +97,19 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn start(core: &'a Arc<Core>, owners: &[NodeId], ask: ReserveRequest, deadline: Instant) -> Self {
+    fn start(core: &'a Arc<Core>, owners: &[NodeId], ask: ReserveRequest, by: By) -> Self {
         let asked: FuturesUnordered<Asked> = FuturesUnordered::new();
         for &node in owners {
             let (core, ask) = (core.clone(), ask.clone());
-            asked.push(Box::pin(async move { (node, ask_one(&core, node, ask, deadline).await) }));
+            asked.push(Box::pin(async move { (node, ask_one(&core, node, ask, by).await) }));
         }
-        Self { core, ask, asked, waiting: owners.to_vec(), granted: Vec::new(), seen: None }
+        Self { core, ask, by, asked, waiting: owners.to_vec(), granted: Vec::new(), seen: None }
     }
 
     /// Waits for enough grants, this node's among them, and a moment longer for the others; what was granted in vain is
     /// released.
-    async fn run(mut self, needed: u8, deadline: Instant) -> Result<Reserved, Failure> {
-        let began = Instant::now();
+    async fn run(mut self, needed: u8) -> Result<Reserved, Failure> {
+        let (began, deadline) = (Instant::now(), self.by.deadline);
         let (mut missed, mut held, mut until) = (Vec::new(), false, deadline);
         while let Ok(Some((node, answer))) = timeout_at(until, self.asked.next()).await {
             self.waiting.retain(|waiting| *waiting != node);
@@ -152,16 +154,16 @@ impl<'a> Round<'a> {
 
     /// Takes back what was granted, and what will be, in the background; what is not released lapses.
     fn release(self) {
-        let Self { core, ask, mut asked, granted, .. } = self;
+        let Self { core, ask, by, mut asked, granted, .. } = self;
         let core = core.clone();
         let background = core.clone();
         let release = async move {
             for node in granted {
-                release_one(&core, node, &ask).await;
+                release_one(&core, node, &ask, by.trace).await;
             }
             while let Some((node, answer)) = asked.next().await {
                 if answer.is_ok() {
-                    release_one(&core, node, &ask).await;
+                    release_one(&core, node, &ask, by.trace).await;
                 }
             }
         };
@@ -171,22 +173,23 @@ impl<'a> Round<'a> {
     }
 }
 
-async fn release_one(core: &Arc<Core>, node: NodeId, ask: &ReserveRequest) {
+async fn release_one(core: &Arc<Core>, node: NodeId, ask: &ReserveRequest, trace: TraceId) {
     if node == core.id {
         core.reservations.release(&Slot { partition: ask.slot.partition, key: ask.slot.key.0.clone() }, ask.token);
         return;
     }
     let request = Request::Release { slot: ask.slot.clone(), token: ask.token };
-    if let Err(error) = core.peers.request(node, &request, Instant::now() + core.timeouts.replica).await {
-        tracing::debug!(%node, error = error.why, "a reservation was not released; it lapses");
+    let by = By { trace, deadline: Instant::now() + core.timeouts.replica };
+    if let Err(error) = core.peers.request(node, request, by).await {
+        tracing::debug!(request = %trace, %node, error = error.why, "a reservation was not released; it lapses");
     }
 }
 
-async fn ask_one(core: &Arc<Core>, node: NodeId, ask: ReserveRequest, deadline: Instant) -> Result<Context, Refusal> {
+async fn ask_one(core: &Arc<Core>, node: NodeId, ask: ReserveRequest, by: By) -> Result<Context, Refusal> {
     let answer = if node == core.id {
         grant(core, &ask).await
     } else {
-        match core.peers.request(node, &Request::Reserve(ask), deadline).await.map_err(Refusal::Not)? {
+        match core.peers.request(node, Request::Reserve(ask), by).await.map_err(Refusal::Not)? {
             Reply::Reserved(granted) => Ok(granted),
             Reply::Error(error) => Err(error),
             _ => Err(ServeError::Unavailable("sent a reply of the wrong kind".to_owned())),

@@ -2,7 +2,6 @@
 //! differ, records from all of them, merged, and written back to those that were behind.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -11,15 +10,17 @@ use futures_util::stream::{self, FuturesUnordered, Stream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::limits;
+use crate::node::ask::{Ask, By};
 use crate::node::coordinate::{needed, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
+use crate::node::meters::Stage;
 use crate::node::peers::PeerError;
 use crate::node::replica::Apply;
 use crate::quorum::{GetQuorum, GetStep, Role};
 use crate::record;
 use crate::ring::Ring;
 use crate::store::Slot;
-use crate::types::{ConflictPolicy, NamespacePolicy, NodeId};
+use crate::types::{ConflictPolicy, NamespacePolicy, NodeId, TraceId};
 use crate::version::{Siblings, Version};
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{self, Fetched, GetDone, GetRequest, KeyContext, ReplicaWrite, ServeError, SiblingInfo, Verb};
@@ -33,7 +34,7 @@ const AT_ONCE: usize = 16;
 pub(crate) async fn get(
     core: &Arc<Core>,
     request: GetRequest,
-    deadline: Instant,
+    ask: Ask<'_>,
 ) -> Result<Vec<Result<GetDone, ServeError>>, ServeError> {
     if request.keys.len() > limits::BATCH_KEYS_MAX {
         let text = format!("{} keys in one request, the limit is {}", request.keys.len(), limits::BATCH_KEYS_MAX);
@@ -42,11 +43,11 @@ pub(crate) async fn get(
     let view = core.view();
     let policy = policy(&view, &request.namespace)?;
     let needed = needed(&view, policy, Verb::Read, request.r)?;
-    core.counters.gets.fetch_add(request.keys.len() as u64, Ordering::Relaxed);
+    core.meters.gets.count(request.keys.len());
     let read_one = async |key: &Blob| {
         rpc::check_key(key)?;
         let place = core.place(&request.namespace, key);
-        let state = read(core, ring(&view, policy)?, policy, &place.slot, needed, deadline).await?;
+        let state = read(core, ring(&view, policy)?, policy, &place.slot, needed, ask).await?;
         Ok(found(policy, &place, &state, core.rest.wall_ms()))
     };
     let reads = stream::iter(request.keys.iter().map(read_one)).buffered(AT_ONCE);
@@ -100,17 +101,20 @@ async fn read(
     policy: &NamespacePolicy,
     slot: &Slot,
     needed: u8,
-    deadline: Instant,
+    by: Ask<'_>,
 ) -> Result<Siblings, ServeError> {
     let candidates = candidates(core, ring, policy, slot);
-    let mut fast = Asking::start(core, slot, needed, &candidates, false);
-    match fast.decide(deadline).await {
+    let began = Instant::now();
+    let mut fast = Asking::start(core, slot, by, needed, &candidates, false);
+    let step = fast.decide().await;
+    let began = core.passed(by.stages, Stage::GetQuorum, began);
+    match step {
         GetStep::Agreed => {
             if let Some(state) = fast.state() {
                 return Ok(state);
             }
         }
-        GetStep::Differ(_) => drop(core.counters.digest_mismatches.fetch_add(1, Ordering::Relaxed)),
+        GetStep::Differ(_) => core.meters.digest_mismatches.one(),
         GetStep::Wait | GetStep::GiveUp => return Err(fast.error(needed)),
     }
     // Some replicas differ, or the one that had the record failed: take records from all, those that answered first.
@@ -118,8 +122,10 @@ async fn read(
     let (mut first, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|(node, _)| answered.contains(node));
     first.extend(others);
     let candidates = first;
-    let mut full = Asking::start(core, slot, needed, &candidates, true);
-    match full.decide(deadline).await {
+    let mut full = Asking::start(core, slot, by, needed, &candidates, true);
+    let step = full.decide().await;
+    core.passed(by.stages, Stage::GetMerge, began);
+    match step {
         GetStep::Agreed | GetStep::Differ(_) => {}
         GetStep::Wait | GetStep::GiveUp => return Err(full.error(needed)),
     }
@@ -144,26 +150,29 @@ fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -
 }
 
 /// Merges into this replica what the other owners hold of a key, as far as they answer.
-pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], deadline: Instant) {
+pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], by: Ask<'_>) {
     let others: Vec<NodeId> =
         owners.iter().copied().filter(|node| *node != core.id && core.peers.is_connected(*node)).collect();
     // One that is silent, perhaps the reason for the retry, must leave time for the write itself.
     let now = Instant::now();
-    let patience = (deadline.saturating_duration_since(now) / LEARN_SHARE).min(core.timeouts.replica / 2);
-    let deadline = now + patience;
-    let answers = others.iter().map(|node| ask(core.clone(), *node, slot.clone(), false, deadline));
+    let patience = (by.deadline.saturating_duration_since(now) / LEARN_SHARE).min(core.timeouts.replica / 2);
+    let until = by.until(now + patience);
+    let answers = others.iter().map(|node| ask(core.clone(), *node, slot.clone(), false, until));
     for (node, answer) in join_all(answers).await {
         match answer {
             Ok(Fetched::Record(record)) => {
                 let apply = Apply { slot: slot.clone(), record: record.0, hints: Vec::new() };
                 if let Err(error) = core.replica.apply(apply).await {
-                    tracing::debug!(%node, %error, "could not learn a record before a retried write");
+                    tracing::debug!(request = %by.trace, %node, %error, "could not learn a record before a retried write");
                 }
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%node, error = error.why, "could not ask before a retried write"),
+            Err(error) => {
+                tracing::debug!(request = %by.trace, %node, error = error.why, "could not ask before a retried write");
+            }
         }
     }
+    core.passed(by.stages, Stage::PutLearn, now);
 }
 
 type Asked = BoxFuture<'static, (NodeId, Result<Fetched, PeerError>)>;
@@ -172,6 +181,7 @@ type Asked = BoxFuture<'static, (NodeId, Result<Fetched, PeerError>)>;
 struct Asking<'a> {
     core: &'a Arc<Core>,
     slot: &'a Slot,
+    by: Ask<'a>,
     quorum: GetQuorum,
     asked: FuturesUnordered<Asked>,
     /// The records that came, decoded, with their digests.
@@ -180,9 +190,16 @@ struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     /// Asks the first `needed` candidates: all for their records, or, unless `full`, all but one for digests.
-    fn start(core: &'a Arc<Core>, slot: &'a Slot, needed: u8, candidates: &[(NodeId, Role)], full: bool) -> Self {
+    fn start(
+        core: &'a Arc<Core>,
+        slot: &'a Slot,
+        by: Ask<'a>,
+        needed: u8,
+        candidates: &[(NodeId, Role)],
+        full: bool,
+    ) -> Self {
         let (quorum, first) = GetQuorum::start(needed, candidates.iter().copied());
-        let mut asking = Self { core, slot, quorum, asked: FuturesUnordered::new(), records: Vec::new() };
+        let mut asking = Self { core, slot, by, quorum, asked: FuturesUnordered::new(), records: Vec::new() };
         for (place, node) in first.into_iter().enumerate() {
             asking.ask(node, !full && place > 0);
         }
@@ -190,13 +207,13 @@ impl<'a> Asking<'a> {
     }
 
     fn ask(&mut self, node: NodeId, digest_only: bool) {
-        let deadline = Instant::now() + self.core.timeouts.replica;
-        self.asked.push(Box::pin(ask(self.core.clone(), node, self.slot.clone(), digest_only, deadline)));
+        let by = self.by.until(Instant::now() + self.core.timeouts.replica);
+        self.asked.push(Box::pin(ask(self.core.clone(), node, self.slot.clone(), digest_only, by)));
     }
 
     /// Goes on until enough have answered or too few can; asks one more whenever the hedge time passes in silence.
-    async fn decide(&mut self, deadline: Instant) -> GetStep {
-        timeout_at(deadline, self.decide_in_time()).await.unwrap_or(GetStep::Wait)
+    async fn decide(&mut self) -> GetStep {
+        timeout_at(self.by.deadline, self.decide_in_time()).await.unwrap_or(GetStep::Wait)
     }
 
     async fn decide_in_time(&mut self) -> GetStep {
@@ -210,7 +227,7 @@ impl<'a> Asking<'a> {
                 },
                 () = hedge => {
                     if let Some(node) = self.quorum.more() {
-                        self.core.counters.hedges.fetch_add(1, Ordering::Relaxed);
+                        self.core.meters.hedges.one();
                         // The slow one may be the one that was asked for the record.
                         self.ask(node, false);
                     }
@@ -277,11 +294,11 @@ impl<'a> Asking<'a> {
         if behind.is_empty() {
             return;
         }
-        let count = behind.len() as u64;
-        let repair = repair(self.core.clone(), self.slot.clone(), merged, behind);
+        let count = behind.len();
+        let repair = repair(self.core.clone(), self.by.trace, self.slot.clone(), merged, behind);
         // Where there is no room for it, the next read repairs.
         if self.core.finish_later("read-repair", repair).is_none() {
-            self.core.counters.read_repairs.fetch_add(count, Ordering::Relaxed);
+            self.core.meters.read_repairs.count(count);
         }
     }
 
@@ -299,7 +316,7 @@ async fn ask(
     node: NodeId,
     slot: Slot,
     digest_only: bool,
-    deadline: Instant,
+    by: By,
 ) -> (NodeId, Result<Fetched, PeerError>) {
     let answers = if node == core.id && !digest_only {
         // Checked where it is decoded.
@@ -309,7 +326,7 @@ async fn ask(
     } else if node == core.id {
         Ok(fetch(&core, vec![slot], digest_only).await)
     } else {
-        core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, deadline).await
+        core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, by).await
     };
     let answer = answers.and_then(|mut answers| match answers.pop() {
         Some(answer) => answer.map_err(PeerError::from),
@@ -336,8 +353,8 @@ pub(crate) async fn fetch(core: &Core, slots: Vec<Slot>, digest_only: bool) -> V
 }
 
 /// Writes a merged record to replicas that were behind.
-async fn repair(core: Arc<Core>, slot: Slot, merged: Bytes, behind: Vec<NodeId>) {
-    let deadline = Instant::now() + core.timeouts.replica;
+async fn repair(core: Arc<Core>, trace: TraceId, slot: Slot, merged: Bytes, behind: Vec<NodeId>) {
+    let by = By { trace, deadline: Instant::now() + core.timeouts.replica };
     for node in behind {
         let result = if node == core.id {
             let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new() };
@@ -349,10 +366,10 @@ async fn repair(core: Arc<Core>, slot: Slot, merged: Bytes, behind: Vec<NodeId>)
                 hints: Vec::new(),
                 reservation: None,
             };
-            core.peers.apply(node, vec![write], deadline).await.map(drop)
+            core.peers.apply(node, vec![write], by).await.map(drop)
         };
         if let Err(error) = result {
-            tracing::debug!(%node, error = error.why, "read repair failed; the next read tries again");
+            tracing::debug!(request = %trace, %node, error = error.why, "read repair failed; the next read tries again");
         }
     }
 }

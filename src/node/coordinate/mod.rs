@@ -10,8 +10,6 @@ pub(crate) use get::{fetch, get};
 pub(crate) use put::put;
 pub(crate) use scan::{page, scan};
 
-use std::sync::atomic::Ordering;
-
 use crate::node::core::Core;
 use crate::quorum::Miss;
 use crate::ring::Ring;
@@ -70,9 +68,9 @@ fn quorum_error(
     missed: &[Miss],
     may_appear: bool,
 ) -> ServeError {
-    core.counters.quorum_failures.fetch_add(1, Ordering::Relaxed);
+    core.meters.quorum_failures.one();
     let view = core.view();
     let missing = missed.iter().map(|miss| (view.name_of(miss.node), miss.why.clone())).collect();
     let got = got.into_iter().map(|node| view.name_of(node)).collect();
-    ServeError::Quorum(Box::new(QuorumError { verb, needed, got, missing, may_appear }))
+    ServeError::Quorum(Box::new(QuorumError { verb, needed, got, missing, may_appear, trace: None }))
 }

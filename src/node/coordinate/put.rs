@@ -2,7 +2,6 @@
 //! background.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -12,13 +11,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::limits;
 use crate::net::Identity;
+use crate::node::ask::{Ask, By};
 use crate::node::coordinate::conditional::{self, Reserved};
 use crate::node::coordinate::{get, needed, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
+use crate::node::meters::Stage;
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::quorum::{PutQuorum, PutStep, Send};
-use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId};
+use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId, TraceId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{
@@ -30,7 +31,7 @@ pub(crate) async fn put(
     core: &Arc<Core>,
     from: &Identity,
     request: PutRequest,
-    deadline: Instant,
+    ask: Ask<'_>,
 ) -> Result<Vec<Result<PutDone, ServeError>>, ServeError> {
     if request.items.len() > limits::BATCH_KEYS_MAX {
         let text = format!("{} keys in one request, the limit is {}", request.items.len(), limits::BATCH_KEYS_MAX);
@@ -48,11 +49,11 @@ pub(crate) async fn put(
     let policy = policy(&view, &request.namespace)?;
     let needed = needed(&view, policy, Verb::Write, request.w)?;
     let sloppy = request.sloppy.unwrap_or(policy.sloppy);
-    core.counters.puts.fetch_add(request.items.len() as u64, Ordering::Relaxed);
+    core.meters.puts.count(request.items.len());
     let forwarded = matches!(from, Identity::Node(_));
     let PutRequest { namespace, items, w, retry, .. } = request;
     let head = PutRequest { namespace, items: Vec::new(), w, sloppy: Some(sloppy), retry };
-    let one = Coordination { core, view: &view, policy, needed, sloppy, forwarded, deadline, head: &head };
+    let one = Coordination { core, view: &view, policy, needed, sloppy, forwarded, ask, head: &head };
     Ok(join_all(items.into_iter().map(|item| one.put(item))).await)
 }
 
@@ -65,7 +66,7 @@ struct Coordination<'a> {
     sloppy: bool,
     /// Whether another node sent the request here; it is not sent on again then.
     forwarded: bool,
-    deadline: Instant,
+    ask: Ask<'a>,
     /// The request without its items.
     head: &'a PutRequest,
 }
@@ -85,12 +86,12 @@ impl Coordination<'_> {
             {
                 return self.forward(item, owners).await;
             }
-            core.counters.stand_ins.fetch_add(1, Ordering::Relaxed);
+            core.meters.stand_ins.one();
         }
         if self.head.retry {
             // An earlier attempt may have reached others but not this node: knowing of it keeps it from being
             // written a second time.
-            get::learn(core, &place.slot, owners, self.deadline).await;
+            get::learn(core, &place.slot, owners, self.ask).await;
         }
         let reserved = match item.condition {
             Some(condition) => Some(self.reserve(condition, &item, &place, owners).await?),
@@ -99,15 +100,17 @@ impl Coordination<'_> {
         // What the writer knows afterwards is what it had read, and its own write; not what the coordinator has beside.
         let known =
             KeyContext { position: place.position, context: item.context.context.clone(), wrote: Some(item.request) };
+        let began = Instant::now();
         let minted = {
             let begin = |reserved: &Reserved| core.reservations.begin(&place.slot, reserved.token);
             let _writing = reserved.as_ref().map(begin).transpose()?;
             let mut mint = self.version(item, &place, reserved.as_ref());
             mint.stand_in_for = if owner { Vec::new() } else { owners.to_vec() };
-            timeout_at(self.deadline, core.replica.mint(mint)).await.map_err(|_| {
+            timeout_at(self.ask.deadline, core.replica.mint(mint)).await.map_err(|_| {
                 ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
             })??
         };
+        let began = core.passed(self.ask.stages, Stage::PutLocal, began);
         let sloppy = self.sloppy && reserved.is_none();
         let (view, n) = (self.view.clone(), if sloppy { self.policy.n } else { 0 });
         let stand_ins = StandIns { view, n, partition: place.slot.partition, coordinates: !owner };
@@ -116,10 +119,10 @@ impl Coordination<'_> {
             None => core.takes_writes(node),
         };
         let needed = reserved.as_ref().map_or(self.needed, |reserved| reserved.needed);
-        let (quorum, sends) = PutQuorum::start(needed, owners, takes, || stand_ins.reachable(core));
+        let begun = PutQuorum::start(needed, owners, takes, || stand_ins.reachable(core));
         let token = reserved.map(|reserved| reserved.token);
-        let spread = Spread::start(core.clone(), &place, minted, token, stand_ins, quorum, sends);
-        self.finish(spread, needed, known).await
+        let spread = Spread::start(core.clone(), self.ask.trace, &place, minted, token, stand_ins, begun);
+        self.finish(spread, needed, known, began).await
     }
 
     /// The version to be named for an item.
@@ -157,7 +160,7 @@ impl Coordination<'_> {
         place: &Place,
         owners: &[NodeId],
     ) -> Result<Reserved, ServeError> {
-        let lease = self.deadline.saturating_duration_since(Instant::now());
+        let lease = self.ask.deadline.saturating_duration_since(Instant::now());
         let ask = ReserveRequest {
             slot: slot_ref(&place.slot),
             condition,
@@ -169,7 +172,10 @@ impl Coordination<'_> {
         };
         // Two majorities of owners share one.
         let needed = self.needed.max(self.policy.n / 2 + 1);
-        conditional::reserve(self.core, owners, needed, ask, self.deadline).await
+        let began = Instant::now();
+        let reserved = conditional::reserve(self.core, owners, needed, ask, self.ask.until(self.ask.deadline)).await;
+        self.core.passed(self.ask.stages, Stage::PutReserve, began);
+        reserved
     }
 
     /// Whether this node, which does not own the key, may take it by itself. One without weight keeps nothing.
@@ -178,9 +184,16 @@ impl Coordination<'_> {
     }
 
     /// Waits for the decision, answers, and leaves the rest to the background.
-    async fn finish(&self, mut spread: Spread, needed: u8, known: KeyContext) -> Result<PutDone, ServeError> {
+    async fn finish(
+        &self,
+        mut spread: Spread,
+        needed: u8,
+        known: KeyContext,
+        began: Instant,
+    ) -> Result<PutDone, ServeError> {
         let core = self.core;
-        let decided = timeout_at(self.deadline, spread.decide()).await;
+        let decided = timeout_at(self.ask.deadline, spread.decide()).await;
+        let began = core.passed(self.ask.stages, Stage::PutQuorum, began);
         let quorum = &spread.quorum;
         let result = match decided {
             Ok(PutStep::Answer) => Ok(PutDone {
@@ -199,6 +212,7 @@ impl Coordination<'_> {
             // Where there is no room for it, the client waits for the slow replicas: that slows it down.
             if let Some(rest) = core.finish_later("put-rest", spread.rest()) {
                 rest.await;
+                core.passed(self.ask.stages, Stage::PutRest, began);
             }
         }
         result
@@ -211,15 +225,18 @@ impl Coordination<'_> {
             let text = "this node is no owner of the key, and the sender thought so: their configurations differ";
             return Err(ServeError::Unavailable(text.to_owned()));
         }
-        core.counters.forwarded.fetch_add(1, Ordering::Relaxed);
+        core.meters.forwarded.one();
         let mut request = PutRequest { items: vec![item], ..self.head.clone() };
         let mut missed = Vec::new();
         let (up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|owner| core.peers.is_up(**owner));
         for owner in up.into_iter().chain(down) {
             // One that is silent must leave time for the next.
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = self.ask.deadline.saturating_duration_since(Instant::now());
             let patience = if missed.len() + 1 < owners.len() { left / 2 } else { left };
-            let answer = core.peers.request(owner, &Request::Put(request.clone()), Instant::now() + patience).await;
+            let began = Instant::now();
+            let by = self.ask.until(began + patience);
+            let answer = core.peers.request(owner, Request::Put(request.clone()), by).await;
+            core.passed(self.ask.stages, Stage::PutForward, began);
             let error = match answer {
                 Ok(Reply::Put(mut outcomes)) if outcomes.len() == 1 => match outcomes.remove(0) {
                     Err(ServeError::Unavailable(why)) => PeerError { why, maybe: false },
@@ -261,6 +278,7 @@ type Sent = BoxFuture<'static, (NodeId, Result<(), PeerError>)>;
 /// A version on its way to its replicas.
 struct Spread {
     core: Arc<Core>,
+    trace: TraceId,
     write: ReplicaWrite,
     minted: Minted,
     place: Place,
@@ -273,12 +291,12 @@ struct Spread {
 impl Spread {
     fn start(
         core: Arc<Core>,
+        trace: TraceId,
         place: &Place,
         minted: Minted,
         reservation: Option<u64>,
         stand_ins: StandIns,
-        quorum: PutQuorum,
-        sends: Vec<Send>,
+        (quorum, sends): (PutQuorum, Vec<Send>),
     ) -> Self {
         let write = ReplicaWrite {
             slot: slot_ref(&place.slot),
@@ -288,7 +306,8 @@ impl Spread {
         };
         let sending = FuturesUnordered::new();
         let step = PutStep::Wait;
-        let mut spread = Self { core, write, minted, place: place.clone(), stand_ins, quorum, sends: sending, step };
+        let mut spread =
+            Self { core, trace, write, minted, place: place.clone(), stand_ins, quorum, sends: sending, step };
         sends.into_iter().for_each(|send| spread.send(send));
         spread
     }
@@ -301,14 +320,14 @@ impl Spread {
             return;
         }
         if send.hint.is_some() {
-            self.core.counters.stand_ins.fetch_add(1, Ordering::Relaxed);
+            self.core.meters.stand_ins.one();
         }
         let core = self.core.clone();
         let mut write = self.write.clone();
         write.hints.extend(send.hint);
-        let deadline = Instant::now() + core.timeouts.replica;
+        let by = By { trace: self.trace, deadline: Instant::now() + core.timeouts.replica };
         self.sends.push(Box::pin(async move {
-            let outcome = core.peers.apply(send.to, vec![write], deadline).await;
+            let outcome = core.peers.apply(send.to, vec![write], by).await;
             let outcome = outcome.and_then(|mut outcomes| match outcomes.pop() {
                 Some(outcome) => outcome.map_err(PeerError::from),
                 None => Err(PeerError { why: "sent an empty reply".to_owned(), maybe: true }),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -11,8 +10,10 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use crate::limits;
+use crate::node::ask::Ask;
 use crate::node::coordinate::{get, needed, policy, quorum_error, ring};
 use crate::node::core::Core;
+use crate::node::meters::Call;
 use crate::node::peers::PeerError;
 use crate::quorum::Miss;
 use crate::record;
@@ -26,18 +27,18 @@ use crate::wire::rpc::{GetDone, PageRequest, ScanCursor, ScanDone, ScanRequest, 
 const AHEAD: usize = 16;
 
 /// Reads one page.
-pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, deadline: Instant) -> Result<ScanDone, ServeError> {
+pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, by: Ask<'_>) -> Result<ScanDone, ServeError> {
     let view = core.view();
     let policy = policy(&view, &request.namespace)?;
     let ring = ring(&view, policy)?;
     let needed = needed(&view, policy, Verb::Read, request.r)?;
-    core.counters.scans.fetch_add(1, Ordering::Relaxed);
+    core.meters.scans.one();
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
     let ScanRequest { namespace, prefix, cursor, keys_only, .. } = request;
     let prefix = record::storage_key(&namespace, &prefix);
     let start = cursor.unwrap_or(ScanCursor { partition: PartitionId(0), after: None });
     let partitions = core.partitions.count();
-    let scan = Scan { core, ring, policy, needed, namespace, prefix, limit, deadline, keys_only };
+    let scan = Scan { core, ring, policy, needed, namespace, prefix, limit, by, keys_only };
 
     let mut done = ScanDone { items: Vec::new(), next: None };
     let mut bytes = 0;
@@ -47,7 +48,7 @@ pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, deadline: Insta
     });
     let mut pages = std::pin::pin!(pages.buffered(AHEAD));
     let began = Instant::now();
-    let enough = began + deadline.saturating_duration_since(began) / 2;
+    let enough = began + by.deadline.saturating_duration_since(began) / 2;
     while let Some(page) = pages.next().await {
         let page = page?;
         for (key, found) in page.items {
@@ -81,7 +82,7 @@ struct Scan<'a> {
     namespace: Namespace,
     prefix: Bytes,
     limit: usize,
-    deadline: Instant,
+    by: Ask<'a>,
     keys_only: bool,
 }
 
@@ -109,7 +110,9 @@ impl Scan<'_> {
             }
             match record::decode(&self.core.hash, &key, &record) {
                 Ok(state) => merged.entry(key).or_default().merge(&state),
-                Err(error) => tracing::warn!(%partition, %error, "a scan left out a record that cannot be read"),
+                Err(error) => {
+                    tracing::warn!(request = %self.by.trace, %partition, %error, "a scan left out a record that cannot be read")
+                }
             }
         }
         let wall_ms = self.core.rest.wall_ms();
@@ -172,8 +175,8 @@ impl Scan<'_> {
         if node == self.core.id {
             page(self.core, &request).await.map_err(PeerError::from)
         } else {
-            let deadline = self.deadline.min(Instant::now() + self.core.timeouts.replica);
-            self.core.peers.page(node, request, deadline).await
+            let deadline = self.by.deadline.min(Instant::now() + self.core.timeouts.replica);
+            self.core.peers.page(node, request, self.by.until(deadline)).await
         }
     }
 }
@@ -182,7 +185,9 @@ impl Scan<'_> {
 pub(crate) async fn page(core: &Core, request: &PageRequest) -> Result<(Vec<(Bytes, Bytes)>, bool), ServeError> {
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
     let after = request.after.as_ref().map(|after| &after[..]);
+    let began = Instant::now();
     let page = core.engine.scan(request.partition, &request.prefix, after, limit, limits::SCAN_PAGE_BYTES).await;
+    core.meters.stored(Call::Scan, began.elapsed(), &page);
     let page = page.map_err(|error| crate::node::replica::storage_error(&error))?;
     Ok((page.items, page.more))
 }

@@ -17,6 +17,7 @@ use crate::limits;
 use crate::net::Datagrams;
 use crate::net::datagram::KNOCK;
 use crate::net::link;
+use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::gossip::members::{Kept, MembersFile};
 use crate::node::gossip::orders::Order;
@@ -304,7 +305,7 @@ impl Driver {
         self.gossip.env.spawn("gossip/stream", async move {
             let mut reply = None;
             if permit.is_some() {
-                let answer = core.peers.request(peer, &Request::Gossip(request), Instant::now() + patience).await;
+                let answer = core.peers.request(peer, Request::Gossip(request), By::itself(patience)).await;
                 reply = match answer {
                     Ok(Reply::Gossip(GossipReply::Pong(bytes) | GossipReply::Sync(bytes))) => Some(bytes.0),
                     Ok(_) => None,

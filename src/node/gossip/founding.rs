@@ -15,7 +15,7 @@ use crate::node::gossip::kept::KeptFile;
 use crate::node::peers::encode;
 use crate::types::{ClusterName, NodeName};
 use crate::wire::blob;
-use crate::wire::rpc::{ClusterInfo, Reply, Request};
+use crate::wire::rpc::{ClusterInfo, Reply, Request, Traced};
 
 /// Longest wait for one address.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -131,7 +131,7 @@ async fn ask(endpoint: &Endpoint, address: std::net::SocketAddr) -> Result<Clust
     let until = Instant::now() + PATIENCE;
     let connecting = timeout_at(until, endpoint.connect(address, &Expect::AnyNode, 1)).await;
     let connection = connecting.map_err(|_| "nobody answered".to_owned())?.map_err(|error| error.to_string())?;
-    let answer = connection.request(PATIENCE, |frame| encode(&Request::View, frame)).await;
+    let answer = connection.request(PATIENCE, |frame| encode(&Traced::untraced(Request::View), frame)).await;
     connection.close();
     match blob::decode(&answer.map_err(|error| error.to_string())?) {
         Ok(Reply::View(info)) => Ok(info),

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::limits;
 use crate::net::{Connection, Expect, Identity, link};
+use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
@@ -23,7 +24,7 @@ use crate::seal::{Boot, Keyring};
 use crate::types::{NodeId, NodeName};
 use crate::wire::blob::{self, Blob};
 use crate::wire::gossip::{GossipReply, GossipRequest, Hello};
-use crate::wire::rpc::{Reply, Request, ServeError};
+use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
 /// Pause between looks at who is to be greeted.
 const TICK: Duration = Duration::from_millis(200);
@@ -165,7 +166,7 @@ impl Gossip {
         let hello = self.hello(self.tally.greetings.load(Ordering::Relaxed) < ASK_ALL);
         let asked = (hello.wall_ms, Instant::now());
         let request = Request::Gossip(GossipRequest::Hello(Box::new(hello)));
-        let answer = core.peers.request(node, &request, Instant::now() + PATIENCE).await;
+        let answer = core.peers.request(node, request, By::itself(PATIENCE)).await;
         match answer {
             Ok(Reply::Gossip(GossipReply::Hello(hello))) => {
                 let name = core.peers.name_of(node).unwrap_or_else(|| core.view().name_of(node));
@@ -268,7 +269,7 @@ async fn greet_over(connection: &Connection, gossip: &Gossip) -> Result<(), Stri
     let hello = gossip.hello(true);
     let asked = (hello.wall_ms, Instant::now());
     let request = Request::Gossip(GossipRequest::Hello(Box::new(hello)));
-    let answer = connection.request(PATIENCE, |frame| encode(&request, frame)).await;
+    let answer = connection.request(PATIENCE, |frame| encode(&Traced::untraced(request), frame)).await;
     let answer: Bytes = answer.map_err(|error| error.to_string())?;
     match blob::decode(&answer) {
         Ok(Reply::Gossip(GossipReply::Hello(hello))) => {

@@ -11,16 +11,17 @@ mod op;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::node::meters::{Call, Meters, Stage};
 use crate::node::replica::batch::{Minter, Outcome, Plan};
 pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted};
 use crate::node::replica::op::{Op, ReplyTo};
@@ -39,52 +40,53 @@ const GATHERING_TURNS: usize = 3;
 /// How often a batch is tried anew because the storage lost its epoch meanwhile.
 const EPOCH_TRIES: usize = 3;
 
-/// Counts of what a replica met.
-#[derive(Debug, Default)]
-pub(crate) struct ReplicaCounters {
-    /// Batches written.
-    pub(crate) batches: AtomicU64,
-    /// Operations in them.
-    pub(crate) operations: AtomicU64,
-    /// Records that failed their checksum.
-    pub(crate) damaged: AtomicU64,
-    /// Batches tried anew because the storage's epoch had changed.
-    pub(crate) epoch_retries: AtomicU64,
-}
-
 /// A handle on this node's storage. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Replica {
-    writes: mpsc::Sender<Op>,
+    writes: mpsc::Sender<Write>,
     reads: mpsc::Sender<Read>,
-    counters: Arc<ReplicaCounters>,
+    meters: Arc<Meters>,
+}
+
+/// A write that waits.
+struct Write {
+    op: Op,
+    since: Instant,
 }
 
 /// A read of some records.
 struct Read {
     slots: Vec<Slot>,
+    since: Instant,
     reply: ReplyTo<Vec<Option<Bytes>>>,
 }
 
 impl Replica {
     /// Starts both loops in the scope of `env`; they end, once it is stopped, after what was asked before.
-    pub(crate) fn start(engine: Engine, hash: ClusterHash, node: NodeId, drift: Duration, env: &Env) -> Self {
+    pub(crate) fn start(
+        engine: Engine,
+        identity: (ClusterHash, NodeId),
+        drift: Duration,
+        meters: Arc<Meters>,
+        env: &Env,
+    ) -> Self {
+        let (hash, node) = identity;
         let (writes, inbox) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
         let (reads, reading) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
-        let counters = Arc::new(ReplicaCounters::default());
         let drift_ms = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
         let clock = Clock::new(drift_ms);
         let rng = env.rng("replica");
         let writer =
-            Writer { engine: engine.clone(), hash, node, clock, rng, env: env.clone(), counters: counters.clone() };
+            Writer { engine: engine.clone(), hash, node, clock, rng, env: env.clone(), meters: meters.clone() };
         env.spawn("replica-writes", writer.run(inbox));
-        env.spawn("replica-reads", serve_reads(engine, reading, env.clone()));
-        Self { writes, reads, counters }
+        env.spawn("replica-reads", serve_reads(engine, reading, meters.clone(), env.clone()));
+        Self { writes, reads, meters }
     }
 
-    /// What was met so far.
-    pub(crate) fn counters(&self) -> &ReplicaCounters {
-        &self.counters
+    /// Writes and reads that wait.
+    pub(crate) fn waiting(&self) -> [usize; 2] {
+        let length = |capacity: usize| limits::REPLICA_QUEUE_MAX - capacity.min(limits::REPLICA_QUEUE_MAX);
+        [length(self.writes.capacity()), length(self.reads.capacity())]
     }
 
     /// Names and stores a new version.
@@ -110,7 +112,7 @@ impl Replica {
     /// The records of these places as stored, unchecked.
     pub(crate) async fn fetch(&self, slots: Vec<Slot>) -> Result<Vec<Option<Bytes>>, ServeError> {
         let (reply, answer) = oneshot::channel();
-        self.reads.send(Read { slots, reply }).await.map_err(|_| stopping())?;
+        self.reads.send(Read { slots, since: Instant::now(), reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
@@ -124,13 +126,13 @@ impl Replica {
 
     /// Counts and logs a record that cannot be read.
     pub(crate) fn note_unreadable(&self, slot: &Slot, error: &RecordError) {
-        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+        self.meters.records_damaged.one();
         tracing::warn!(partition = %slot.partition, %error, "a record cannot be read; the other replicas repair it");
     }
 
     async fn ask<T>(&self, op: impl FnOnce(ReplyTo<T>) -> Op) -> Result<T, ServeError> {
         let (reply, answer) = oneshot::channel();
-        self.writes.send(op(reply)).await.map_err(|_| stopping())?;
+        self.writes.send(Write { op: op(reply), since: Instant::now() }).await.map_err(|_| stopping())?;
         let killed = || ServeError::Uncertain("the node was stopped in the middle of the write".to_owned());
         answer.await.map_err(|_| killed())?
     }
@@ -165,14 +167,19 @@ struct Writer {
     clock: Clock,
     rng: StdRng,
     env: Env,
-    counters: Arc<ReplicaCounters>,
+    meters: Arc<Meters>,
 }
 
 impl Writer {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Op>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Write>) {
         let env = self.env.clone();
         while let Some(first) = next(&env, &mut inbox).await {
-            let ops = gather(first, &mut inbox).await;
+            let gathered = gather(first, &mut inbox).await;
+            let now = Instant::now();
+            for write in &gathered {
+                self.meters.passed(Stage::WriteQueue, now.saturating_duration_since(write.since));
+            }
+            let ops = gathered.into_iter().map(|write| write.op).collect();
             self.write(ops).await;
         }
     }
@@ -181,15 +188,15 @@ impl Writer {
     async fn write(&mut self, mut ops: Vec<Op>) {
         // A put whose coordinator has given up already would be a version that nobody spreads.
         ops.retain(|op| !op.is_abandoned());
-        self.counters.batches.fetch_add(1, Ordering::Relaxed);
-        self.counters.operations.fetch_add(ops.len() as u64, Ordering::Relaxed);
+        self.meters.store_batches.one();
+        self.meters.store_operations.count(ops.len());
         let mut result = Ok(None);
         for _ in 0..EPOCH_TRIES {
             result = self.try_write(&ops).await;
             if !matches!(result, Ok(None)) {
                 break;
             }
-            self.counters.epoch_retries.fetch_add(1, Ordering::Relaxed);
+            self.meters.epoch_retries.one();
         }
         let error = match result {
             Ok(Some(plan)) => return answer(ops, plan),
@@ -203,13 +210,16 @@ impl Writer {
     async fn try_write(&mut self, ops: &[Op]) -> Result<Option<Plan>, ServeError> {
         let slots = batch::slots(ops);
         let mut epoch = self.engine.epoch();
-        let stored = match self.engine.get_many(&slots).await {
+        let began = Instant::now();
+        let read = self.engine.get_many(&slots).await;
+        self.meters.stored(Call::Read, began.elapsed(), &read);
+        let stored = match read {
             Err(StoreError::EpochChanged) => return Ok(None),
             stored => stored.map_err(|error| storage_error(&error))?,
         };
         let stored = batch::decode(&self.hash, &slots, stored);
         if batch::any_damaged(&stored) {
-            self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+            self.meters.records_damaged.one();
             epoch = self
                 .engine
                 .renew_epoch("a damaged record is overwritten")
@@ -222,7 +232,10 @@ impl Writer {
         let mut plan = batch::plan(ops, slots, stored, &mut minter);
         let mutations = std::mem::take(&mut plan.mutations);
         if !mutations.is_empty() {
-            match self.engine.write(epoch, mutations).await {
+            let began = Instant::now();
+            let written = self.engine.write(epoch, mutations).await;
+            self.meters.stored(Call::Write, began.elapsed(), &written);
+            match written {
                 Err(StoreError::EpochChanged) => return Ok(None),
                 written => written.map_err(|error| write_error(&error))?,
             }
@@ -234,24 +247,24 @@ impl Writer {
 /// What goes into one batch with the first operation: whatever else is waiting, also after the tasks that are ready have
 /// had their turns. For operations come in bunches, and whoever begins with the first of a bunch lets all others wait
 /// for a write, perhaps to disk, that serves one.
-async fn gather(first: Op, inbox: &mut mpsc::Receiver<Op>) -> Vec<Op> {
-    let (mut weight, mut slots) = (first.weight(), first.slots());
-    let mut ops = vec![first];
+async fn gather(first: Write, inbox: &mut mpsc::Receiver<Write>) -> Vec<Write> {
+    let (mut weight, mut slots) = (first.op.weight(), first.op.slots());
+    let mut writes = vec![first];
     for turn in 0..=GATHERING_TURNS {
         if turn > 0 {
             tokio::task::yield_now().await;
         }
         loop {
-            if ops.len() >= limits::STORE_BATCH_MAX || weight >= BATCH_BYTES || slots >= SLOTS_MAX {
-                return ops;
+            if writes.len() >= limits::STORE_BATCH_MAX || weight >= BATCH_BYTES || slots >= SLOTS_MAX {
+                return writes;
             }
-            let Ok(op) = inbox.try_recv() else { break };
-            weight += op.weight();
-            slots += op.slots();
-            ops.push(op);
+            let Ok(write) = inbox.try_recv() else { break };
+            weight += write.op.weight();
+            slots += write.op.slots();
+            writes.push(write);
         }
     }
-    ops
+    writes
 }
 
 /// What is asked next. Once the scope is stopped nothing more is taken in; `None` when what was asked before is done.
@@ -291,8 +304,9 @@ fn refuse(op: Op, error: &ServeError) {
 }
 
 /// Reads whatever is asked for in one go; while one batch is read, the next gathers.
-async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, env: Env) {
+async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, meters: Arc<Meters>, env: Env) {
     while let Some(first) = next(&env, &mut inbox).await {
+        let now = Instant::now();
         let mut reads = vec![first];
         let mut count = reads[0].slots.len();
         while count < limits::STORE_BATCH_MAX {
@@ -300,8 +314,13 @@ async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, env: Env) 
             count += read.slots.len();
             reads.push(read);
         }
+        for read in &reads {
+            meters.passed(Stage::ReadQueue, now.saturating_duration_since(read.since));
+        }
         let slots: Vec<Slot> = reads.iter().flat_map(|read| read.slots.iter().cloned()).collect();
-        match read_all(&engine, &slots).await {
+        let records = read_all(&engine, &slots).await;
+        meters.stored(Call::Read, now.elapsed(), &records);
+        match records {
             Ok(records) => {
                 let mut records = records.into_iter();
                 for read in reads {

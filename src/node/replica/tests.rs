@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::node::replica::Write;
 use crate::node::replica::batch::{Minter, Outcome, any_damaged, decode, plan, slots};
 use crate::node::replica::gather;
 use crate::node::replica::marker;
@@ -253,7 +255,7 @@ fn a_record_that_a_new_hint_needs_does_not_go_with_the_old_one() {
 
 #[tokio::test]
 async fn operations_of_tasks_that_were_ready_go_into_one_batch_up_to_its_bound() {
-    let op = || Op::Hint(key("a"), Vec::new(), oneshot::channel().0);
+    let op = || Write { op: Op::Hint(key("a"), Vec::new(), oneshot::channel().0), since: Instant::now() };
     let (sender, mut inbox) = mpsc::channel(2 * limits::STORE_BATCH_MAX);
     let other = sender.clone();
     let ready = async move {

@@ -1,0 +1,62 @@
+//! The status of a node as JSON: the same at `/status` and in `dynamomini status --json`.
+
+use std::time::Duration;
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::meter::Distribution;
+use crate::wire::rpc::NodeStatus;
+
+/// The status as one JSON object.
+pub fn report(status: &NodeStatus) -> Value {
+    let peers = status
+        .peers
+        .iter()
+        .map(|peer| json!({"id": peer.name.as_str(), "quic": peer.quic, "state": peer.state, "rtt_us": peer.rtt_us}));
+    let counters = status.counters.iter().map(|(name, count)| (name.clone(), json!(count)));
+    let process = status.process.map(|usage| {
+        json!({
+            "pid": usage.pid,
+            "cpu_s": usage.cpu.as_secs_f64(),
+            "rss_bytes": usage.resident,
+            "open_files": usage.open_files,
+            "threads": usage.threads,
+            "started_s": usage.started_s,
+        })
+    });
+    json!({
+        "id": status.node.as_str(),
+        "version": status.version,
+        "uptime_s": status.uptime_s,
+        "engine": status.engine,
+        "epoch": status.epoch.to_string(),
+        "health": status.health,
+        "ready": status.not_ready.is_empty(),
+        "not_ready": status.not_ready,
+        "keys": status.keys,
+        "bytes": status.bytes,
+        "hints": status.hints,
+        "connections": status.connections,
+        "in_flight": status.in_flight,
+        "pid": status.process.map(|usage| usage.pid),
+        "process": process,
+        "peers": peers.collect::<Vec<_>>(),
+        "counters": counters.collect::<Map<_, _>>(),
+        "requests": latencies(&status.requests),
+        "storage": latencies(&status.storage),
+    })
+}
+
+/// Count and latencies of each kind.
+fn latencies(distributions: &[(String, Distribution)]) -> Map<String, Value> {
+    distributions.iter().map(|(name, held)| (name.clone(), latency(held))).collect()
+}
+
+/// Count and latencies of one distribution, in microseconds.
+pub(crate) fn latency(held: &Distribution) -> Value {
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let share = |per_mille| held.per_mille(per_mille).map(micros);
+    json!({"count": held.count(), "p50_us": share(500), "p99_us": share(990), "p999_us": share(999)})
+}

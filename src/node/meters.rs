@@ -1,0 +1,259 @@
+//! Everything that one node counts and times, in one place: whoever meets something adds to it here, and
+//! `metrics` and `status` read it.
+
+use std::time::Duration;
+
+use crate::meter::Counter;
+use crate::meter::Gauge;
+use crate::meter::Histogram;
+use crate::wire::rpc::Reply;
+use crate::wire::rpc::Request;
+use crate::wire::rpc::ServeError;
+
+/// Defines an enum of labels: its variants, all of them in order, and the name of each in metrics.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident => $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $name {
+            $($variant,)*
+        }
+
+        impl $name {
+            /// All there are, in the order of their numbers.
+            pub(crate) const ALL: [Self; [$($label),*].len()] = [$(Self::$variant),*];
+
+            /// Its name in metrics.
+            pub(crate) fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+
+labels! {
+    /// What was asked.
+    Kind {
+        Put => "put",
+        Get => "get",
+        Scan => "scan",
+        View => "view",
+        Status => "status",
+        Apply => "apply",
+        Fetch => "fetch",
+        FetchPage => "fetch_page",
+        Reserve => "reserve",
+        Release => "release",
+        Log => "log",
+        Gossip => "gossip",
+        Members => "members",
+        Keys => "keys",
+        Unreadable => "unreadable",
+    }
+}
+
+labels! {
+    /// What became of a request: of one with several keys, the first failure.
+    Outcome {
+        Ok => "ok",
+        QuorumNotMet => "quorum_not_met",
+        Deadline => "deadline",
+        Unavailable => "unavailable",
+        Uncertain => "uncertain",
+        ConditionNotMet => "condition_not_met",
+        Refused => "refused",
+        Invalid => "invalid",
+        Limit => "limit",
+        Error => "error",
+    }
+}
+
+labels! {
+    /// A part of a request's way.
+    Stage {
+        PutLearn => "put_learn",
+        PutReserve => "put_reserve",
+        PutLocal => "put_local",
+        PutQuorum => "put_quorum",
+        PutForward => "put_forward",
+        PutRest => "put_rest",
+        GetQuorum => "get_quorum",
+        GetMerge => "get_merge",
+        WriteQueue => "replica_write_queue",
+        ReadQueue => "replica_read_queue",
+    }
+}
+
+labels! {
+    /// A call of the storage.
+    Call {
+        Read => "read",
+        Write => "write",
+        Scan => "scan",
+    }
+}
+
+impl Kind {
+    /// The kind of a request.
+    pub(crate) fn of(request: &Request) -> Self {
+        match request {
+            Request::Put(_) => Self::Put,
+            Request::Get(_) => Self::Get,
+            Request::Scan(_) => Self::Scan,
+            Request::View => Self::View,
+            Request::Status => Self::Status,
+            Request::Apply(_) => Self::Apply,
+            Request::Fetch { .. } => Self::Fetch,
+            Request::FetchPage(_) => Self::FetchPage,
+            Request::Reserve(_) => Self::Reserve,
+            Request::Release { .. } => Self::Release,
+            Request::Log(_) => Self::Log,
+            Request::Gossip(_) => Self::Gossip,
+            Request::Members => Self::Members,
+            Request::Keys(_) => Self::Keys,
+        }
+    }
+}
+
+impl Outcome {
+    /// The outcome of a reply.
+    pub(crate) fn of(reply: &Reply) -> Self {
+        let error = match reply {
+            Reply::Error(error) => Some(error),
+            Reply::Put(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err()),
+            Reply::Get(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err()),
+            Reply::Apply(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err()),
+            Reply::Fetch(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err()),
+            Reply::Scan(_)
+            | Reply::View(_)
+            | Reply::Status(_)
+            | Reply::FetchPage { .. }
+            | Reply::Reserved(_)
+            | Reply::Done
+            | Reply::Log(_)
+            | Reply::Gossip(_)
+            | Reply::Members(_)
+            | Reply::Keys(_) => None,
+        };
+        match error {
+            None => Self::Ok,
+            Some(ServeError::Quorum(_)) => Self::QuorumNotMet,
+            Some(ServeError::Deadline(_)) => Self::Deadline,
+            Some(ServeError::Unavailable(_)) => Self::Unavailable,
+            Some(ServeError::Uncertain(_)) => Self::Uncertain,
+            Some(ServeError::Condition(_)) => Self::ConditionNotMet,
+            Some(ServeError::Forbidden(_)) => Self::Refused,
+            Some(ServeError::Invalid(_)) => Self::Invalid,
+            Some(ServeError::Limit(_)) => Self::Limit,
+            Some(ServeError::Internal(_)) => Self::Error,
+        }
+    }
+}
+
+/// The meters of one node.
+#[derive(Debug, Default)]
+pub(crate) struct Meters {
+    /// Keys written by requests to this node, forwarded ones among them.
+    pub(crate) puts: Counter,
+    /// Keys read.
+    pub(crate) gets: Counter,
+    /// Pages scanned.
+    pub(crate) scans: Counter,
+    pub(crate) forwarded: Counter,
+    pub(crate) quorum_failures: Counter,
+    pub(crate) digest_mismatches: Counter,
+    pub(crate) read_repairs: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) stand_ins: Counter,
+    pub(crate) hints_kept: Counter,
+    pub(crate) hints_delivered: Counter,
+    pub(crate) hints_refused: Counter,
+    /// Batches written to the storage.
+    pub(crate) store_batches: Counter,
+    /// Operations in them.
+    pub(crate) store_operations: Counter,
+    /// Records that failed their checksum.
+    pub(crate) records_damaged: Counter,
+    /// Batches tried anew because the storage's epoch had changed.
+    pub(crate) epoch_retries: Counter,
+    /// Slow requests, logged or not.
+    pub(crate) slow_requests: Counter,
+    /// Requests that are being worked on.
+    pub(crate) in_flight: Gauge,
+    outcomes: [[Counter; Outcome::ALL.len()]; Kind::ALL.len()],
+    requests: [Histogram; Kind::ALL.len()],
+    stages: [Histogram; Stage::ALL.len()],
+    storage: [Histogram; Call::ALL.len()],
+    storage_errors: [Counter; Call::ALL.len()],
+}
+
+impl Meters {
+    /// Counts an answered request.
+    pub(crate) fn answered(&self, kind: Kind, outcome: Outcome, took: Duration) {
+        self.outcomes[kind as usize][outcome as usize].one();
+        self.requests[kind as usize].record(took);
+    }
+
+    /// Counts a stage of a request.
+    pub(crate) fn passed(&self, stage: Stage, took: Duration) {
+        self.stages[stage as usize].record(took);
+    }
+
+    /// Counts a call of the storage.
+    pub(crate) fn stored<T, E>(&self, call: Call, took: Duration, result: &Result<T, E>) {
+        self.storage[call as usize].record(took);
+        if result.is_err() {
+            self.storage_errors[call as usize].one();
+        }
+    }
+
+    /// Requests answered, by kind and outcome.
+    pub(crate) fn outcomes(&self, kind: Kind, outcome: Outcome) -> u64 {
+        self.outcomes[kind as usize][outcome as usize].get()
+    }
+
+    /// How long requests of a kind took.
+    pub(crate) fn requests(&self, kind: Kind) -> &Histogram {
+        &self.requests[kind as usize]
+    }
+
+    /// How long a stage took.
+    pub(crate) fn stages(&self, stage: Stage) -> &Histogram {
+        &self.stages[stage as usize]
+    }
+
+    /// How long calls of the storage took.
+    pub(crate) fn storage(&self, call: Call) -> &Histogram {
+        &self.storage[call as usize]
+    }
+
+    /// Calls of the storage that failed.
+    pub(crate) fn storage_errors(&self, call: Call) -> u64 {
+        self.storage_errors[call as usize].get()
+    }
+
+    /// The plain counters, each with the name it has in the status report and what it means.
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 17] {
+        [
+            ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
+            ("gets", "Keys read through this node as coordinator.", &self.gets),
+            ("scans", "Pages scanned through this node as coordinator.", &self.scans),
+            ("forwarded", "Writes handed to an owner, since this node is none.", &self.forwarded),
+            ("quorum_failures", "Reads and writes whose quorum was not met.", &self.quorum_failures),
+            ("digest_mismatches", "Reads that met replicas in different states.", &self.digest_mismatches),
+            ("read_repairs", "Replicas that reads brought up to date.", &self.read_repairs),
+            ("hedges", "Reads sent to one replica more because another was slow.", &self.hedges),
+            ("stand_ins", "Writes taken to a stand-in for an owner.", &self.stand_ins),
+            ("hints_kept", "Hints this node made as a coordinator for what an owner missed.", &self.hints_kept),
+            ("hints_delivered", "Hints that reached their owner.", &self.hints_delivered),
+            ("hints_refused", "Hints for which there was no room, or which could not be stored.", &self.hints_refused),
+            ("store_batches", "Batches of writes given to the storage.", &self.store_batches),
+            ("store_operations", "Writes in these batches.", &self.store_operations),
+            ("records_damaged", "Records that failed their checksum.", &self.records_damaged),
+            ("epoch_retries", "Batches decided anew because the storage epoch had changed.", &self.epoch_retries),
+            ("slow_requests", "Requests that took longer than log.slow_ms.", &self.slow_requests),
+        ]
+    }
+}

@@ -1,0 +1,212 @@
+//! Everything a node counts and times, as plain values with names and meanings. How they are shown is not known here.
+//!
+//! Labels take few values: kinds, outcomes and stages are fixed, and peers are members of the cluster. No key, client or
+//! namespace is a label.
+
+use crate::limits;
+use crate::meter::{Counter, Family, Value};
+use crate::net::NetCounters;
+use crate::net::counters::HandshakeFailure;
+use crate::node::core::Core;
+use crate::node::meters::{Call, Kind, Outcome, Stage};
+use crate::node::readiness;
+use crate::node::status;
+use crate::wire::rpc::ProcessUsage;
+
+/// Reads all of them.
+pub(crate) async fn read(core: &Core) -> Vec<Family> {
+    let mut families = about(core);
+    families.extend(requests(core));
+    families.extend(
+        core.meters
+            .counters()
+            .map(|(name, help, count)| Family::counter(format!("dynamomini_{name}_total"), help, count.get())),
+    );
+    families.extend(storage(core).await);
+    families.extend(queues(core));
+    families.extend(peers(core));
+    families.extend(network(core));
+    families.extend(core.oversight.host.usage().iter().flat_map(process));
+    families
+}
+
+/// What it is, and whether it is ready.
+fn about(core: &Core) -> Vec<Family> {
+    let build = Family::new("dynamomini_build_info", "The program's version and the kind of storage; the value is 1.");
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("engine", status::engine(&core.engine))];
+    let ready = u64::from(readiness::obstacles(core).is_empty());
+    let mut families = vec![
+        build.with(labels, Value::Gauge(1.0)),
+        Family::gauge("dynamomini_ready", "1 when the node can do its part, as /health/ready says.", ready),
+        Family::gauge(
+            "dynamomini_uptime_seconds",
+            "Time since the node began to serve.",
+            core.started.elapsed().as_secs(),
+        ),
+        Family::gauge(
+            "dynamomini_members",
+            "Members of the cluster, this node among them.",
+            total(core.view().members().len()),
+        ),
+    ];
+    families.extend(core.oversight.certificate_expires_s.map(|second| {
+        let help = "When this node's certificate expires, in seconds since the Unix epoch.";
+        Family::gauge("dynamomini_certificate_expiry_timestamp_seconds", help, second)
+    }));
+    families
+}
+
+/// Requests by kind and outcome, and how long they and their stages took. What never happened is left out, except that
+/// every kind has its successes.
+fn requests(core: &Core) -> Vec<Family> {
+    let meters = &core.meters;
+    let help = "Requests answered, by kind and by what became of them: of one with several keys, the first failure.";
+    let mut answered = Family::new("dynamomini_requests_total", help);
+    let help = "Time from a request's arrival to its answer.";
+    let mut took = Family::new("dynamomini_request_duration_seconds", help);
+    let help = "Time that stages of requests took: at the coordinator, and in the queues of the replica.";
+    let mut stages = Family::new("dynamomini_stage_duration_seconds", help);
+    for kind in Kind::ALL {
+        for outcome in Outcome::ALL {
+            let count = meters.outcomes(kind, outcome);
+            if count > 0 || outcome == Outcome::Ok {
+                let labels = [("kind", kind.label()), ("outcome", outcome.label())];
+                answered = answered.with(labels, Value::Counter(count as f64));
+            }
+        }
+        took = took.with([("kind", kind.label())], Value::Durations(meters.requests(kind).read()));
+    }
+    for stage in Stage::ALL {
+        stages = stages.with([("stage", stage.label())], Value::Durations(meters.stages(stage).read()));
+    }
+    vec![answered, took, stages]
+}
+
+/// The storage: how long its calls took, how it is, and how much it holds, when it says so in time.
+async fn storage(core: &Core) -> Vec<Family> {
+    let help = "Time that calls of the storage took; one call serves many requests.";
+    let mut took = Family::new("dynamomini_storage_duration_seconds", help);
+    let mut errors = Family::new("dynamomini_storage_errors_total", "Calls of the storage that failed.");
+    for call in Call::ALL {
+        let labels = [("call", call.label())];
+        took = took.with(labels, Value::Durations(core.meters.storage(call).read()));
+        errors = errors.with(labels, Value::Counter(core.meters.storage_errors(call) as f64));
+    }
+    let grade = status::grade(&core.engine.health());
+    let help = "The storage's health: 1 for the state it is in, 0 for the others.";
+    let health = status::GRADES.iter().fold(Family::new("dynamomini_storage_health", help), |family, state| {
+        family.with([("state", *state)], Value::Gauge(f64::from(u8::from(*state == grade))))
+    });
+    let mut families = vec![took, errors, health];
+    if let Some(size) = status::size(core).await {
+        let help = "Records in the storage, tombstones and hints among them; of many, an estimate.";
+        families.push(Family::gauge("dynamomini_storage_keys", help, size.keys));
+        families.push(Family::gauge(
+            "dynamomini_storage_bytes",
+            "Bytes in the storage, as the engine counts them.",
+            size.bytes,
+        ));
+    }
+    families
+}
+
+/// What waits, and how much may.
+fn queues(core: &Core) -> Vec<Family> {
+    let [writes, reads] = core.replica.waiting();
+    let background = limits::BACKGROUND_MAX - core.background.available_permits().min(limits::BACKGROUND_MAX);
+    let queues = [
+        ("replica_writes", writes, limits::REPLICA_QUEUE_MAX),
+        ("replica_reads", reads, limits::REPLICA_QUEUE_MAX),
+        ("background", background, limits::BACKGROUND_MAX),
+    ];
+    let mut length = Family::new("dynamomini_queue_length", "Work that waits or is under way, by queue.");
+    let mut capacity = Family::new("dynamomini_queue_capacity", "Most work that a queue takes before callers wait.");
+    for (queue, waiting, most) in queues {
+        length = length.with([("queue", queue)], Value::Gauge(total(waiting) as f64));
+        capacity = capacity.with([("queue", queue)], Value::Gauge(total(most) as f64));
+    }
+    vec![
+        length,
+        capacity,
+        Family::gauge("dynamomini_requests_in_flight", "Requests being worked on.", core.meters.in_flight.get()),
+        Family::gauge("dynamomini_hints", "Hints this node keeps for others.", core.hints.total()),
+    ]
+}
+
+/// The other members as this node reaches them.
+fn peers(core: &Core) -> Vec<Family> {
+    let view = core.view();
+    let mut up = Family::new("dynamomini_peer_up", "1 when this node has a connection to the peer.");
+    let mut rtt = Family::new("dynamomini_peer_rtt_seconds", "Round-trip time to a peer, while connected.");
+    for peer in core.peers.status(&view) {
+        let labels = [("peer", peer.name.as_str())];
+        up = up.with(labels, Value::Gauge(f64::from(u8::from(peer.state == "up"))));
+        if let Some(micros) = peer.rtt_us {
+            rtt = rtt.with(labels, Value::Gauge(micros as f64 / 1e6));
+        }
+    }
+    let help = "Requests to peers that wait for their answer.";
+    let mut families = vec![Family::gauge("dynamomini_peer_requests_pending", help, total(core.peers.pending()))];
+    families.extend([up, rtt].into_iter().filter(|family| !family.samples.is_empty()));
+    families
+}
+
+/// The endpoint and all connections on it.
+fn network(core: &Core) -> Vec<Family> {
+    let endpoint = core.peers.endpoint();
+    let net = endpoint.counters();
+    let help = "Handshakes that failed, by reason.";
+    let failed = HandshakeFailure::ALL
+        .iter()
+        .fold(Family::new("dynamomini_net_handshakes_failed_total", help), |family, kind| {
+            family.with([("reason", kind.label())], Value::Counter(net.handshakes_failed(*kind) as f64))
+        });
+    let mut families = vec![
+        Family::gauge("dynamomini_connections", "Connections, of both directions.", total(endpoint.open_connections())),
+        Family::gauge("dynamomini_connections_served", "Connections made by peers and clients.", net.served.get()),
+        Family::gauge("dynamomini_lanes", "Lanes that peers and clients have open.", net.lanes.get()),
+        failed,
+    ];
+    let named = |(name, help, count): (&str, &'static str, &Counter)| {
+        Family::counter(format!("dynamomini_net_{name}_total"), help, count.get())
+    };
+    families.extend(net_counters(net).map(named));
+    families
+}
+
+fn net_counters(net: &NetCounters) -> [(&'static str, &'static str, &Counter); 14] {
+    [
+        ("handshakes_ok", "Handshakes that succeeded, of both directions.", &net.handshakes_ok),
+        ("refusals_logged", "Refused peers that were logged.", &net.refusals_logged),
+        ("connections_over_limit", "Connections turned away since there were too many.", &net.connections_over_limit),
+        ("frames_sent", "Frames sent.", &net.frames_sent),
+        ("frames_received", "Frames received.", &net.frames_received),
+        ("sent_bytes", "Bytes of frames sent.", &net.bytes_sent),
+        ("received_bytes", "Bytes of frames received.", &net.bytes_received),
+        ("batches_sent", "Writes into which sent frames were gathered.", &net.batches_sent),
+        ("lane_full_waits", "Times a sender waited because its lane was full.", &net.lane_full_waits),
+        ("bulk_streams", "Streams for frames too large for a lane.", &net.bulk_streams),
+        ("requests_expired", "Requests whose deadline had passed before they could start.", &net.requests_expired),
+        ("replies_late", "Replies that came after their request was given up.", &net.replies_late),
+        ("peers_disconnected", "Peers disconnected for what they did.", &net.peers_disconnected),
+        ("reconnects", "Connections to peers made again after a loss.", &net.reconnects),
+    ]
+}
+
+/// The process, by the names that all exporters use.
+fn process(usage: &ProcessUsage) -> Vec<Family> {
+    let cpu = Family::new("process_cpu_seconds_total", "User and system CPU time.");
+    vec![
+        cpu.with([], Value::Counter(usage.cpu.as_secs_f64())),
+        Family::gauge("process_resident_memory_bytes", "Resident memory.", usage.resident),
+        Family::gauge("process_virtual_memory_bytes", "Address space.", usage.virtual_bytes),
+        Family::gauge("process_open_fds", "Open file descriptors.", usage.open_files),
+        Family::gauge("process_max_fds", "Most file descriptors that may be open.", usage.open_files_max),
+        Family::gauge("process_threads", "Threads of the process.", usage.threads),
+        Family::gauge("process_start_time_seconds", "When the process started, since the Unix epoch.", usage.started_s),
+    ]
+}
+
+fn total(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
