@@ -573,8 +573,8 @@ mod tests {
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
         assert_eq!(hex(&Traced { trace: TraceId(300), request: Request::View }), "ac0203");
-        assert_eq!(hex(&Request::Log(Some("info".into()))), "0a0104696e666f");
-        assert_eq!(hex(&Reply::Log("info".into())), "0b04696e666f");
+        assert_eq!(hex(&Request::Log(Some("info".into()))), "0d0104696e666f");
+        assert_eq!(hex(&Reply::Log("info".into())), "0e04696e666f");
     }
 
     #[test]
