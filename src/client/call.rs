@@ -85,7 +85,8 @@ impl Calls {
         let waited = timeout_at(deadline, self.room.acquire_many(units)).await;
         let why = "as many operations as it may have were under way until the deadline";
         let tried = || vec![("this client".to_owned(), why.to_owned())];
-        let late = |_| ClientError::Unreachable(Unreachable { timed_out: true, maybe: false, tried: tried(), trace: None });
+        let late =
+            |_| ClientError::Unreachable(Unreachable { timed_out: true, maybe: false, tried: tried(), trace: None });
         waited.map_err(late)?.map_err(|_| ClientError::Closed)
     }
 }
@@ -222,7 +223,11 @@ impl<'a> Drive<'a> {
         let (request, sent) = errand.request();
         let left = self.call.deadline.saturating_duration_since(now);
         self.routes().meter.attempts.one();
-        self.race.start(Attempt::new(target, reason, sent, self.routes().now_us()), left, Traced { trace: self.call.trace, request });
+        self.race.start(
+            Attempt::new(target, reason, sent, self.routes().now_us()),
+            left,
+            Traced { trace: self.call.trace, request },
+        );
         let more = self.race.has_room() && !self.order.is_single();
         (self.wake, self.due) = match patience.filter(|_| more) {
             Some(patience) => ((now + patience / 2).min(self.call.deadline), Due::Look(patience / 2)),
