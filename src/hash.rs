@@ -20,6 +20,7 @@ enum Domain {
     Checksum = 2,
     Placement = 3,
     Cluster = 4,
+    View = 5,
 }
 
 /// The keyed hashes of one cluster.
@@ -67,6 +68,11 @@ impl ClusterHash {
     /// A number that stands for the cluster where its name would be too long: members of others are told by it.
     pub fn cluster_id(&self) -> u64 {
         self.hasher(Domain::Cluster).finish()
+    }
+
+    /// The digest of a cluster's description, by which two sides find out whether they hold the same.
+    pub fn view(&self, description: &[u8]) -> u64 {
+        self.parts(Domain::View, &[description])
     }
 
     fn hasher(&self, domain: Domain) -> SipHasher13 {

@@ -64,6 +64,21 @@ pub const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 pub const LANES_MAX: u32 = 16;
 /// Bulk streams one peer may have open on a connection.
 pub const BULK_STREAMS_MAX: u32 = 64;
+/// Clients that may wait for news of the cluster at one node: one request of each connection.
+pub const WATCHERS_MAX: usize = CONNECTIONS_MAX;
+/// Longest time a client waits for news of the cluster in one request.
+pub const WATCH_MAX: Duration = Duration::from_secs(30);
+/// Operations one client has under way at once; further ones wait. One with a large request counts as several, one for
+/// each [`CLIENT_OPERATION_BYTES`].
+pub const CLIENT_OPERATIONS_MAX: usize = 16 * 1024;
+/// Bytes of an operation's request that are free of charge beside the operation itself.
+pub const CLIENT_OPERATION_BYTES: usize = 16 * 1024;
+/// Attempts at one operation that are under way at once, at different nodes.
+pub const CLIENT_ATTEMPTS_MAX: usize = 3;
+/// Nodes that own nothing of a key and are asked all the same, in one round, when its owners have failed.
+pub const CLIENT_STRANGERS_MAX: usize = 4;
+/// Keys of which one session remembers what it has seen; beyond, those not used for longest are forgotten.
+pub const SESSION_KEYS_MAX: usize = 64 * 1024;
 /// Connections one node accepts, from clients and peers together.
 pub const CONNECTIONS_MAX: usize = 10_000;
 
@@ -288,6 +303,7 @@ const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with i
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");
 const _: () = assert!(STORE_CALL_MAX >= BATCH_KEYS_MAX, "a multi-get must fit one call to the storage");
 const _: () = assert!(STORE_RECENT_VALUE_MAX <= RECORD_MAX, "no record is larger than a record may be");
+const _: () = assert!(BATCH_BYTES_MAX / CLIENT_OPERATION_BYTES < CLIENT_OPERATIONS_MAX, "a batch must be admitted");
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);

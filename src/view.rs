@@ -37,6 +37,7 @@ pub struct ClusterView {
     members: BTreeMap<NodeId, MemberInfo>,
     namespaces: BTreeMap<Namespace, NamespacePolicy>,
     rings: BTreeMap<u8, Ring>,
+    digest: u64,
 }
 
 impl ClusterView {
@@ -68,12 +69,18 @@ impl ClusterView {
                 vacant.insert(Ring::new(hash, info.partitions, policy.n, ring_members)?);
             }
         }
-        Ok(Self { info, hash, members, namespaces, rings })
+        let digest = digest(&hash, &info, &members, &namespaces);
+        Ok(Self { info, hash, members, namespaces, rings, digest })
     }
 
     /// The description this was computed from.
     pub fn info(&self) -> &ClusterInfo {
         &self.info
+    }
+
+    /// A hash of all that is the same on every node: members in whatever order, namespaces, partitions.
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// The cluster's hashes.
@@ -113,5 +120,48 @@ impl ClusterView {
     pub fn place(&self, namespace: &Namespace, key: &[u8]) -> (u64, PartitionId) {
         let position = self.hash.position(namespace, key);
         (position, self.info.partitions.of(position))
+    }
+}
+
+/// Who answers is left out, so that all nodes that know the same have the same digest.
+fn digest(
+    hash: &ClusterHash,
+    info: &ClusterInfo,
+    members: &BTreeMap<NodeId, MemberInfo>,
+    namespaces: &BTreeMap<Namespace, NamespacePolicy>,
+) -> u64 {
+    let description = (info.partitions, members.values().collect::<Vec<_>>(), namespaces);
+    hash.view(&postcard::to_stdvec(&description).expect("a description always encodes into memory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(members: &[&str], node: &str) -> ClusterInfo {
+        let member = |name: &&str| MemberInfo {
+            name: NodeName::new(*name).unwrap(),
+            quic: format!("{name}:7400"),
+            zone: "default".parse().unwrap(),
+            weight: 100,
+        };
+        ClusterInfo {
+            cluster: "test".parse().unwrap(),
+            partitions: crate::types::Partitions::new(16).unwrap(),
+            members: members.iter().map(member).collect(),
+            namespaces: vec![(Namespace::default(), NamespacePolicy::default())],
+            node: NodeName::new(node).unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_digest_is_the_same_whoever_describes_the_cluster_and_another_for_another_cluster() {
+        let digest = |info| ClusterView::new(info).unwrap().digest();
+        let first = digest(info(&["a", "b", "c"], "a"));
+        assert_eq!(first, digest(info(&["c", "a", "b"], "b")));
+        assert_ne!(first, digest(info(&["a", "b"], "a")));
+        let mut moved = info(&["a", "b", "c"], "a");
+        moved.members[1].quic = "elsewhere:7400".to_owned();
+        assert_ne!(first, digest(moved));
     }
 }

@@ -8,8 +8,11 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::Instant;
 
-use crate::client::call::{Errand, unexpected};
-use crate::client::{CausalContext, Client, ClientError, Found, GetOptions, PutOptions, Unreachable, Written};
+use crate::client::call::{Errand, Sent, unexpected};
+use crate::client::choose::Pick;
+use crate::client::hedge::Size;
+use crate::client::metrics::Kind;
+use crate::client::{CausalContext, Client, ClientError, Found, GetOptions, PutOptions, Unreachable, Written, resolve};
 use crate::limits;
 use crate::types::{Condition, Consistency, Namespace};
 use crate::wire::blob::Blob;
@@ -47,6 +50,12 @@ pub(crate) trait Batch {
     const WRITES: bool;
     /// The request for these. `retry` when some may have been executed before.
     fn request(&self, items: Vec<Self::Item>, retry: bool) -> Request;
+    /// Bytes of an item.
+    fn bytes(item: &Self::Item) -> usize;
+    /// Whether two requests with this item must not be under way at once.
+    fn alone(_item: &Self::Item) -> bool {
+        false
+    }
     /// The outcomes in a reply. `None` when it is of another kind.
     fn outcomes(reply: Reply) -> Option<Vec<Result<Self::Done, ServeError>>>;
 }
@@ -68,6 +77,15 @@ impl Batch for Puts {
         Request::Put(PutRequest { namespace: namespace.clone(), items, w: *w, sloppy: *sloppy, retry })
     }
 
+    fn bytes(item: &PutItem) -> usize {
+        item.key.len() + item.value.as_ref().map_or(0, |value| value.len())
+    }
+
+    /// Two attempts at a conditional write compete for the key, and the one that loses says that the condition does not hold.
+    fn alone(item: &PutItem) -> bool {
+        item.condition.is_some()
+    }
+
     fn outcomes(reply: Reply) -> Option<Vec<Result<Written, ServeError>>> {
         let Reply::Put(outcomes) = reply else { return None };
         Some(outcomes.into_iter().map(|outcome| outcome.map(Written::from)).collect())
@@ -87,6 +105,10 @@ impl Batch for Gets {
 
     fn request(&self, keys: Vec<Blob>, _retry: bool) -> Request {
         Request::Get(GetRequest { namespace: self.namespace.clone(), keys, r: self.r })
+    }
+
+    fn bytes(key: &Blob) -> usize {
+        key.len()
     }
 
     fn outcomes(reply: Reply) -> Option<Vec<Result<Found, ServeError>>> {
@@ -145,12 +167,20 @@ fn left(general: &ClientError, said: Option<ServeError>, maybe: bool) -> ClientE
 }
 
 impl<B: Batch> Errand for Each<B> {
-    fn request(&self) -> Request {
-        let pending = self.items.iter().filter(|item| item.settled.is_none());
-        self.batch.request(pending.map(|item| item.ask.clone()).collect(), self.retry)
+    fn size(&self) -> Size {
+        let kind = if B::WRITES { Kind::Write } else { Kind::Read };
+        let bytes = self.items.iter().map(|item| B::bytes(&item.ask)).sum();
+        Size { kind, items: self.items.len(), bytes, alone: self.items.iter().any(|item| B::alone(&item.ask)) }
     }
 
-    fn take(&mut self, reply: Reply) -> Result<Option<ServeError>, ClientError> {
+    fn request(&self) -> (Request, Sent) {
+        let open = || self.items.iter().enumerate().filter(|(_, item)| item.settled.is_none());
+        let asks: Vec<B::Item> = open().map(|(_, item)| item.ask.clone()).collect();
+        let sent = (asks.len() < self.items.len()).then(|| open().map(|(at, _)| at).collect());
+        (self.batch.request(asks, self.retry), sent)
+    }
+
+    fn take(&mut self, sent: &Sent, reply: Reply) -> Result<Option<ServeError>, ClientError> {
         let outcomes = match reply {
             Reply::Error(error) if error.is_retryable() => {
                 let maybe = B::WRITES && ClientError::from(error.clone()).may_have_applied();
@@ -164,24 +194,30 @@ impl<B: Batch> Errand for Each<B> {
             Reply::Error(error) => return Err(error.into()),
             reply => B::outcomes(reply).ok_or_else(unexpected)?,
         };
-        if outcomes.len() != self.pending().count() {
+        if outcomes.len() != sent.as_ref().map_or(self.items.len(), Vec::len) {
             return Err(unexpected());
         }
         let mut again = None;
-        let mut retry = self.retry;
-        for (item, outcome) in self.pending().zip(outcomes) {
+        for (at, outcome) in outcomes.into_iter().enumerate() {
+            let place = sent.as_ref().map_or(at, |sent| sent[at]);
+            // Another attempt may have settled it meanwhile.
+            let Some(item) = self.items.get_mut(place).filter(|item| item.settled.is_none()) else { continue };
             match outcome {
                 Err(error) if error.is_retryable() => {
                     item.maybe |= B::WRITES && ClientError::from(error.clone()).may_have_applied();
-                    retry |= item.maybe;
+                    self.retry |= item.maybe;
                     item.said = Some(error.clone());
                     again = Some(error);
                 }
                 outcome => item.settled = Some(outcome.map_err(|error| ClientError::from(error).after(item.maybe))),
             }
         }
-        self.retry = retry;
+        // What this attempt was not asked for, another one had settled when it was sent.
         Ok(again)
+    }
+
+    fn repeated(&mut self) {
+        self.retry |= B::WRITES;
     }
 
     fn unanswered(&mut self) -> bool {
@@ -210,7 +246,7 @@ impl Client {
             let asks = groups.into_iter().map(|group| async move {
                 let gets = Gets { namespace: self.namespace.clone(), r: options.r };
                 let each = Each::new(gets, group.iter().map(|at| Blob(keys[*at].clone())));
-                let found = self.settle(each, &keys[group[0]], deadline).await;
+                let found = self.settle(each, &keys[group[0]], Pick::Same, deadline).await;
                 (group, found)
             });
             let mut answers = stream::iter(asks).buffer_unordered(AT_ONCE);
@@ -219,7 +255,10 @@ impl Client {
                 for (at, outcome) in group.into_iter().zip(found) {
                     match outcome {
                         Err(ClientError::Rejected(ServeError::Limit(_))) if several => left.push(at),
-                        outcome => drop(outcomes.insert(at, outcome)),
+                        outcome => {
+                            let resolve = |found| resolve::apply(self.resolver.as_deref(), &keys[at], found);
+                            outcomes.insert(at, outcome.map(resolve));
+                        }
                     }
                 }
             }
@@ -246,7 +285,7 @@ impl Client {
         let asks = groups.into_iter().map(|group| async move {
             let batch = Puts { namespace: self.namespace.clone(), w: options.w, sloppy: options.sloppy };
             let each = Each::new(batch, group.iter().map(|at| self.item(puts[*at].clone())));
-            let written = self.settle(each, &puts[group[0]].key, deadline).await;
+            let written = self.settle(each, &puts[group[0]].key, Pick::Same, deadline).await;
             group.into_iter().zip(written)
         });
         let mut answers = stream::iter(asks).buffer_unordered(AT_ONCE);
@@ -261,20 +300,21 @@ impl Client {
         &self,
         mut each: Each<B>,
         key: &[u8],
+        pick: Pick,
         deadline: Instant,
     ) -> Vec<Result<B::Done, ClientError>> {
-        let targets = self.targets(key);
+        let order = self.order(key, pick);
         let call = self.call(deadline);
-        let result = call.run(&targets, &mut each).await;
+        let result = call.run(order, &mut each).await;
         each.finish(result).into_iter().map(|outcome| outcome.map_err(|error| error.of(call.trace))).collect()
     }
 
     /// Groups keys (place in the list, key, bytes) by the node to ask, within the bounds of one request.
     fn by_owner<'a>(&self, keys: impl Iterator<Item = (usize, &'a Bytes, usize)>, most: usize) -> Vec<Vec<usize>> {
-        let mut groups: BTreeMap<String, Vec<(usize, Vec<usize>)>> = BTreeMap::new();
+        let mut groups: BTreeMap<Option<u64>, Vec<(usize, Vec<usize>)>> = BTreeMap::new();
         for (at, key, bytes) in keys {
-            let label = self.targets(key).first().map(|target| target.label.clone()).unwrap_or_default();
-            let group = groups.entry(label).or_default();
+            let owner = self.order(key, Pick::Same).next().map(|target| target.number);
+            let group = groups.entry(owner).or_default();
             let bytes = bytes + ITEM_OVERHEAD;
             match group.last_mut() {
                 Some((total, last)) if last.len() < most && *total + bytes <= limits::BATCH_BYTES_MAX => {
@@ -313,7 +353,7 @@ mod tests {
     }
 
     fn sent(each: &Each<Puts>) -> (Vec<u64>, bool) {
-        let Request::Put(put) = each.request() else { panic!("not a put") };
+        let (Request::Put(put), _) = each.request() else { panic!("not a put") };
         (put.items.iter().map(|item| item.request.sequence).collect(), put.retry)
     }
 
@@ -326,7 +366,7 @@ mod tests {
     fn what_is_settled_is_not_sent_again_and_keeps_its_outcome() {
         let mut each = puts(3);
         let limit = ServeError::Limit("too much".into());
-        let again = each.take(Reply::Put(vec![done(1), quorum(false), Err(limit.clone())])).unwrap();
+        let again = each.take(&None, Reply::Put(vec![done(1), quorum(false), Err(limit.clone())])).unwrap();
         assert!(matches!(again, Some(ServeError::Quorum(_))));
         assert_eq!(sent(&each), (vec![2], false));
         let general = Unreachable { timed_out: true, maybe: false, tried: Vec::new(), trace: None };
@@ -341,7 +381,7 @@ mod tests {
         let mut each = puts(2);
         each.unanswered();
         assert_eq!(sent(&each), (vec![1, 2], true));
-        let again = each.take(Reply::Put(vec![done(1), Err(ServeError::Limit("full".into()))])).unwrap();
+        let again = each.take(&None, Reply::Put(vec![done(1), Err(ServeError::Limit("full".into()))])).unwrap();
         assert_eq!(again, None);
         let outcomes = each.finish(Ok(()));
         assert!(outcomes[0].is_ok());
@@ -353,9 +393,9 @@ mod tests {
     #[test]
     fn a_quorum_that_may_appear_is_remembered_through_later_failures() {
         let mut each = puts(1);
-        each.take(Reply::Put(vec![quorum(true)])).unwrap();
+        each.take(&None, Reply::Put(vec![quorum(true)])).unwrap();
         assert_eq!(sent(&each), (vec![1], true));
-        each.take(Reply::Error(ServeError::Unavailable("stopping".into()))).unwrap();
+        each.take(&None, Reply::Error(ServeError::Unavailable("stopping".into()))).unwrap();
         let general = Unreachable { timed_out: true, maybe: true, tried: Vec::new(), trace: None };
         let outcomes = each.finish(Err(ClientError::Unreachable(general)));
         assert!(matches!(&outcomes[0], Err(error) if error.may_have_applied()));
@@ -363,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_reply_with_too_few_outcomes_is_not_believed() {
-        assert!(matches!(puts(2).take(Reply::Put(vec![done(1)])), Err(ClientError::Protocol(_))));
-        assert!(matches!(puts(1).take(Reply::Get(vec![])), Err(ClientError::Protocol(_))));
+        assert!(matches!(puts(2).take(&None, Reply::Put(vec![done(1)])), Err(ClientError::Protocol(_))));
+        assert!(matches!(puts(1).take(&None, Reply::Get(vec![])), Err(ClientError::Protocol(_))));
     }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use crate::client::call::Calls;
+use crate::client::hedge::Patience;
 use crate::client::route::Routes;
-use crate::client::{Client, ClientError, Inner};
+use crate::client::{Client, ClientError, Hedging, Inner, watch};
 use crate::env::Env;
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Endpoint, EndpointKeys, Socket, TlsMaterial, TransportSettings, tls};
-use crate::types::{ClusterName, Namespace, NodeName};
+use crate::types::{ClusterName, Namespace, NodeName, Zone};
 
 /// Time for one operation unless something else is said.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +28,8 @@ pub struct ClientBuilder {
     timeout: Duration,
     pinned: Option<NodeName>,
     cluster: Option<ClusterName>,
+    zone: Option<Zone>,
+    hedging: Option<Hedging>,
     links: LinkSettings,
     transport: TransportSettings,
     edges: Option<(Endpoint, Env)>,
@@ -40,6 +44,8 @@ impl ClientBuilder {
             timeout: TIMEOUT,
             pinned: None,
             cluster: None,
+            zone: None,
+            hedging: Some(Hedging::default()),
             links: LinkSettings::default(),
             transport: TransportSettings::default(),
             edges: None,
@@ -81,6 +87,21 @@ impl ClientBuilder {
         self
     }
 
+    /// The zone of this client: nodes of it are asked before others.
+    #[must_use]
+    pub fn zone(mut self, zone: Zone) -> Self {
+        self.zone = Some(zone);
+        self
+    }
+
+    /// When a second node is asked for what the first has not answered yet, or `None` for never: then a node that falls
+    /// silent holds up what it was asked until its connection counts as lost.
+    #[must_use]
+    pub fn hedging(mut self, hedging: Option<Hedging>) -> Self {
+        self.hedging = hedging;
+        self
+    }
+
     /// How nodes are connected to, and by how many lanes.
     #[must_use]
     pub fn links(mut self, links: LinkSettings) -> Self {
@@ -107,7 +128,7 @@ impl ClientBuilder {
     /// # Errors
     /// When no node answers in time, or one refuses this client.
     pub async fn connect(self) -> Result<Client, ClientError> {
-        let Self { tls, seeds, namespace, timeout, pinned, cluster, links, transport, edges } = self;
+        let Self { tls, seeds, namespace, timeout, pinned, cluster, zone, hedging, links, transport, edges } = self;
         if seeds.is_empty() {
             return Err(ClientError::Config("no node to connect to: give the address of one or more".to_owned()));
         }
@@ -118,21 +139,25 @@ impl ClientBuilder {
                 (bind(tls, transport, &env)?, env)
             }
         };
+        let scope = env.child();
         let session = env.rng("client-session").next_u64();
+        let routes = Arc::new(Routes::new(endpoint, seeds, zone, links, &scope));
         let inner = Inner {
-            routes: Routes::new(endpoint, &seeds, &links, &env),
+            calls: Calls::new(routes.clone(), Patience::new(hedging), scope.clone()),
             env,
+            scope: scope.clone(),
             session,
             sequence: AtomicU64::new(1),
             asked: AtomicU64::new(0),
             timeout,
             pinned,
-            cluster,
+            cluster: cluster.clone(),
         };
-        let client = Client { inner: Arc::new(inner), namespace };
+        let client = Client { inner: Arc::new(inner), namespace, resolver: None };
         client.refresh().await?;
+        scope.spawn("client/watch", watch::follow(routes, cluster, scope.clone()));
         if let Some(name) = &client.inner.pinned
-            && client.inner.routes.node(name).is_none()
+            && client.view().members().values().all(|member| member.name != *name)
         {
             let view = client.view();
             let mut known: Vec<&str> = view.members().values().map(|member| member.name.as_str()).collect();

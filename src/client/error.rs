@@ -35,6 +35,14 @@ pub enum ClientError {
     /// executed, and it stays so until certificates or versions change. Nodes with the reason of each.
     #[error("the nodes and this client do not accept each other{}", Tried(.0))]
     Refused(Vec<(String, String)>),
+    /// Of what a session has seen of the key, no replica that answers has all: those that have it are down.
+    #[error(
+        "no replica that answers has what this session has seen of the key; those that have it are down: try again"
+    )]
+    Behind,
+    /// The client was closed. The operation was not begun.
+    #[error("this client was closed")]
+    Closed,
     /// A node answered something that this client does not understand: one of the two should be upgraded.
     #[error("{0}")]
     Protocol(String),
@@ -79,9 +87,14 @@ impl ClientError {
     /// itself does until the deadline; a new call has a new one.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Quorum(_) | Self::Unreachable(_) => true,
+            Self::Quorum(_) | Self::Unreachable(_) | Self::Behind => true,
             Self::Rejected(error) => error.is_retryable(),
-            Self::Config(_) | Self::Protocol(_) | Self::Refused(_) | Self::Uncertain(_) | Self::Condition(_) => false,
+            Self::Config(_)
+            | Self::Protocol(_)
+            | Self::Refused(_)
+            | Self::Uncertain(_)
+            | Self::Condition(_)
+            | Self::Closed => false,
         }
     }
 
@@ -93,7 +106,12 @@ impl ClientError {
             Self::Rejected(ServeError::Deadline(_) | ServeError::Uncertain(_))
             | Self::Protocol(_)
             | Self::Uncertain(_) => true,
-            Self::Rejected(_) | Self::Config(_) | Self::Refused(_) | Self::Condition(_) => false,
+            Self::Rejected(_)
+            | Self::Config(_)
+            | Self::Refused(_)
+            | Self::Condition(_)
+            | Self::Behind
+            | Self::Closed => false,
         }
     }
 
@@ -108,7 +126,12 @@ impl ClientError {
             Self::Unreachable(unreachable) => Self::Unreachable(Unreachable { trace: Some(trace), ..unreachable }),
             Self::Rejected(error) => Self::Rejected(numbered(error, trace)),
             Self::Uncertain(error) => Self::Uncertain(numbered(error, trace)),
-            Self::Config(_) | Self::Condition(_) | Self::Refused(_) | Self::Protocol(_) => self,
+            Self::Config(_)
+            | Self::Condition(_)
+            | Self::Refused(_)
+            | Self::Protocol(_)
+            | Self::Behind
+            | Self::Closed => self,
         }
     }
 

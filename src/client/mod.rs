@@ -26,18 +26,36 @@
 //! ```
 
 mod batch;
+mod budget;
 mod builder;
 mod call;
+mod choose;
 mod error;
+mod hedge;
+mod latency;
+mod load;
+mod metrics;
+mod order;
+mod race;
+mod resolve;
 mod route;
 mod scan;
+mod session;
+mod table;
+mod target;
 mod value;
+mod watch;
 
 pub use batch::BatchPut;
 pub use builder::ClientBuilder;
 pub use error::{ClientError, Unreachable};
+pub use hedge::Hedging;
+pub use metrics::{ClientMetrics, OperationMetrics};
+pub use resolve::{KeepAll, LastWriteWins, Resolve, UnionOfSets};
 pub use scan::{Scan, ScanOptions};
+pub use session::Session;
 pub use value::{CausalContext, Found, GetOptions, PutOptions, Sibling, Written};
+pub use watch::{MemberEvent, MemberEvents};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,19 +65,21 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::client::batch::{Each, Gets, Puts};
-use crate::client::call::{Call, unexpected};
-use crate::client::route::{Routes, Target};
+use crate::client::call::{Call, Calls, unexpected};
+use crate::client::choose::Pick;
+use crate::client::order::{Order, Whom};
+use crate::client::route::Routes;
 use crate::env::Env;
 use crate::limits;
 use crate::net::TlsMaterial;
-use crate::types::{ClusterName, Namespace, NodeName, TraceId};
+use crate::types::{ClusterName, ConflictPolicy, Namespace, NodeName, TraceId};
 use crate::version::RequestId;
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{KeyOrder, KeysReport, MembersReport};
 use crate::wire::rpc::{self, NodeStatus, PutItem, Reply, Request};
 
-/// How long the last replies are waited for when a client closes.
+/// How long a closing client waits for what runs for it in the background.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Access to one cluster. Clones share connections; any number of operations may be under way at once.
@@ -67,12 +87,16 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Client {
     inner: Arc<Inner>,
     namespace: Namespace,
+    resolver: Option<Arc<dyn Resolve>>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    routes: Routes,
+    calls: Calls,
+    /// What the endpoint lives in.
     env: Env,
+    /// Of this client's own tasks.
+    scope: Env,
     /// Together with the sequence this names each write of this client, for ever.
     session: u64,
     sequence: AtomicU64,
@@ -84,6 +108,13 @@ struct Inner {
     cluster: Option<ClusterName>,
 }
 
+/// A client that is dropped without being closed leaves no task behind.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.scope.stop();
+    }
+}
+
 impl Client {
     /// Settings of a new client.
     pub fn builder(tls: TlsMaterial) -> ClientBuilder {
@@ -93,7 +124,41 @@ impl Client {
     /// The same client for keys of another namespace.
     #[must_use]
     pub fn in_namespace(&self, namespace: Namespace) -> Self {
-        Self { inner: self.inner.clone(), namespace }
+        Self { namespace, ..self.clone() }
+    }
+
+    /// The same client, whose readers get to see what the resolver makes of siblings.
+    #[must_use]
+    pub fn with_resolver(&self, resolver: impl Resolve) -> Self {
+        Self { resolver: Some(Arc::new(resolver)), ..self.clone() }
+    }
+
+    /// A session that carries causal contexts: it reads its own writes, and never goes back, even at R=1.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+
+    /// News of the members from now on.
+    pub fn member_events(&self) -> MemberEvents {
+        MemberEvents::new(self.clone())
+    }
+
+    /// What this client did since it began. Clones share it.
+    pub fn metrics(&self) -> ClientMetrics {
+        let routes = self.routes();
+        let net = routes.endpoint().counters();
+        let mut metrics = ClientMetrics {
+            under_way: self.inner.calls.under_way(),
+            bytes_sent: net.bytes_sent.get(),
+            bytes_received: net.bytes_received.get(),
+            ..routes.meter.snapshot()
+        };
+        for stats in routes.table().iter().flat_map(|table| &table.targets).filter_map(|target| target.link.stats()) {
+            metrics.connections += 1;
+            metrics.packets_sent += stats.udp_tx.datagrams;
+            metrics.packets_received += stats.udp_rx.datagrams;
+        }
+        metrics
     }
 
     /// Writes a key.
@@ -123,8 +188,13 @@ impl Client {
         rpc::check_key(&key)?;
         rpc::check_value(value.as_ref().map_or(0, Bytes::len))?;
         let batch = Puts { namespace: self.namespace.clone(), w, sloppy };
+        // What is deleted without a context is what the coordinator has, and which write is the last one is better told by
+        // one clock than by several: such writes of one key should meet at one node.
+        let policy = self.view().policy(&self.namespace).map(|policy| policy.conflict);
+        let meets = policy == Some(ConflictPolicy::LastWriteWins) || (value.is_none() && context.is_empty());
+        let pick = if meets { Pick::Same } else { Pick::First };
         let each = Each::new(batch, [self.item(BatchPut { key: key.clone(), value, context, ttl, condition })]);
-        self.settle(each, &key, self.deadline(timeout)).await.pop().unwrap_or_else(|| Err(unexpected()))
+        self.settle(each, &key, pick, self.deadline(timeout)).await.pop().unwrap_or_else(|| Err(unexpected()))
     }
 
     /// Reads a key at the namespace's R.
@@ -143,7 +213,8 @@ impl Client {
         let key = key.into();
         rpc::check_key(&key)?;
         let each = Each::new(Gets { namespace: self.namespace.clone(), r: options.r }, [Blob(key.clone())]);
-        self.settle(each, &key, self.deadline(options.timeout)).await.pop().unwrap_or_else(|| Err(unexpected()))
+        let found = self.settle(each, &key, Pick::Cheapest, self.deadline(options.timeout)).await.pop();
+        found.unwrap_or_else(|| Err(unexpected())).map(|found| resolve::apply(self.resolver.as_deref(), &key, found))
     }
 
     /// Reads all keys with a prefix, page by page.
@@ -151,18 +222,18 @@ impl Client {
         Scan::new(self.clone(), prefix.into(), options)
     }
 
-    /// The cluster as last learnt: members, namespaces, owners of keys.
+    /// The cluster as last learnt: members, namespaces, owners of keys. Nodes tell the client when it changes.
     pub fn view(&self) -> Arc<ClusterView> {
-        self.inner.routes.view().expect("a client exists only once it has learnt the cluster")
+        self.routes().table().expect("a client exists only once it has learnt the cluster").view.clone()
     }
 
-    /// Learns the cluster anew from any node that answers.
+    /// Learns the cluster anew from any node that answers, without waiting to be told.
     ///
     /// # Errors
     /// When none does.
     pub async fn refresh(&self) -> Result<Arc<ClusterView>, ClientError> {
-        let targets = self.inner.routes.any();
-        let reply = self.call(self.deadline(None)).send(&targets, Request::View).await?;
+        let order = Order::new(self.routes(), Whom::Anyone, Pick::Cheapest);
+        let reply = self.call(self.deadline(None)).send(order, Request::View).await?;
         let Reply::View(info) = reply else { return Err(unexpected()) };
         if let Some(expected) = &self.inner.cluster
             && *expected != info.cluster
@@ -173,7 +244,7 @@ impl Client {
             );
             return Err(ClientError::Config(text));
         }
-        Ok(self.inner.routes.learn(ClusterView::new(info)?))
+        self.routes().learn(info).await
     }
 
     /// How a node is.
@@ -192,7 +263,7 @@ impl Client {
     /// # Errors
     /// When no node answers.
     pub async fn members(&self) -> Result<MembersReport, ClientError> {
-        match self.call(self.deadline(None)).send(&self.anybody(), Request::Members).await? {
+        match self.call(self.deadline(None)).send(self.anyone(), Request::Members).await? {
             Reply::Members(report) => Ok(*report),
             _ => Err(unexpected()),
         }
@@ -203,10 +274,9 @@ impl Client {
     /// # Errors
     /// When it is refused or no node answers. An addition that was not answered may have happened.
     pub async fn gossip_keys(&self, order: KeyOrder) -> Result<KeysReport, ClientError> {
-        // One node only: a key that was added twice would do no harm, but would have to be removed again.
-        let targets = self.anybody();
         let call = Call { once: true, ..self.call(self.deadline(None)) };
-        match call.send(targets.get(..1).unwrap_or_default(), Request::Keys(order)).await? {
+        // One node only: a key that was added twice would do no harm, but would have to be removed again.
+        match call.send(self.anyone().one(), Request::Keys(order)).await? {
             Reply::Keys(report) => Ok(report),
             _ => Err(unexpected()),
         }
@@ -226,15 +296,39 @@ impl Client {
 
     /// Asks one node, once.
     async fn ask_node(&self, node: &NodeName, request: Request) -> Result<Reply, ClientError> {
-        let target = self.inner.routes.node(node);
-        let target = target.ok_or_else(|| ClientError::Config(format!("there is no node {node}")))?;
-        Call { once: true, ..self.call(self.deadline(None)) }.send(&[target], request).await
+        if self.routes().table().is_none_or(|table| table.named(node).is_none()) {
+            return Err(ClientError::Config(format!("there is no node {node}")));
+        }
+        let call = Call { once: true, ..self.call(self.deadline(None)) };
+        call.send(Order::new(self.routes(), Whom::One(node), Pick::Cheapest), request).await
     }
 
-    /// Closes all connections, once the operations under way have ended or a second has passed.
+    /// Closes all connections once the operations under way, of all clones, have ended; they have the time of one operation
+    /// left. Operations that begin later fail with [`ClientError::Closed`].
     pub async fn close(self) {
-        self.inner.routes.endpoint().close(CLOSE_PATIENCE).await;
+        let patience = self.inner.timeout;
+        self.close_within(patience).await;
+    }
+
+    /// Like [`Client::close`], with as much time as is said. Whether all operations ended in it; those that did not are cut
+    /// off, and fail as unanswered.
+    pub async fn close_within(self, patience: Duration) -> bool {
+        let all = u32::try_from(limits::CLIENT_OPERATIONS_MAX).unwrap_or(u32::MAX);
+        let room = &self.inner.calls.room;
+        // Fails, too, when another clone has closed the client, and that one waits.
+        let held = tokio::time::timeout(patience, room.acquire_many(all)).await;
+        let ended = held.is_ok();
+        room.close();
+        drop(held);
+        self.inner.scope.stop();
+        self.routes().endpoint().close(CLOSE_PATIENCE).await;
+        self.inner.scope.shutdown(CLOSE_PATIENCE).await;
         self.inner.env.shutdown(CLOSE_PATIENCE).await;
+        ended
+    }
+
+    fn routes(&self) -> &Arc<Routes> {
+        &self.inner.calls.routes
     }
 
     fn item(&self, put: BatchPut) -> PutItem {
@@ -254,8 +348,7 @@ impl Client {
     }
 
     fn call(&self, deadline: Instant) -> Call<'_> {
-        let Inner { routes, env, .. } = &*self.inner;
-        Call { routes, env, deadline, trace: self.trace(), once: false }
+        Call { calls: &self.inner.calls, deadline, trace: self.trace(), once: false }
     }
 
     /// A number for the next request, which no other of this or another client is likely to have: an odd step visits all
@@ -266,19 +359,19 @@ impl Client {
         TraceId(self.inner.session.wrapping_add(asked.wrapping_mul(STEP)))
     }
 
-    /// Whom to ask for what does not concern a key: the pinned node, or else any.
-    fn anybody(&self) -> Vec<Target> {
-        self.pinned().unwrap_or_else(|| self.inner.routes.any())
+    /// Whom to ask for a key.
+    fn order<'a>(&'a self, key: &[u8], pick: Pick) -> Order<'a> {
+        if let Some(name) = &self.inner.pinned {
+            return Order::new(self.routes(), Whom::One(name), pick);
+        }
+        let order = Order::new(self.routes(), Whom::Anyone, pick);
+        let Some((_, partition)) = order.view().map(|view| view.place(&self.namespace, key)) else { return order };
+        order.among(Whom::Owners(&self.namespace, partition))
     }
 
-    /// The one node that everything is sent to, if there is one.
-    fn pinned(&self) -> Option<Vec<Target>> {
-        let name = self.inner.pinned.as_ref()?;
-        self.inner.routes.node(name).map(|node| vec![node])
-    }
-
-    /// Whom to ask for a key, best first.
-    fn targets(&self, key: &[u8]) -> Vec<Target> {
-        self.pinned().unwrap_or_else(|| self.inner.routes.for_key(&self.namespace, key))
+    /// Whom to ask for what every node can answer.
+    fn anyone(&self) -> Order<'_> {
+        let whom = self.inner.pinned.as_ref().map_or(Whom::Anyone, Whom::One);
+        Order::new(self.routes(), whom, Pick::Cheapest)
     }
 }

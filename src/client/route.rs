@@ -1,121 +1,200 @@
-//! Which node to ask: the owners of the key first, those that answer before those that do not.
+//! The nodes a client knows: the cluster as last learnt, a link to each member, and whom it doubts.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
+use rand::{Rng, RngExt};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::client::ClientError;
+use crate::client::latency::micros;
+use crate::client::metrics::Meter;
+use crate::client::table::Table;
+use crate::client::target::Target;
 use crate::env::Env;
-use crate::net::link::{Link, LinkSettings, LinkState};
+use crate::net::link::{Link, LinkSettings};
 use crate::net::pool::Pool;
 use crate::net::{Endpoint, Expect};
-use crate::types::{Namespace, NodeId, NodeName};
+use crate::types::{Namespace, NodeName, Zone};
 use crate::view::ClusterView;
+use crate::wire::rpc::{ClusterInfo, GetRequest, Request, Traced};
 
-/// How long others are preferred to a node that let a request down: about as long as it takes until the connection to
-/// a node that was killed counts as lost.
-const SHUN: Duration = Duration::from_secs(5);
-
-/// A node to ask.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    /// Its name, or the address of a seed whose name is not known yet.
-    pub(crate) label: String,
-    pub(crate) link: Link,
-}
+/// How long a doubted node has to answer a question.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The nodes a client knows.
 #[derive(Debug)]
 pub(crate) struct Routes {
     endpoint: Endpoint,
+    links: LinkSettings,
     pool: Pool,
-    seeds: Vec<Target>,
-    view: Mutex<Option<Arc<ClusterView>>>,
-    /// When each node last let a request down, by label.
-    failed: Mutex<BTreeMap<String, Instant>>,
+    /// Of everything that runs for this client.
+    scope: Env,
+    addresses: Vec<String>,
+    zone: Option<Zone>,
+    seeds: Mutex<Vec<Arc<Target>>>,
+    table: RwLock<Option<Arc<Table>>>,
+    /// Another cluster, or a node that is doubted or trusted again.
+    pub(crate) news: Notify,
+    targets_made: AtomicU64,
+    dice: AtomicU64,
+    started: Instant,
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Routes {
-    pub(crate) fn new(endpoint: Endpoint, seeds: &[String], settings: &LinkSettings, env: &Env) -> Self {
-        let seeds = seeds.iter().map(|seed| Target {
-            label: seed.clone(),
-            link: Link::new(&endpoint, Expect::AnyNode, vec![seed.clone()], settings.clone(), env),
-        });
-        let pool = Pool::new(&endpoint, settings.clone(), env);
-        Self { seeds: seeds.collect(), endpoint, pool, view: Mutex::default(), failed: Mutex::default() }
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        addresses: Vec<String>,
+        zone: Option<Zone>,
+        links: LinkSettings,
+        scope: &Env,
+    ) -> Self {
+        let routes = Self {
+            pool: Pool::new(&endpoint, links.clone(), scope),
+            endpoint,
+            links,
+            scope: scope.clone(),
+            addresses,
+            zone,
+            seeds: Mutex::default(),
+            table: RwLock::default(),
+            news: Notify::new(),
+            targets_made: AtomicU64::new(0),
+            dice: AtomicU64::new(scope.rng("client-dice").next_u64()),
+            started: Instant::now(),
+            meter: Arc::default(),
+        };
+        routes.renew_seeds();
+        routes
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The cluster as last learnt.
-    pub(crate) fn view(&self) -> Option<Arc<ClusterView>> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Microseconds of this client's clock.
+    pub(crate) fn now_us(&self) -> u64 {
+        micros(self.started.elapsed())
+    }
+
+    /// A random number, cheap and of no secret.
+    pub(crate) fn roll(&self) -> u64 {
+        // SplitMix64: a counter in steps of the golden ratio, mixed.
+        let mut roll = self.dice.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        roll = (roll ^ (roll >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        roll = (roll ^ (roll >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        roll ^ (roll >> 31)
+    }
+
+    /// The routes as last learnt.
+    pub(crate) fn table(&self) -> Option<Arc<Table>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The nodes to begin with.
+    pub(crate) fn seeds(&self) -> Vec<Arc<Target>> {
+        self.seeds.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn target(&self, label: String, link: Link) -> Arc<Target> {
+        Arc::new(Target::new(self.targets_made.fetch_add(1, Ordering::Relaxed), label, link))
+    }
+
+    /// Forgets the connections to seeds: members have their own. They are connected to again when nobody else answers.
+    fn renew_seeds(&self) {
+        let seed = |address: &String| {
+            let link =
+                Link::new(&self.endpoint, Expect::AnyNode, vec![address.clone()], self.links.clone(), &self.scope);
+            self.target(address.clone(), link)
+        };
+        let seeds = self.addresses.iter().map(seed).collect();
+        *self.seeds.lock().unwrap_or_else(PoisonError::into_inner) = seeds;
     }
 
     /// Takes a newly learnt cluster: connections to members that stay are kept.
-    pub(crate) fn learn(&self, view: ClusterView) -> Arc<ClusterView> {
-        let view = Arc::new(view);
-        self.pool.retain(|name| view.members().values().any(|member| member.name == *name));
-        for member in view.members().values() {
-            self.pool.link(&member.name, std::slice::from_ref(&member.quic));
+    pub(crate) async fn learn(&self, info: ClusterInfo) -> Result<Arc<ClusterView>, ClientError> {
+        // Rings of large clusters take milliseconds.
+        let view = self.scope.blocking(move || ClusterView::new(info)).await.ok_or(ClientError::Closed)??;
+        let before = self.table();
+        if let Some(before) = &before
+            && before.view.digest() == view.digest()
+        {
+            return Ok(before.view.clone());
         }
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view.clone());
-        view
+        let view = Arc::new(view);
+        let members: BTreeMap<&NodeName, &String> =
+            view.members().values().map(|member| (&member.name, &member.quic)).collect();
+        self.pool.retain(|name| members.contains_key(name));
+        let table = Table::new(view.clone(), self.zone.as_ref(), |name| {
+            let addresses: Vec<String> = members.get(name).map(|address| (*address).clone()).into_iter().collect();
+            // Moves a link that exists.
+            let link = self.pool.link(name, &addresses);
+            let kept = before.as_ref().and_then(|before| before.named(name)).cloned();
+            kept.unwrap_or_else(|| self.target(name.to_string(), link))
+        });
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(table));
+        self.renew_seeds();
+        self.meter.views.one();
+        self.news.notify_waiters();
+        tracing::debug!(members = view.members().len(), "the client has learnt the cluster");
+        Ok(view)
     }
 
-    /// Whom to ask for a key, best first: its owners in the order of the preference list, then the other members;
-    /// within each, those that answer before those that do not.
-    pub(crate) fn for_key(&self, namespace: &Namespace, key: &[u8]) -> Vec<Target> {
-        let Some(view) = self.view() else { return self.seeds.clone() };
-        let (_, partition) = view.place(namespace, key);
-        let ring = view.policy(namespace).and_then(|policy| view.ring(policy.n));
-        let owners = ring.map_or(&[][..], |ring| ring.preference_list(partition));
-        let others = view.members().keys().filter(|node| !owners.contains(node));
-        let targets = |nodes: &mut dyn Iterator<Item = &NodeId>| {
-            let mut targets: Vec<Target> = nodes.filter_map(|node| self.node(&view.name_of(*node))).collect();
-            self.best_first(&mut targets);
-            targets
-        };
-        let mut order = targets(&mut owners.iter());
-        order.extend(targets(&mut others.into_iter()));
-        order
+    /// A node answered a request.
+    pub(crate) fn heard(&self, target: &Target, now_us: u64) {
+        if target.heard(now_us) {
+            self.news.notify_waiters();
+        }
     }
 
-    /// Whom to ask for what every node can answer: members when they are known, then seeds.
-    pub(crate) fn any(&self) -> Vec<Target> {
-        let view = self.view();
-        let members = view.iter().flat_map(|view| view.members().values());
-        let mut targets: Vec<Target> = members.filter_map(|member| self.node(&member.name)).collect();
-        self.best_first(&mut targets);
-        targets.extend(self.seeds.iter().cloned());
-        targets
+    /// Prefers others to a node that let a request down, until it answers.
+    pub(crate) fn doubt(self: &Arc<Self>, target: &Arc<Target>) {
+        let Some(pause) = target.doubt() else { return };
+        self.meter.doubts.one();
+        tracing::debug!(node = %target.label, "the client avoids a node that did not answer");
+        self.news.notify_waiters();
+        let (routes, target, scope) = (self.clone(), target.clone(), self.scope.clone());
+        self.scope.spawn("client/probe", async move {
+            tokio::select! {
+                biased;
+                () = scope.stopped() => {}
+                () = routes.probe(&target, pause) => {}
+            }
+        });
     }
 
-    /// Prefers others to this node for a while.
-    pub(crate) fn shun(&self, label: &str) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.retain(|_, at| at.elapsed() < SHUN);
-        failed.insert(label.to_owned(), Instant::now());
-    }
-
-    /// Brings those that are down, or failed of late, to the end.
-    fn best_first(&self, targets: &mut [Target]) {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed_of_late = |target: &Target| failed.get(&target.label).is_some_and(|at| at.elapsed() < SHUN);
-        targets.sort_by_key(|target| (target.is_down(), failed_of_late(target)));
-    }
-
-    /// The node of this name.
-    pub(crate) fn node(&self, name: &NodeName) -> Option<Target> {
-        self.pool.get(name).map(|link| Target { label: name.to_string(), link })
+    /// Asks a doubted node for nothing, again and again, until it answers or somebody else got an answer of it.
+    async fn probe(&self, target: &Arc<Target>, mut pause: Duration) {
+        let mut rng = self.scope.rng("client-probe");
+        for questions in 0_u32.. {
+            tokio::time::sleep(pause.mul_f64(rng.random_range(0.5..1.0))).await;
+            let member = self.table().is_some_and(|table| table.targets.iter().any(|known| Arc::ptr_eq(known, target)));
+            if !target.is_doubted() || !member {
+                return;
+            }
+            target.link.retry_now();
+            let nothing = Request::Get(GetRequest { namespace: Namespace::default(), keys: Vec::new(), r: None });
+            let nothing = Traced::untraced(nothing);
+            let answer = target.link.request(PROBE_PATIENCE, |frame| encode(&nothing, frame)).await;
+            // Whatever it says, it speaks.
+            if answer.is_ok() {
+                if target.trust(self.now_us()) {
+                    tracing::debug!(node = %target.label, "a node answers again");
+                    self.news.notify_waiters();
+                }
+                return;
+            }
+            pause = pause.max(Target::pause(questions));
+        }
     }
 }
 
-impl Target {
-    fn is_down(&self) -> bool {
-        matches!(self.link.state(), LinkState::Down { .. })
-    }
+/// Appends a request to a frame.
+pub(crate) fn encode(request: &Traced, frame: &mut BytesMut) {
+    postcard::to_io(request, frame.writer()).expect("messages always encode into memory");
 }

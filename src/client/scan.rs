@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{self, Stream};
 
 use crate::client::call::unexpected;
-use crate::client::{Client, ClientError, Found};
+use crate::client::{Client, ClientError, Found, resolve};
 use crate::limits;
 use crate::types::Consistency;
 use crate::wire::blob::Blob;
@@ -25,7 +26,8 @@ pub struct ScanOptions {
     pub timeout: Option<Duration>,
 }
 
-/// A scan under way. Keys come in the order of partitions, which is the same in every scan, and sorted within each. A key
+/// A scan under way, by [`Scan::next`] or as a [stream](Scan::into_stream). It goes on whatever becomes of the nodes it has
+/// asked, and of the ring: its place is a partition and a key, which no change of members moves. Keys come in the order of partitions, which is the same in every scan, and sorted within each. A key
 /// that exists during the whole scan comes exactly once; one that is written meanwhile comes once or not at all.
 #[derive(Debug)]
 pub struct Scan {
@@ -64,6 +66,14 @@ impl Scan {
         }
     }
 
+    /// The same as a stream. It ends after the last key; after an error it may be polled again, and goes on where it was.
+    pub fn into_stream(self) -> impl Stream<Item = Result<(Bytes, Found), ClientError>> + Send {
+        stream::unfold(self, |mut scan| async move {
+            let item = scan.next().await.transpose()?;
+            Some((item, scan))
+        })
+    }
+
     async fn fetch(&mut self) -> Result<(), ClientError> {
         let page = u32::try_from(limits::SCAN_PAGE_MAX).unwrap_or(u32::MAX);
         let request = ScanRequest {
@@ -74,13 +84,15 @@ impl Scan {
             r: self.options.r,
             keys_only: self.options.keys_only,
         };
-        let targets = self.client.pinned().unwrap_or_else(|| self.client.inner.routes.any());
         let call = self.client.call(self.client.deadline(self.options.timeout));
-        let reply = call.send(&targets, Request::Scan(request)).await?;
+        let reply = call.send(self.client.anyone(), Request::Scan(request)).await?;
         let Reply::Scan(done) = reply else { return Err(unexpected()) };
         self.started = true;
         self.cursor = done.next;
-        self.ready.extend(done.items.into_iter().map(|(key, found)| (key.0, found.into())));
+        for (key, found) in done.items {
+            let found = resolve::apply(self.client.resolver.as_deref(), &key, found.into());
+            self.ready.push_back((key.0, found));
+        }
         Ok(())
     }
 }

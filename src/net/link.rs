@@ -104,6 +104,7 @@ struct Core {
     addresses: Mutex<Vec<String>>,
     phase: Phases,
     retry: Notify,
+    moved: Notify,
 }
 
 impl std::fmt::Debug for Link {
@@ -123,6 +124,7 @@ impl Link {
             addresses: Mutex::new(addresses),
             phase: Phases::default(),
             retry: Notify::new(),
+            moved: Notify::new(),
         };
         Self(Arc::new(Handle { core: Arc::new(core), started: AtomicBool::new(false), scope: env.child() }))
     }
@@ -197,6 +199,14 @@ impl Link {
         }
     }
 
+    /// Counts of the connection, while the link is up.
+    pub fn stats(&self) -> Option<quinn::ConnectionStats> {
+        match &*self.0.core.phase.now() {
+            Phase::Up(connection) => Some(connection.peer().stats()),
+            _ => None,
+        }
+    }
+
     /// Whom it leads to.
     pub fn expect(&self) -> &Expect {
         &self.0.core.expect
@@ -207,13 +217,15 @@ impl Link {
         self.0.core.addresses()
     }
 
-    /// Uses other addresses from the next attempt on, which comes at once if the link is down.
+    /// Uses other addresses from the next attempt on, which comes at once if the link is down. A connection that stands is
+    /// replaced once there is one to the new addresses; requests under way on it are not disturbed.
     pub fn set_addresses(&self, addresses: Vec<String>) {
         let mut current = self.0.core.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = *current != addresses;
         *current = addresses;
         drop(current);
         if is_new {
+            self.0.core.moved.notify_one();
             self.retry_now();
         }
     }
@@ -295,6 +307,7 @@ impl Core {
         let mut down_since = None;
         let mut connections: u64 = 0;
         loop {
+            let used = self.addresses();
             let error = match self.attempt().await {
                 Ok(connection) => {
                     down_since = None;
@@ -302,8 +315,7 @@ impl Core {
                     if connections > 1 {
                         self.endpoint.counters().reconnects.one();
                     }
-                    self.phase.set(Phase::Up(connection.clone()));
-                    let error = connection.closed().await;
+                    let (connection, error) = self.stay_up(connection, used).await;
                     tracing::debug!(peer = %self.label(), %error, "link lost");
                     if connection.has_answered() {
                         // It was a good connection: the peer was probably restarted, or the path broke for a moment.
@@ -321,6 +333,27 @@ impl Core {
                 biased;
                 () = self.retry.notified() => backoff.reset(),
                 () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    /// Keeps the link up until its connection is lost; follows the peer to other addresses without a break.
+    async fn stay_up(&self, mut connection: Connection, mut used: Vec<String>) -> (Connection, NetError) {
+        loop {
+            self.phase.set(Phase::Up(connection.clone()));
+            tokio::select! {
+                biased;
+                error = connection.closed() => return (connection, error),
+                () = self.moved.notified() => {}
+            }
+            let addresses = self.addresses();
+            if addresses == used {
+                continue;
+            }
+            // While this fails, the old connection is all there is; when that ends, the new addresses are tried again.
+            match self.attempt().await {
+                Ok(fresh) => (connection, used) = (fresh, addresses),
+                Err(error) => tracing::debug!(peer = %self.label(), %error, "not reached at its new address yet"),
             }
         }
     }

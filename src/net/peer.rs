@@ -55,6 +55,12 @@ impl Peer {
         self.quic.stats()
     }
 
+    /// Completes when the connection has ended, for whatever reason.
+    pub async fn gone(&self) {
+        // Why it ended concerns those who ask on it.
+        drop(self.quic.closed().await);
+    }
+
     /// Identity and first address, for logs and error texts.
     pub fn label(&self) -> &Arc<str> {
         &self.label

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::env::Env;
@@ -46,24 +46,44 @@ pub(crate) struct Core {
     pub(crate) background: Arc<Semaphore>,
     /// Membership by gossip. `None` where members are only those of the configuration.
     pub(crate) gossip: Option<Arc<Gossip>>,
+    /// Room for clients that wait for news of the cluster.
+    pub(crate) watchers: Semaphore,
     /// The scope of work that outlives the request it belongs to: slow replicas, read repair, hints.
     pub(crate) rest: Env,
 }
 
 /// The cluster as this node knows it now. It is replaced as a whole; a request works with the one it began with.
-pub(crate) struct Views(RwLock<Arc<ClusterView>>);
+pub(crate) struct Views {
+    latest: RwLock<Arc<ClusterView>>,
+    changed: Notify,
+}
 
 impl Views {
     pub(crate) fn new(first: ClusterView) -> Self {
-        Self(RwLock::new(Arc::new(first)))
+        Self { latest: RwLock::new(Arc::new(first)), changed: Notify::new() }
     }
 
     pub(crate) fn latest(&self) -> Arc<ClusterView> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.latest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn replace(&self, next: Arc<ClusterView>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the view is another than the one with this digest.
+    pub(crate) async fn other_than(&self, known: u64) -> Arc<ClusterView> {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let latest = self.latest();
+            if latest.digest() != known {
+                return latest;
+            }
+            changed.await;
+        }
     }
 }
 

@@ -40,6 +40,7 @@ labels! {
         Get => "get",
         Scan => "scan",
         View => "view",
+        Watch => "watch",
         Status => "status",
         Apply => "apply",
         Fetch => "fetch",
@@ -103,6 +104,7 @@ impl Kind {
             Request::Get(_) => Self::Get,
             Request::Scan(_) => Self::Scan,
             Request::View => Self::View,
+            Request::Watch { .. } => Self::Watch,
             Request::Status => Self::Status,
             Request::Apply(_) => Self::Apply,
             Request::Fetch { .. } => Self::Fetch,
@@ -128,6 +130,7 @@ impl Outcome {
             Reply::Fetch(outcomes) => outcomes.iter().find_map(|outcome| outcome.as_ref().err()),
             Reply::Scan(_)
             | Reply::View(_)
+            | Reply::Unchanged
             | Reply::Status(_)
             | Reply::FetchPage { .. }
             | Reply::Reserved(_)

@@ -20,6 +20,7 @@ mod reservations;
 mod serve;
 mod status;
 mod timeouts;
+mod watch;
 
 pub use observer::Observer;
 pub use oversight::{Host, NoHost, Oversight};
@@ -138,6 +139,7 @@ impl Node {
             oversight,
             slow_log: SlowLog::default(),
             started: tokio::time::Instant::now(),
+            watchers: Semaphore::new(limits::WATCHERS_MAX),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
             gossip,
             rest: rest.clone(),

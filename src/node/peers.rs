@@ -279,11 +279,18 @@ impl Peers {
         let answer = peer.link.request(by.deadline - Instant::now(), |frame| encode(&traced, frame)).await;
         if let Err(error @ NetError::Unanswered { .. }) = &answer {
             tracing::debug!(request = %by.trace, %node, %error, "a peer did not answer");
-            peer.shunned_until.store(self.now_ms() + SHUN_MS, Ordering::Relaxed);
+            self.shun(node);
         }
         let answer = answer?;
         blob::decode(&answer)
             .map_err(|error| PeerError { why: format!("sent an unreadable reply: {error}"), maybe: true })
+    }
+
+    /// Prefers others to a node for a while, since it was silent.
+    pub(crate) fn shun(&self, node: NodeId) {
+        if let Some(peer) = self.get(node) {
+            peer.shunned_until.store(self.now_ms() + SHUN_MS, Ordering::Relaxed);
+        }
     }
 
     fn now_ms(&self) -> u64 {

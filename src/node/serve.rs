@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::hash::ClusterHash;
 use crate::limits;
-use crate::net::{Handler, Identity, Incoming, Verb};
+use crate::net::{Handler, Identity, Incoming, Peer, Verb};
 use crate::node::ask::{Ask, Stages};
 use crate::node::coordinate;
 use crate::node::core::Core;
@@ -18,6 +18,7 @@ use crate::node::meters::{Kind, Outcome};
 use crate::node::peers::encode;
 use crate::node::replica::Apply;
 use crate::node::status;
+use crate::node::watch;
 use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
 use crate::wire::rpc::{PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
@@ -32,18 +33,18 @@ pub(crate) struct Serve(pub(crate) Arc<Core>);
 impl Handler for Serve {
     async fn handle(&self, incoming: Incoming) -> Bytes {
         let core = &self.0;
-        let _in_flight = core.meters.in_flight.hold();
         let stages = Stages::default();
         let decoded = blob::decode::<Traced>(&incoming.body);
         let (kind, trace) = match &decoded {
             Ok(traced) => (Kind::of(&traced.request), traced.trace),
             Err(_) => (Kind::Unreadable, TraceId::NONE),
         };
-        let from = incoming.peer.identity();
+        // To wait for news is no work.
+        let _in_flight = (kind != Kind::Watch).then(|| core.meters.in_flight.hold());
         let reply = match decoded {
             Ok(Traced { request, .. }) => {
                 let ask = Ask { trace, deadline: answer_by(incoming.deadline), stages: &stages };
-                self.reply(from, request, ask).await.unwrap_or_else(Reply::Error)
+                self.reply(&incoming.peer, request, ask).await.unwrap_or_else(Reply::Error)
             }
             Err(error) => Reply::Error(ServeError::Invalid(format!(
                 "the request cannot be read ({error}): is the other side newer?"
@@ -56,7 +57,7 @@ impl Handler for Serve {
             request = %trace, kind = kind.label(), from = %incoming.peer.label(), outcome = outcome.label(), ?took,
             "request answered"
         );
-        if core.oversight.slow.is_some_and(|slow| took > slow) {
+        if kind != Kind::Watch && core.oversight.slow.is_some_and(|slow| took > slow) {
             self.note_slow(&Slow { kind, trace, outcome, took, from: incoming.peer.label(), stages: &stages });
         }
         let mut frame = BytesMut::new();
@@ -90,14 +91,15 @@ impl Serve {
         }
     }
 
-    async fn reply(&self, from: &Identity, request: Request, ask: Ask<'_>) -> Result<Reply, ServeError> {
-        let core = &self.0;
+    async fn reply(&self, peer: &Peer, request: Request, ask: Ask<'_>) -> Result<Reply, ServeError> {
+        let (core, from) = (&self.0, peer.identity());
         authorise(core, from, &request)?;
         match request {
             Request::Put(put) => coordinate::put(core, from, put, ask).await.map(Reply::Put),
             Request::Get(get) => coordinate::get(core, get, ask).await.map(Reply::Get),
             Request::Scan(scan) => coordinate::scan(core, scan, ask).await.map(Reply::Scan),
             Request::View => Ok(Reply::View(core.view().info().clone())),
+            Request::Watch { known } => watch::watch(core, peer, known, ask.deadline).await,
             Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),
             Request::Apply(writes) => Ok(Reply::Apply(join_all(writes.into_iter().map(|w| self.apply(w))).await)),
             Request::Fetch { slots, digest_only } => {
@@ -209,7 +211,7 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
             }
             _ => Ok(()),
         },
-        Request::View | Request::Status | Request::Log(_) | Request::Members => Ok(()),
+        Request::View | Request::Watch { .. } | Request::Status | Request::Log(_) | Request::Members => Ok(()),
         Request::Keys(_) if grants.is_none() => Ok(()),
         Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Apply(_)

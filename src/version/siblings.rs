@@ -136,6 +136,15 @@ impl Siblings {
         self.versions.iter().filter_map(|version| version.value.as_ref()).map(Bytes::len).sum()
     }
 
+    /// Number and bytes of the writes here. One that was coordinated twice counts once: its writer made but one, and is not
+    /// to be refused another because a node was slow.
+    pub fn writes(&self) -> (usize, usize) {
+        let mut seen = BTreeSet::new();
+        let writes = self.versions.iter().filter(|version| seen.insert(version.request));
+        let bytes = |version: &Version| version.value.as_ref().map_or(0, Bytes::len);
+        writes.fold((0, 0), |(count, total), version| (count + 1, total + bytes(version)))
+    }
+
     /// Adds a write that has seen `seen`: it supersedes exactly the versions which that covers, and is concurrent
     /// with the others.
     pub fn put(&mut self, seen: &Context, new: NewVersion, actor: Actor) -> Put {

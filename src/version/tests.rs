@@ -78,6 +78,16 @@ fn a_request_coordinated_twice_is_read_once() {
 /// The reply of a put was late, its retry went to another coordinator, and the writer went on under the context of one
 /// of the two: the other must not come back as a sibling, neither when it is here already nor when it comes later.
 #[test]
+fn a_request_coordinated_twice_counts_once_against_the_limits_of_a_key() {
+    let (mut a, mut b) = (Siblings::new(), Siblings::new());
+    a.put(&Context::new(), write(1, "twice"), actor(1));
+    b.put(&Context::new(), write(1, "twice"), actor(2));
+    b.put(&Context::new(), write(2, "once"), actor(2));
+    a.merge(&b);
+    assert_eq!((a.versions().len(), a.writes()), (3, (2, 9)));
+}
+
+#[test]
 fn a_request_coordinated_twice_is_superseded_under_either_of_its_dots() {
     let (mut a, mut b) = (Siblings::new(), Siblings::new());
     a.put(&Context::new(), write(1, "old"), actor(1));

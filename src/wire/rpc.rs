@@ -75,6 +75,11 @@ pub enum Request {
     /// Administrators only: what the node logs, after it was set to these filters if there are any; at most
     /// [`limits::LOG_FILTER_MAX`] bytes.
     Log(Option<String>),
+    /// The cluster, once it is another than the one with this digest; [`Reply::Unchanged`] shortly before the deadline.
+    Watch {
+        /// The digest of what the asker knows.
+        known: u64,
+    },
 }
 
 /// A write of one or more keys.
@@ -256,6 +261,8 @@ pub enum Reply {
     Keys(KeysReport),
     /// The filters of the node's log that are in force now.
     Log(String),
+    /// The cluster is still the one that the asker knows.
+    Unchanged,
 }
 
 /// A write that was acknowledged.
@@ -570,6 +577,8 @@ mod tests {
         assert_eq!(hex(&Request::Members), "0b");
         assert_eq!(hex(&Request::Keys(KeyOrder::Use { id: [1; 8], force: true })), "0c02010101010101010101");
         assert_eq!(hex(&Reply::Gossip(GossipReply::Sync(Blob::copy(b"s")))), "0b010173");
+        assert_eq!(hex(&Request::Watch { known: 300 }), "0eac02");
+        assert_eq!(hex(&Reply::Unchanged), "0f");
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
         assert_eq!(hex(&Traced { trace: TraceId(300), request: Request::View }), "ac0203");

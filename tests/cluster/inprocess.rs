@@ -209,6 +209,15 @@ impl Cluster {
         self.tell();
     }
 
+    /// Ends a node and starts it again at another address, of which all others are told.
+    pub(crate) async fn relocate(&mut self, at: usize) {
+        self.stop(at).await;
+        self.members[at].socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        self.info.members[at] = self.members[at].info();
+        self.tell();
+        self.start_node(at).await;
+    }
+
     /// Tells all running nodes who the members are.
     fn tell(&self) {
         for member in &self.members {

@@ -5,9 +5,12 @@
 #[path = "../support/certs.rs"]
 mod certs;
 mod inprocess;
+#[path = "../support/steady.rs"]
+mod steady;
 
 mod client;
 mod conditional;
+mod faults;
 mod limits;
 mod retries;
 mod trust;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamomini::client::{Client, ClientError, GetOptions, PutOptions};
+use dynamomini::client::{Client, ClientError, GetOptions, Hedging, PutOptions};
 use dynamomini::env::Env;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
@@ -184,11 +184,15 @@ impl Cluster {
         TlsMaterial::from_pem(chain, key, file(self.authority.root.as_bytes()), &provider).unwrap()
     }
 
-    async fn client(&self, number: usize) -> Client {
+    pub(crate) async fn client(&self, number: usize) -> Client {
+        self.client_with(number, Some(Hedging::default())).await
+    }
+
+    pub(crate) async fn client_with(&self, number: usize, hedging: Option<Hedging>) -> Client {
         let uri = format!("dynamomini://admin/c{number}");
         let env = self.simulation.world(&uri, 1).env();
         let endpoint = self.endpoint(&env, &uri, address(100 + number));
-        let mut builder = Client::builder(self.material(&uri)).on(endpoint, env);
+        let mut builder = Client::builder(self.material(&uri)).hedging(hedging).on(endpoint, env);
         for number in 1..=self.info.members.len() {
             builder = builder.node(address(number).to_string());
         }

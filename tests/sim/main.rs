@@ -6,8 +6,11 @@
 mod certs;
 mod network;
 mod provider;
+#[path = "../support/steady.rs"]
+mod steady;
 mod world;
 
+mod client;
 mod cluster;
 mod gossip;
 mod membership;

@@ -37,7 +37,7 @@ pub(crate) const ROOMS: &[Room] = &[
     worldly("2–3", "env", &[]),
     worldly("3", "store", &["limits", "types", "hash", "env"]),
     worldly("3", "net", &["limits", "meter", "types", "env"]),
-    worldly("4", "client", &["limits", "types", "version", "wire", "view", "env", "net"]),
+    worldly("4", "client", &["limits", "meter", "types", "version", "wire", "view", "env", "net"]),
     worldly(
         "5",
         "node",

@@ -2,10 +2,11 @@
 //! differ, records from all of them, merged, and written back to those that were behind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, Stream};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -27,6 +28,10 @@ use crate::wire::rpc::{self, Fetched, GetDone, GetRequest, KeyContext, ReplicaWr
 
 /// Share of the time left that is spent on learning of an earlier attempt before a write is retried.
 const LEARN_SHARE: u32 = 3;
+/// How many times as long as the first answers took further ones are waited for, when learning of an earlier attempt.
+const STRAGGLER_FACTOR: u32 = 3;
+/// How long they are waited for at least; at most the time after which reads are hedged.
+const STRAGGLER_GRACE: Duration = Duration::from_millis(5);
 /// Keys of one request that are read at the same time.
 const AT_ONCE: usize = 16;
 
@@ -158,7 +163,12 @@ pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], by: 
     let patience = (by.deadline.saturating_duration_since(now) / LEARN_SHARE).min(core.timeouts.replica / 2);
     let until = by.until(now + patience);
     let answers = others.iter().map(|node| ask(core.clone(), *node, slot.clone(), false, until));
-    for (node, answer) in join_all(answers).await {
+    let mut answers: FuturesUnordered<_> = answers.collect();
+    let mut give_up = now + patience;
+    // What is missed is recognised later, by its request id: better a version too many for a while than a long wait.
+    while let Ok(Some((node, answer))) = timeout_at(give_up, answers.next()).await {
+        let grace = (now.elapsed() * STRAGGLER_FACTOR).max(STRAGGLER_GRACE).min(core.timeouts.hedge);
+        give_up = (now + patience).min(Instant::now() + grace);
         match answer {
             Ok(Fetched::Record(record)) => {
                 let apply = Apply { slot: slot.clone(), record: record.0, hints: Vec::new() };
@@ -226,6 +236,8 @@ impl<'a> Asking<'a> {
                     None => GetStep::GiveUp,
                 },
                 () = hedge => {
+                    // The next reads need not find out for themselves.
+                    self.quorum.waiting().for_each(|node| self.core.peers.shun(node));
                     if let Some(node) = self.quorum.more() {
                         self.core.meters.hedges.one();
                         // The slow one may be the one that was asked for the record.

@@ -295,11 +295,12 @@ impl Batch<'_, '_> {
 /// Refuses a state, as it would be after a put, that is beyond the limits of a key.
 fn check_limits(state: &Siblings) -> Result<(), ServeError> {
     let remedy = "read it and write with the context you got, which replaces them";
-    if state.versions().len() > limits::SIBLINGS_MAX {
+    let (writes, bytes) = state.writes();
+    if writes > limits::SIBLINGS_MAX {
         let most = limits::SIBLINGS_MAX;
         return Err(ServeError::Limit(format!("the key has {most} siblings, the most there may be: {remedy}")));
     }
-    let (bytes, most) = (state.value_bytes(), limits::SIBLINGS_BYTES_MAX);
+    let most = limits::SIBLINGS_BYTES_MAX;
     if bytes > most {
         let text = format!("the key's siblings would hold {bytes} bytes, the limit is {most}: {remedy}");
         return Err(ServeError::Limit(text));
