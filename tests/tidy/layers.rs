@@ -30,6 +30,7 @@ pub(crate) const ROOMS: &[Room] = &[
     pure("1", "record", &["hash", "types", "version"]),
     pure("1", "ring", &["limits", "types", "hash"]),
     pure("1", "wire", &["limits", "meter", "types", "version"]),
+    pure("2", "merkle", &["limits", "types", "hash"]),
     pure("2", "quorum", &["types"]),
     pure("2", "seal", &["limits", "types"]),
     pure("2", "swim", &["limits", "types", "hash"]),
@@ -42,7 +43,7 @@ pub(crate) const ROOMS: &[Room] = &[
         "5",
         "node",
         &[
-            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view",
+            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "merkle", "quorum", "seal", "swim", "view",
             "env", "store", "net",
         ],
     ),
@@ -53,7 +54,7 @@ pub(crate) const ROOMS: &[Room] = &[
         "6",
         "cli",
         &[
-            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "quorum", "seal", "swim", "view",
+            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "merkle", "quorum", "seal", "swim", "view",
             "env", "store", "net", "client", "node", "admin", "certs", "config",
         ],
     ),
