@@ -58,6 +58,7 @@ use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{KeyOrder, KeysReport, MembersReport};
 use crate::wire::rpc::{self, NodeStatus, PutItem, Reply, Request};
+use crate::wire::sync::{RepairProgress, RepairRequest};
 
 /// How long the last replies are waited for when a client closes.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -208,6 +209,18 @@ impl Client {
         let call = Call { once: true, ..self.call(self.deadline(None)) };
         match call.send(targets.get(..1).unwrap_or_default(), Request::Keys(order)).await? {
             Reply::Keys(report) => Ok(report),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Makes a node compare what it owns with the other owners now, or tells how far that has come. Only for
+    /// administrators.
+    ///
+    /// # Errors
+    /// When it does not answer, there is no such node, or the certificate does not allow it.
+    pub async fn repair(&self, node: &NodeName, request: RepairRequest) -> Result<RepairProgress, ClientError> {
+        match self.ask_node(node, Request::Repair(request)).await? {
+            Reply::Repair(progress) => Ok(*progress),
             _ => Err(unexpected()),
         }
     }
