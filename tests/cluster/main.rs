@@ -22,3 +22,4 @@ mod failure;
 mod membership;
 mod refusals;
 mod restart;
+mod sync;

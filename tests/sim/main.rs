@@ -11,4 +11,5 @@ mod world;
 mod cluster;
 mod gossip;
 mod membership;
+mod sync;
 mod transport;
