@@ -77,8 +77,8 @@ fn whole(cluster: &str, reports: &[Report]) -> Value {
 
 fn text(reports: &[Report]) -> String {
     let head = [
-        "NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "VERIFIED", "UPTIME", "PEERS",
-        "GOSSIP",
+        "NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "VERIFIED", "UPTIME",
+        "PEERS", "GOSSIP",
     ];
     let mut rows = vec![row(head)];
     let mut troubles = String::new();
