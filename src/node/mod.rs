@@ -134,8 +134,7 @@ impl Node {
             report_kept(env.blocking(move || sync::file::load(&path, &hash, &trees)).await);
         }
         let (meters, identity) = (Arc::new(Meters::default()), (*view.hash(), id));
-        let replica =
-            Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
+        let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
         let peers = Peers::new(&endpoint, &links, id, env);
         peers.follow(&view);
         let core = Arc::new(Core {

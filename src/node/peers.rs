@@ -14,7 +14,7 @@ use crate::net::link::{Link, LinkSettings, LinkState};
 use crate::net::{Endpoint, Expect, NetError};
 use crate::node::ask::By;
 use crate::swim::{Standing, StorageHealth};
-use crate::types::{NodeId, NodeName};
+use crate::types::{NodeId, NodeName, TraceId};
 use crate::view::ClusterView;
 use crate::wire::blob;
 use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};

@@ -43,8 +43,8 @@ pub(crate) const ROOMS: &[Room] = &[
         "5",
         "node",
         &[
-            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "merkle", "quorum", "seal", "swim", "view",
-            "env", "store", "net",
+            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "merkle", "quorum", "seal",
+            "swim", "view", "env", "store", "net",
         ],
     ),
     worldly("6", "admin", &["limits", "meter", "wire", "env", "node"]),
@@ -54,8 +54,8 @@ pub(crate) const ROOMS: &[Room] = &[
         "6",
         "cli",
         &[
-            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "merkle", "quorum", "seal", "swim", "view",
-            "env", "store", "net", "client", "node", "admin", "certs", "config",
+            "limits", "meter", "types", "hash", "version", "record", "ring", "wire", "merkle", "quorum", "seal",
+            "swim", "view", "env", "store", "net", "client", "node", "admin", "certs", "config",
         ],
     ),
     worldly("6", "main", &["cli"]),
