@@ -1,4 +1,4 @@
-//! The one place where SipHash keys live: positions in the hash space, record checksums, node identifiers.
+//! The one place where SipHash keys live: positions in the hash space, record checksums, node identifiers, hash trees.
 //!
 //! All hashes of a cluster are keyed by its name, so that nobody who does not know it can prepare colliding keys,
 //! and each use has a domain of its own, so that equal bytes in two uses give unrelated hashes.
@@ -21,6 +21,8 @@ enum Domain {
     Placement = 3,
     Cluster = 4,
     View = 5,
+    TreeKey = 6,
+    TreeItem = 7,
 }
 
 /// The keyed hashes of one cluster.
@@ -75,6 +77,20 @@ impl ClusterHash {
         self.parts(Domain::View, &[description])
     }
 
+    /// Where a stored key lies among the leaves of a hash tree; unrelated to its position.
+    pub fn tree_key(&self, storage_key: &[u8]) -> u64 {
+        self.parts(Domain::TreeKey, &[storage_key])
+    }
+
+    /// What a record with this digest, under the key with this [`ClusterHash::tree_key`], adds to its leaf. Sums of such
+    /// numbers are equal, but for an accident of 1 in 2^128, only for equal sets of records.
+    pub fn tree_item(&self, tree_key: u64, digest: u64) -> u128 {
+        let mut hasher = SipHasher13x128::new_with_keys(self.key.0 ^ (Domain::TreeItem as u64), self.key.1);
+        hasher.write(&tree_key.to_le_bytes());
+        hasher.write(&digest.to_le_bytes());
+        hasher.finish128().as_u128()
+    }
+
     fn hasher(&self, domain: Domain) -> SipHasher13 {
         SipHasher13::new_with_keys(self.key.0 ^ (domain as u64), self.key.1)
     }
@@ -106,12 +122,18 @@ mod tests {
             hash.checksum(b"key", b"body"),
             hash.placement(1, NodeId(2), 3),
             ClusterHash::node_id(&NodeName::new("n1").unwrap()).0,
+            hash.tree_key(b"key"),
         ];
         assert_eq!(got, PINNED, "{got:#x?}");
     }
 
-    const PINNED: [u64; 4] =
-        [0x48da_457a_074e_06ea, 0x71be_cc5f_42fb_478f, 0x2dd2_0241_d61d_2ea9, 0x6a20_6243_5a2d_75a3];
+    const PINNED: [u64; 5] = [
+        0x48da_457a_074e_06ea,
+        0x71be_cc5f_42fb_478f,
+        0x2dd2_0241_d61d_2ea9,
+        0x6a20_6243_5a2d_75a3,
+        0x44d6_ee41_09c4_ec2d,
+    ];
 
     #[test]
     fn clusters_domains_and_part_borders_are_apart() {

@@ -11,6 +11,8 @@ pub mod ring;
 pub mod version;
 pub mod wire;
 
+#[cfg(feature = "server")]
+pub mod merkle;
 pub mod quorum;
 #[cfg(feature = "server")]
 pub mod seal;

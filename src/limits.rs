@@ -206,6 +206,8 @@ pub const RESERVATIONS_MAX: usize = 16 * 1024;
 pub const RESERVATION_LEASE_MAX: Duration = Duration::from_secs(10);
 /// Hints one node keeps for one target. Beyond, further ones are refused and counted.
 pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
+/// Hints for one target that are delivered before trees are compared with it. With more, both go on together.
+pub const HINTS_BEFORE_SYNC_MAX: u64 = 10_000;
 /// Hints that are read, delivered and forgotten together.
 pub const HINT_PAGE_MAX: usize = 128;
 /// Hints that are on their way to one target at the same time.
@@ -226,6 +228,36 @@ pub const ADMIN_HEADERS_PATIENCE: Duration = Duration::from_secs(5);
 pub const ADMIN_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest time that the storage is asked how much it holds, for metrics.
 pub const STORE_SIZE_PATIENCE: Duration = Duration::from_secs(1);
+/// Leaves of all hash trees of one node, for one replica count; 16 bytes each.
+pub const TREE_LEAVES_MAX: u32 = 1 << 18;
+/// Fewest leaves of one hash tree.
+pub const TREE_LEAVES_MIN: u32 = 4;
+/// Writes to one partition that are remembered while a page of it is read for its trees. With more, it is read again.
+pub const TREE_WRITTEN_MAX: usize = 16 * 1024;
+/// Records of one page that is read for the trees.
+pub const TREE_PAGE_MAX: usize = 256;
+/// Bytes after which such a page ends early.
+pub const TREE_PAGE_BYTES: usize = 256 * 1024;
+/// How often each partition is read again to check its trees.
+pub const TREE_CHECK_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Largest file of kept trees.
+pub const TREE_FILE_MAX: u64 = 128 * 1024 * 1024;
+/// How often each tree is compared with each other owner's.
+pub const SYNC_INTERVAL: Duration = Duration::from_secs(30);
+/// Trees compared in one message.
+pub const SYNC_ROOTS_MAX: usize = 512;
+/// Sums of one message.
+pub const SYNC_SUMS_MAX: usize = 1024;
+/// Records that one message says the sender holds.
+pub const SYNC_HELD_MAX: usize = 2 * 1024;
+/// Records one answer goes through before it ends early.
+pub const SYNC_SCANNED_MAX: usize = 4 * 1024;
+/// Bytes of records after which an answer, or a message of records, ends early.
+pub const SYNC_BYTES: usize = 256 * 1024;
+/// Records of one message of records.
+pub const SYNC_RECORDS_MAX: usize = 256;
+/// Pages of records a node puts together for its peers at the same time.
+pub const SYNC_ANSWERS_MAX: usize = 4;
 /// Longest configuration file that is read.
 pub const CONFIG_FILE_MAX: u64 = 1024 * 1024;
 /// Longest validity of a certificate that is issued, in days.
@@ -324,3 +356,8 @@ const _: () = assert!(
     "a record must hold the longest of everything, and 192 bytes of numbers"
 );
 const _: () = assert!(GOSSIP_SYNC_RECORDS + MEMBERS_REMEMBERED_MAX * 96 <= GOSSIP_SYNC_MAX);
+const _: () = assert!(TREE_LEAVES_MAX.is_power_of_two() && TREE_LEAVES_MIN.is_power_of_two());
+const _: () = assert!(TREE_LEAVES_MIN * PARTITIONS_MAX <= TREE_LEAVES_MAX, "all trees of a node stay within bounds");
+const _: () = assert!(TREE_PAGE_MAX <= SCAN_PAGE_MAX && SYNC_RECORDS_MAX <= BATCH_KEYS_MAX);
+const _: () = assert!(SYNC_BYTES + RECORD_MAX + SYNC_HELD_MAX * 16 <= FRAME_MAX, "an answer ends after what fills it");
+const _: () = assert!(SYNC_ROOTS_MAX * 32 <= LANE_FRAME_MAX && SYNC_SUMS_MAX * 32 <= LANE_FRAME_MAX);

@@ -41,9 +41,14 @@ pub fn storage_key(namespace: &Namespace, key: &[u8]) -> Bytes {
 
 /// The namespace and key of a storage key. `None` when it is not one.
 pub fn split_storage_key(stored: &Bytes) -> Option<(Namespace, Bytes)> {
+    let name = namespace_of(stored)?;
+    Some((Namespace::new(name).ok()?, stored.slice(name.len() + 1..)))
+}
+
+/// The name of the namespace in a storage key. `None` when it is not one.
+pub fn namespace_of(stored: &[u8]) -> Option<&str> {
     let zero = stored.iter().position(|byte| *byte == 0)?;
-    let namespace = Namespace::new(std::str::from_utf8(&stored[..zero]).ok()?).ok()?;
-    Some((namespace, stored.slice(zero + 1..)))
+    std::str::from_utf8(&stored[..zero]).ok()
 }
 
 #[derive(Serialize, Deserialize)]

@@ -15,3 +15,4 @@ pub use listener::Desk;
 pub use process::usage;
 pub use render::text;
 pub use report::report;
+pub use report::sync;

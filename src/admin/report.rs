@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::meter::Distribution;
 use crate::wire::rpc::NodeStatus;
+use crate::wire::sync::SyncStatus;
 
 /// The status as one JSON object.
 pub fn report(status: &NodeStatus) -> Value {
@@ -46,7 +47,20 @@ pub fn report(status: &NodeStatus) -> Value {
         "counters": counters.collect::<Map<_, _>>(),
         "requests": latencies(&status.requests),
         "storage": latencies(&status.storage),
+        "sync": sync(&status.sync),
     })
+}
+
+/// How a node's anti-entropy stands.
+pub fn sync(sync: &SyncStatus) -> Value {
+    let peers = sync.peers.iter().map(|peer| {
+        json!({
+            "id": peer.name.as_str(), "trees": peer.trees, "verified": peer.verified, "oldest_ms": peer.oldest_ms,
+            "records_in": peer.records_in, "records_out": peer.records_out,
+            "bytes_in": peer.bytes_in, "bytes_out": peer.bytes_out,
+        })
+    });
+    json!({"partitions": sync.partitions, "known": sync.known, "peers": peers.collect::<Vec<_>>()})
 }
 
 /// Count and latencies of each kind.

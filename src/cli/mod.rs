@@ -52,6 +52,8 @@ mod top;
 
 mod log_level;
 
+mod repair;
+
 mod ring;
 
 mod bench;
@@ -115,6 +117,8 @@ enum Verb {
     Top(top::Args),
     /// Show or change what running nodes log.
     LogLevel(log_level::Args),
+    /// Compare replicas now, and repair what differs.
+    Repair(repair::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
     /// Put load on a cluster and measure it; fill and check a data set.
@@ -191,6 +195,7 @@ impl Cli {
             Verb::Cluster(args) => args.run(&context),
             Verb::Top(args) => args.run(&context),
             Verb::LogLevel(args) => args.run(&context),
+            Verb::Repair(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
             Verb::Bench(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),

@@ -32,6 +32,9 @@ const CLOCK_DRIFT: Duration = Duration::from_secs(60);
 /// The file in the data directory whose lock a running node holds.
 pub(crate) const LOCK: &str = "lock";
 
+/// The file in the data directory that keeps the hash trees while the node is down.
+const TREES: &str = "trees";
+
 /// Arguments of `node`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  dynamomini node --config n1.toml")]
@@ -157,7 +160,9 @@ async fn start(
         Timeouts { replica: config.timeouts.replica, hedge: config.timeouts.hedge, shutdown: config.timeouts.shutdown };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
-    let parts = Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, gossip, oversight };
+    let trees = Some(config.data_dir.join(TREES));
+    let parts =
+        Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, gossip, oversight, trees };
     Ok(Node::start(parts, env).await?)
 }
 

@@ -108,6 +108,7 @@ mod tests {
     use crate::types::Epoch;
     use crate::types::NodeName;
     use crate::wire::rpc::ProcessUsage;
+    use crate::wire::sync::SyncStatus;
 
     fn status(uptime_s: u64, puts: u64, histogram: &Histogram, cpu: Duration) -> NodeStatus {
         NodeStatus {
@@ -129,6 +130,7 @@ mod tests {
             gossip: String::new(),
             requests: vec![("put".to_owned(), histogram.read())],
             storage: Vec::new(),
+            sync: SyncStatus::default(),
         }
     }
 

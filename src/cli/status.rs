@@ -17,6 +17,7 @@ use crate::cli::table::table;
 use crate::cli::watch;
 use crate::cli::watch::Frame;
 use crate::cli::watch::Report;
+use crate::wire::sync::SyncStatus;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,8 @@ use crate::cli::watch::Report;
     after_help = "All nodes are asked at once, each for as long as --timeout says. A node that does not answer is shown \
 with the reason, and the exit status is 1. STATE says not ready, and below the table why, where a node cannot do its \
 part. KEYS counts tombstones and hints, too; PEERS is how many of the other nodes \
-the node has connections to, GOSSIP how many of the members it knows are alive.
+the node has connections to, GOSSIP how many of the members it knows are alive; VERIFIED is how long ago the least recent of \
+its comparisons with other owners was made, `-` while some are still to be made (see `repair`).
 
 Examples:
   dynamomini status
@@ -75,7 +77,8 @@ fn whole(cluster: &str, reports: &[Report]) -> Value {
 
 fn text(reports: &[Report]) -> String {
     let head = [
-        "NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "UPTIME", "PEERS", "GOSSIP",
+        "NODE", "STATE", "VERSION", "ENGINE", "HEALTH", "EPOCH", "KEYS", "BYTES", "HINTS", "VERIFIED", "UPTIME",
+        "PEERS", "GOSSIP",
     ];
     let mut rows = vec![row(head)];
     let mut troubles = String::new();
@@ -96,6 +99,7 @@ fn text(reports: &[Report]) -> String {
             &status.keys.to_string(),
             &bytes(status.bytes),
             &status.hints.to_string(),
+            &verified(&status.sync),
             &span(Duration::from_secs(status.uptime_s)),
             &format!("{up}/{}", status.peers.len()),
             &status.gossip,
@@ -117,6 +121,12 @@ fn text(reports: &[Report]) -> String {
     }
     let gap = if troubles.is_empty() { "" } else { "\n" };
     format!("{}{gap}{troubles}", table(&rows))
+}
+
+/// How long ago all was equal, as far as compared.
+fn verified(sync: &SyncStatus) -> String {
+    let oldest = sync.peers.iter().map(|peer| peer.oldest_ms).collect::<Option<Vec<u64>>>().unwrap_or_default();
+    oldest.into_iter().max().map_or_else(|| "-".to_owned(), |age| span(Duration::from_millis(age)))
 }
 
 fn object((member, answer): &Report) -> Value {

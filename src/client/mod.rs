@@ -78,6 +78,7 @@ use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{KeyOrder, KeysReport, MembersReport};
 use crate::wire::rpc::{self, NodeStatus, PutItem, Reply, Request};
+use crate::wire::sync::{RepairProgress, RepairRequest};
 
 /// How long a closing client waits for what runs for it in the background.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -278,6 +279,18 @@ impl Client {
         // One node only: a key that was added twice would do no harm, but would have to be removed again.
         match call.send(self.anyone().one(), Request::Keys(order)).await? {
             Reply::Keys(report) => Ok(report),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Makes a node compare what it owns with the other owners now, or tells how far that has come. Only for
+    /// administrators.
+    ///
+    /// # Errors
+    /// When it does not answer, there is no such node, or the certificate does not allow it.
+    pub async fn repair(&self, node: &NodeName, request: RepairRequest) -> Result<RepairProgress, ClientError> {
+        match self.ask_node(node, Request::Repair(request)).await? {
+            Reply::Repair(progress) => Ok(*progress),
             _ => Err(unexpected()),
         }
     }

@@ -138,6 +138,15 @@ impl Connection {
         if body.len() <= limits::LANE_FRAME_MAX {
             return self.request(timeout, |buffer| buffer.put_slice(&body)).await;
         }
+        self.request_in_bulk(timeout, body).await
+    }
+
+    /// Like [`Connection::request_bytes`], but on a stream of its own and at lower priority however small the body is,
+    /// and the reply, too.
+    ///
+    /// # Errors
+    /// See [`Connection::request`].
+    pub async fn request_in_bulk(&self, timeout: Duration, body: Bytes) -> Result<Bytes, NetError> {
         if body.len() > limits::FRAME_MAX {
             return Err(NetError::TooLarge { size: body.len(), max: limits::FRAME_MAX });
         }

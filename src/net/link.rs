@@ -149,6 +149,16 @@ impl Link {
         connection.request_bytes(deadline.saturating_duration_since(Instant::now()), body).await
     }
 
+    /// Like [`Link::request_bytes`], at lower priority than all requests that are not in bulk.
+    ///
+    /// # Errors
+    /// See [`Link::request`].
+    pub async fn request_in_bulk(&self, timeout: Duration, body: Bytes) -> Result<Bytes, NetError> {
+        let deadline = Instant::now() + timeout.min(limits::DEADLINE_MAX);
+        let connection = self.connection(deadline).await?;
+        connection.request_in_bulk(deadline.saturating_duration_since(Instant::now()), body).await
+    }
+
     /// The connection, waiting for a first attempt that is under way but not for a peer that is down.
     ///
     /// # Errors

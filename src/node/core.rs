@@ -16,7 +16,9 @@ use crate::node::oversight::{Oversight, SlowLog};
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
+use crate::node::sync::Sync;
 use crate::node::timeouts::Timeouts;
+use crate::node::trees::Trees;
 use crate::record;
 use crate::store::{Engine, Health, Slot};
 use crate::swim::StorageHealth;
@@ -37,6 +39,9 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) hints: HintBudget,
     pub(crate) reservations: Reservations,
+    /// What anti-entropy compares, kept by the replica.
+    pub(crate) trees: Arc<Trees>,
+    pub(crate) sync: Sync,
     pub(crate) timeouts: Timeouts,
     pub(crate) meters: Arc<Meters>,
     pub(crate) oversight: Oversight,
@@ -138,6 +143,18 @@ impl Core {
             return Err(ServeError::Invalid(format!("a storage key of {} bytes", reference.key.len())));
         }
         Ok(Slot { partition: reference.partition, key: reference.key.0 })
+    }
+
+    /// Whether a stored record is in the partition that its key belongs to.
+    pub(crate) fn lies_in(&self, slot: &Slot) -> bool {
+        let place = record::split_storage_key(&slot.key).map(|(namespace, key)| self.hash.position(&namespace, &key));
+        place.is_some_and(|position| self.partitions.of(position) == slot.partition)
+    }
+
+    /// Forgets the trees of a storage that has begun another epoch since. Returns whether it has.
+    pub(crate) fn follow_epoch(&self) -> bool {
+        let epoch = self.engine.epoch();
+        self.trees.with(|forest| forest.reset(epoch))
     }
 
     /// Refuses a partition that this cluster does not have.

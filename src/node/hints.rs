@@ -3,7 +3,7 @@
 //! Markers (see [`crate::node::replica::marker`]) are made by the write path; this counts them against a budget and
 //! delivers them, paced, one page after another. A node that only stood in forgets the record with its last marker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,11 +35,33 @@ const RECOUNT: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct HintBudget {
     kept: Mutex<BTreeMap<NodeId, u64>>,
+    /// Targets whose hints are on their way.
+    delivering: Mutex<BTreeSet<NodeId>>,
+}
+
+/// A target's hints are on their way until this is dropped.
+struct Delivering<'a>(&'a HintBudget, NodeId);
+
+impl Drop for Delivering<'_> {
+    fn drop(&mut self) {
+        self.0.delivering().remove(&self.1);
+    }
 }
 
 impl HintBudget {
     fn kept(&self) -> MutexGuard<'_, BTreeMap<NodeId, u64>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn delivering(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.delivering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what a node lacks is about to come by hints: they are on their way, and not so many that comparing trees
+    /// is the quicker way.
+    pub(crate) fn is_delivering(&self, target: NodeId) -> bool {
+        let few = self.kept().get(&target).is_none_or(|kept| *kept <= limits::HINTS_BEFORE_SYNC_MAX);
+        few && self.delivering().contains(&target)
     }
 
     /// Hints kept in all.
@@ -71,13 +93,15 @@ impl HintBudget {
     pub(crate) async fn keep(&self, core: &Core, slot: Slot, targets: Vec<NodeId>) {
         let (admitted, refused): (Vec<NodeId>, Vec<NodeId>) = targets.into_iter().partition(|node| self.admit(*node));
         core.meters.hints_refused.count(refused.len());
+        // Nothing is forgotten: their trees differ from this node's now.
+        refused.iter().for_each(|target| core.sync.hurry(*target, slot.partition));
         if admitted.is_empty() {
             return;
         }
         core.meters.hints_kept.count(admitted.len());
         if let Err(error) = core.replica.hint(slot, admitted).await {
             core.meters.hints_refused.one();
-            tracing::warn!(%error, "a hint could not be kept; read repair has to find what the owner missed");
+            tracing::warn!(%error, "a hint could not be kept; anti-entropy has to find what the owner missed");
         }
     }
 }
@@ -119,6 +143,7 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) -> bool {
     let mut after: Option<Bytes> = None;
     let mut left = 0;
     let reachable = core.peers.is_connected(target);
+    let mut delivering = None;
     loop {
         let page = core
             .engine
@@ -133,6 +158,10 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) -> bool {
         };
         after = page.items.last().map(|(key, _)| key.clone());
         let count = page.items.len();
+        if reachable && count > 0 && delivering.is_none() {
+            core.hints.delivering().insert(target);
+            delivering = Some(Delivering(&core.hints, target));
+        }
         let done = if reachable { deliver_page(core, target, page.items).await } else { Page::default() };
         if done.refused > 0 && done.delivered == 0 {
             return false;
@@ -143,6 +172,7 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) -> bool {
         }
     }
     core.hints.set(target, left);
+    drop(delivering);
     true
 }
 
@@ -180,8 +210,17 @@ async fn deliver_page(core: &Arc<Core>, target: NodeId, items: Vec<(Bytes, Bytes
 async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes) -> Result<(), ServeError> {
     let broken = || ServeError::Internal("a hint marker is damaged".to_owned());
     let slot = marker::record_slot(&key).ok_or_else(broken)?;
-    let marked = Marker::decode(&value).ok_or_else(broken)?.digest;
     let record = core.replica.fetch(vec![slot.clone()]).await?.pop().flatten();
+    let Some(Marker { digest: marked, .. }) = Marker::decode(&value) else {
+        // Its place says all that is needed to make it anew, or to forget it when there is nothing to hand over.
+        tracing::warn!(%target, partition = %slot.partition, "a damaged hint is made anew");
+        return match record {
+            Some(_) => core.replica.hint(slot, vec![target]).await.and(Err(broken())),
+            None => {
+                core.replica.hint_done(HintDone { slot, target, marked: 0, delivered: None, drop_with: None }).await
+            }
+        };
+    };
     if let Some(record) = &record {
         let verified = core.replica.verify(&core.hash, &slot, record);
         verified.map_err(|error| ServeError::Internal(error.to_string()))?;

@@ -51,6 +51,10 @@ labels! {
         Gossip => "gossip",
         Members => "members",
         Keys => "keys",
+        SyncRoots => "sync_roots",
+        SyncSums => "sync_sums",
+        SyncRecords => "sync_records",
+        Repair => "repair",
         Unreadable => "unreadable",
     }
 }
@@ -115,6 +119,10 @@ impl Kind {
             Request::Gossip(_) => Self::Gossip,
             Request::Members => Self::Members,
             Request::Keys(_) => Self::Keys,
+            Request::SyncRoots(_) => Self::SyncRoots,
+            Request::SyncSums(_) => Self::SyncSums,
+            Request::SyncRecords(_) => Self::SyncRecords,
+            Request::Repair(_) => Self::Repair,
         }
     }
 }
@@ -138,7 +146,11 @@ impl Outcome {
             | Reply::Log(_)
             | Reply::Gossip(_)
             | Reply::Members(_)
-            | Reply::Keys(_) => None,
+            | Reply::Keys(_)
+            | Reply::SyncRoots(_)
+            | Reply::SyncSums(_)
+            | Reply::SyncRecords(_)
+            | Reply::Repair(_) => None,
         };
         match error {
             None => Self::Ok,
@@ -181,6 +193,12 @@ pub(crate) struct Meters {
     pub(crate) records_damaged: Counter,
     /// Batches tried anew because the storage's epoch had changed.
     pub(crate) epoch_retries: Counter,
+    /// Partitions that were read for their trees because nothing was known of them.
+    pub(crate) trees_built: Counter,
+    /// Those that were read again, and whose trees were right.
+    pub(crate) trees_checked: Counter,
+    /// Those whose trees were wrong.
+    pub(crate) trees_corrected: Counter,
     /// Slow requests, logged or not.
     pub(crate) slow_requests: Counter,
     /// Requests that are being worked on.
@@ -238,7 +256,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 17] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 20] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -256,6 +274,9 @@ impl Meters {
             ("store_operations", "Writes in these batches.", &self.store_operations),
             ("records_damaged", "Records that failed their checksum.", &self.records_damaged),
             ("epoch_retries", "Batches decided anew because the storage epoch had changed.", &self.epoch_retries),
+            ("trees_built", "Partitions read for their hash trees, of which nothing was known.", &self.trees_built),
+            ("trees_checked", "Partitions read again whose hash trees were right.", &self.trees_checked),
+            ("trees_corrected", "Partitions read again whose hash trees were wrong.", &self.trees_corrected),
             ("slow_requests", "Requests that took longer than log.slow_ms.", &self.slow_requests),
         ]
     }

@@ -1,7 +1,7 @@
 //! A node: storage, the other members, and the services between them, started and shut down in order.
 //!
 //! `replica` is the only door into the storage, `coordinate` drives one request, `hints` hands over what owners missed,
-//! `serve` is the door for requests. Nothing here reads files of configuration or prints.
+//! `sync` compares what they hold, `serve` is the door for requests. Nothing here reads files of configuration or prints.
 
 mod ask;
 mod coordinate;
@@ -19,13 +19,16 @@ mod replica;
 mod reservations;
 mod serve;
 mod status;
+mod sync;
 mod timeouts;
+mod trees;
 mod watch;
 
 pub use observer::Observer;
 pub use oversight::{Host, NoHost, Oversight};
 pub use timeouts::Timeouts;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +48,8 @@ use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
 use crate::node::serve::Serve;
+use crate::node::sync::Sync;
+use crate::node::trees::Trees;
 use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
@@ -70,6 +75,8 @@ pub struct Parts {
     pub gossip: Option<GossipParts>,
     /// How it is watched.
     pub oversight: Oversight,
+    /// The file in which the hash trees are kept while the node is down. Without one, the storage is read at each start.
+    pub trees: Option<PathBuf>,
 }
 
 /// Why a node did not start.
@@ -95,6 +102,8 @@ pub struct Node {
     endpoint: Endpoint,
     /// The scope of the replica's loops, which outlive every service that may write.
     storage: Env,
+    /// Where the trees are kept.
+    trees: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Node {
@@ -109,7 +118,7 @@ impl Node {
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, oversight } = parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, oversight, trees: kept } = parts;
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
         if gossip.is_none() && !view.members().contains_key(&id) {
@@ -120,8 +129,13 @@ impl Node {
         let (gossip, prepared) = gossip.unzip();
         let storage = env.child();
         let rest = env.child();
-        let meters = Arc::new(Meters::default());
-        let replica = Replica::start(engine.clone(), (*view.hash(), id), clock_drift, meters.clone(), &storage);
+        let trees = Arc::new(Trees::new(&view, engine.epoch()));
+        if let Some(path) = kept.clone() {
+            let (hash, trees) = (*view.hash(), trees.clone());
+            report_kept(env.blocking(move || sync::file::load(&path, &hash, &trees)).await);
+        }
+        let (meters, identity) = (Arc::new(Meters::default()), (*view.hash(), id));
+        let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
         let peers = Peers::new(&endpoint, &links, id, env);
         peers.follow(&view);
         let core = Arc::new(Core {
@@ -134,6 +148,8 @@ impl Node {
             peers,
             hints: HintBudget::default(),
             reservations: Reservations::default(),
+            trees,
+            sync: Sync::new(env.rng("sync")),
             timeouts,
             meters,
             oversight,
@@ -145,11 +161,13 @@ impl Node {
             rest: rest.clone(),
         });
         rest.spawn("hints", hints::deliver(core.clone()));
+        rest.spawn("trees", sync::check::run(core.clone()));
+        rest.spawn("sync", sync::run(core.clone()));
         endpoint.serve(Serve(core.clone()));
         if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
             Gossip::start(&core, gossip, prepared);
         }
-        Ok(Self { core, endpoint, storage })
+        Ok(Self { core, endpoint, storage, trees: kept })
     }
 
     /// Looks at the node from outside, also while it shuts down.
@@ -217,6 +235,21 @@ impl Node {
         if dropped > 0 {
             tracing::warn!(dropped, "tasks did not end in time and were dropped");
         }
+        if let Some(path) = self.trees {
+            let (hash, trees) = (self.core.hash, self.core.trees.clone());
+            // Nothing is written any more. Without the file the storage is read at the next start, and that is all.
+            if let Some(Err(error)) = self.core.rest.blocking(move || sync::file::save(&path, &hash, &trees)).await {
+                tracing::warn!(%error, "the hash trees could not be kept");
+            }
+        }
         self.core.engine.clone().close().await
+    }
+}
+
+fn report_kept(loaded: Option<std::io::Result<usize>>) {
+    match loaded {
+        Some(Ok(known)) => tracing::debug!(known, "partitions whose hash trees were kept"),
+        Some(Err(error)) => tracing::warn!(%error, "the kept hash trees cannot be read; the storage is read instead"),
+        None => tracing::warn!("the kept hash trees were not read"),
     }
 }

@@ -14,7 +14,7 @@ use crate::net::link::{Link, LinkSettings, LinkState};
 use crate::net::{Endpoint, Expect, NetError};
 use crate::node::ask::By;
 use crate::swim::{Standing, StorageHealth};
-use crate::types::{NodeId, NodeName};
+use crate::types::{NodeId, NodeName, TraceId};
 use crate::view::ClusterView;
 use crate::wire::blob;
 use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
@@ -47,6 +47,15 @@ impl From<ServeError> for PeerError {
     fn from(error: ServeError) -> Self {
         Self { why: error.to_string(), maybe: matches!(error, ServeError::Deadline(_) | ServeError::Uncertain(_)) }
     }
+}
+
+/// Bytes of one exchange of messages.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    /// That went out.
+    pub(crate) sent: u64,
+    /// That came in.
+    pub(crate) received: u64,
 }
 
 /// One other member.
@@ -293,6 +302,28 @@ impl Peers {
         }
     }
 
+    /// Sends a request that is in no hurry: it keeps no other waiting, and if it is not answered that is held against
+    /// nobody. Returns the bytes of request and reply, too.
+    pub(crate) async fn request_in_bulk(
+        &self,
+        node: NodeId,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<(Reply, Traffic), PeerError> {
+        let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
+        let peer = self.get(node).ok_or_else(gone)?;
+        let mut body = BytesMut::new();
+        encode(&Traced { trace: TraceId::NONE, request }, &mut body);
+        let sent = body.len() as u64;
+        let answer = peer.link.request_in_bulk(deadline - Instant::now(), body.freeze()).await?;
+        let reply = blob::decode(&answer)
+            .map_err(|error| PeerError { why: format!("sent an unreadable reply: {error}"), maybe: true })?;
+        match reply {
+            Reply::Error(error) => Err(error.into()),
+            reply => Ok((reply, Traffic { sent, received: answer.len() as u64 })),
+        }
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -303,7 +334,8 @@ pub(crate) fn encode<T: serde::Serialize>(message: &T, frame: &mut BytesMut) {
     postcard::to_io(message, frame.writer()).expect("messages always encode into memory");
 }
 
-fn unexpected(reply: Reply) -> PeerError {
+/// What a reply of another kind than was asked for means.
+pub(crate) fn unexpected(reply: Reply) -> PeerError {
     match reply {
         Reply::Error(error) => error.into(),
         _ => PeerError { why: "sent a reply of the wrong kind".to_owned(), maybe: true },

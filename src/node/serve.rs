@@ -18,6 +18,7 @@ use crate::node::meters::{Kind, Outcome};
 use crate::node::peers::encode;
 use crate::node::replica::Apply;
 use crate::node::status;
+use crate::node::sync;
 use crate::node::watch;
 use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
@@ -130,6 +131,10 @@ impl Serve {
             },
             Request::Keys(order) => gossip::serve_keys(core, self.gossip()?, order).await.map(Reply::Keys),
             Request::Log(filters) => self.log(from, filters.as_deref()).map(Reply::Log),
+            Request::SyncRoots(roots) => sync::answer::roots(core, from, &roots).map(Reply::SyncRoots),
+            Request::SyncSums(sums) => sync::answer::sums(core, from, &sums).map(Reply::SyncSums),
+            Request::SyncRecords(records) => sync::answer::records(core, from, records).await.map(Reply::SyncRecords),
+            Request::Repair(repair) => sync::repair(core, repair).map(|done| Reply::Repair(Box::new(done))),
         }
     }
 
@@ -214,11 +219,16 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         Request::View | Request::Watch { .. } | Request::Status | Request::Log(_) | Request::Members => Ok(()),
         Request::Keys(_) if grants.is_none() => Ok(()),
         Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
+        Request::Repair(_) if grants.is_none() => Ok(()),
+        Request::Repair(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Apply(_)
         | Request::Fetch { .. }
         | Request::FetchPage(_)
         | Request::Reserve(_)
         | Request::Release { .. }
-        | Request::Gossip(_) => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
+        | Request::Gossip(_)
+        | Request::SyncRoots(_)
+        | Request::SyncSums(_)
+        | Request::SyncRecords(_) => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
     }
 }

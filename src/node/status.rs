@@ -5,6 +5,7 @@ use crate::meter::Distribution;
 use crate::node::core::Core;
 use crate::node::meters::{Call, Kind};
 use crate::node::readiness;
+use crate::node::sync;
 use crate::store::{Engine, Health, StoreSize};
 use crate::wire::rpc::NodeStatus;
 
@@ -37,6 +38,7 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
             None => "off".to_owned(),
         },
         storage: used(Call::ALL.map(|call| (call.label(), core.meters.storage(call).read()))),
+        sync: sync::status(core),
     }
 }
 

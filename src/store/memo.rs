@@ -81,7 +81,8 @@ fn decode(text: &[u8], hash: &ClusterHash) -> Option<Memo> {
 /// Held while a file is replaced: an engine that was dropped may still be at it when the next one begins.
 static REPLACING: Mutex<()> = Mutex::new(());
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces a small file as a whole; it is on disk when this returns.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let _replacing = REPLACING.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

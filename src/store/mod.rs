@@ -42,6 +42,7 @@ pub use error::OpenError;
 pub use error::StoreError;
 pub use error::Warning;
 pub use health::Health;
+pub(crate) use memo::replace as replace_file;
 pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::Redis;

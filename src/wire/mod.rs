@@ -3,3 +3,4 @@
 pub mod blob;
 pub mod gossip;
 pub mod rpc;
+pub mod sync;

@@ -16,6 +16,8 @@ use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
+use crate::wire::sync::{RecordsPage, RecordsRequest, RepairProgress, RepairRequest, RootVerdict, SumsRequest};
+use crate::wire::sync::{SyncStatus, TreeRoot};
 
 /// A request as it travels: with the number under which every node concerned logs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +82,14 @@ pub enum Request {
         /// The digest of what the asker knows.
         known: u64,
     },
+    /// Peers only: compare the roots of hash trees.
+    SyncRoots(Vec<TreeRoot>),
+    /// Peers only: sums inside a hash tree.
+    SyncSums(SumsRequest),
+    /// Peers only: the records in which two hash trees differ.
+    SyncRecords(RecordsRequest),
+    /// Administrators only: compare with the other owners now, or tell how far that has come.
+    Repair(RepairRequest),
 }
 
 /// A write of one or more keys.
@@ -263,6 +273,14 @@ pub enum Reply {
     Log(String),
     /// The cluster is still the one that the asker knows.
     Unchanged,
+    /// One verdict for each root, in order.
+    SyncRoots(Vec<RootVerdict>),
+    /// One sum for each node, in order.
+    SyncSums(Vec<u128>),
+    /// What differs.
+    SyncRecords(RecordsPage),
+    /// How far a repair has come.
+    Repair(Box<RepairProgress>),
 }
 
 /// A write that was acknowledged.
@@ -385,6 +403,8 @@ pub struct NodeStatus {
     pub requests: Vec<(String, Distribution)>,
     /// How long calls of the storage took since the start, by kind.
     pub storage: Vec<(String, Distribution)>,
+    /// How its anti-entropy stands.
+    pub sync: SyncStatus,
 }
 
 /// What a process takes of its machine.
@@ -584,6 +604,10 @@ mod tests {
         assert_eq!(hex(&Traced { trace: TraceId(300), request: Request::View }), "ac0203");
         assert_eq!(hex(&Request::Log(Some("info".into()))), "0d0104696e666f");
         assert_eq!(hex(&Reply::Log("info".into())), "0e04696e666f");
+        assert_eq!(hex(&Request::SyncRoots(Vec::new())), "0f00");
+        let repair = RepairRequest { partition: None, since_ms: None };
+        assert_eq!(hex(&Request::Repair(repair)), "120000");
+        assert_eq!(hex(&Reply::SyncSums(vec![1])), "110101");
     }
 
     #[test]

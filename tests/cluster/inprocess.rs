@@ -187,6 +187,7 @@ impl Cluster {
             clock_drift: Duration::from_secs(60),
             gossip: None,
             oversight: Oversight::default(),
+            trees: None,
         };
         member.running = Some((Node::start(parts, &env).await.unwrap(), env));
     }

@@ -25,3 +25,4 @@ mod failure;
 mod membership;
 mod refusals;
 mod restart;
+mod sync;

@@ -158,7 +158,7 @@ async fn killing_all_nodes_loses_no_acknowledged_write() {
 }
 
 /// Sends a line to a redis-server and returns its answer.
-fn say(cluster: &Cluster, node: usize, line: &str) -> std::io::Result<String> {
+pub(crate) fn say(cluster: &Cluster, node: usize, line: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(Path::new(cluster.text(node, "dir")).join("redis/socket"))?;
     stream.write_all(format!("{line}\r\nQUIT\r\n").as_bytes())?;
     let mut answer = String::new();

@@ -35,10 +35,10 @@ fn settings() -> TransportSettings {
 
 /// A simulated cluster: its members and what they need to be started again.
 pub(crate) struct Cluster {
-    simulation: Simulation,
+    pub(crate) simulation: Simulation,
     pub(crate) network: Network,
     authority: Authority,
-    info: ClusterInfo,
+    pub(crate) info: ClusterInfo,
     running: BTreeMap<usize, Running>,
     lives: u32,
 }
@@ -47,6 +47,7 @@ pub(crate) struct Cluster {
 struct Running {
     world: Arc<SimWorld>,
     address: SocketAddr,
+    engine: Engine,
     node: Node,
 }
 
@@ -100,15 +101,16 @@ impl Cluster {
         let parts = Parts {
             gossip: Some(self.gossip(number)),
             cluster,
-            engine,
+            engine: engine.clone(),
             endpoint,
             links: LinkSettings::default(),
             timeouts: Timeouts { replica: Duration::from_millis(500), ..Timeouts::default() },
             clock_drift: Duration::from_secs(60),
             oversight: Oversight::default(),
+            trees: None,
         };
         let node = Node::start(parts, &world.env()).await.unwrap();
-        self.running.insert(number, Running { world, address: address(number), node });
+        self.running.insert(number, Running { world, address: address(number), engine, node });
     }
 
     fn gossip(&self, number: usize) -> GossipParts {
@@ -148,6 +150,11 @@ impl Cluster {
     /// Numbers of the nodes that run.
     pub(crate) fn running(&self) -> Vec<usize> {
         self.running.keys().copied().collect()
+    }
+
+    /// The storage of each running node.
+    pub(crate) fn engines(&self) -> BTreeMap<usize, Engine> {
+        self.running.iter().map(|(number, running)| (*number, running.engine.clone())).collect()
     }
 
     /// Power cut: first nothing can be sent any more, then everything is gone.
@@ -199,7 +206,7 @@ impl Cluster {
         builder.connect().await.unwrap()
     }
 
-    fn cut(&self, number: usize, blocked: bool) {
+    pub(crate) fn cut(&self, number: usize, blocked: bool) {
         for other in (1..=self.info.members.len()).filter(|other| *other != number) {
             self.network.set_both(address(number).ip(), address(other).ip(), |link| link.blocked = blocked);
         }

@@ -14,4 +14,5 @@ mod client;
 mod cluster;
 mod gossip;
 mod membership;
+mod sync;
 mod transport;

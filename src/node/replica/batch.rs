@@ -43,12 +43,37 @@ pub(crate) enum Outcome {
     Done,
 }
 
+/// What a batch does to one record, for the hash trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// The record's place.
+    pub(crate) slot: Slot,
+    /// What was there.
+    pub(crate) before: Before,
+    /// The digest of what will be there.
+    pub(crate) after: Option<u64>,
+}
+
+/// What was stored at a place before a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A record with this digest.
+    Digest(u64),
+    /// Something that cannot be read.
+    Unreadable,
+}
+
 /// What a batch came to, before it is stored.
 pub(crate) struct Plan {
     /// What to store, all or nothing.
     pub(crate) mutations: Vec<Mutation>,
     /// One outcome for each operation, in order.
     pub(crate) outcomes: Vec<Result<Outcome, ServeError>>,
+    /// The records among what is stored.
+    pub(crate) changed: Vec<Changed>,
     cells: BTreeMap<Slot, Cell>,
 }
 
@@ -73,6 +98,8 @@ struct Cell {
     dirty: bool,
     /// Whether it has to be deleted.
     drop: bool,
+    /// What is stored, as it was read.
+    before: Before,
 }
 
 impl Cell {
@@ -83,7 +110,12 @@ impl Cell {
             // A damaged record counts as absent and is overwritten.
             Some(Err(RecordError::Damaged | RecordError::Malformed)) | None => (None, None),
         };
-        Self { record: stored.bytes, state, newer, ..Self::default() }
+        let before = match stored.bytes.as_deref().map(record::digest) {
+            None => Before::Nothing,
+            Some(Some(digest)) if state.is_some() || newer.is_some() => Before::Digest(digest),
+            Some(_) => Before::Unreadable,
+        };
+        Self { record: stored.bytes, state, newer, before, ..Self::default() }
     }
 }
 
@@ -137,7 +169,7 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
     let cells = slots.into_iter().zip(stored).map(|(slot, stored)| (slot, Cell::new(stored)));
     let mut batch = Batch { cells: cells.collect(), minter };
     let outcomes = ops.iter().map(|op| batch.apply(op)).collect();
-    let mut mutations = Vec::new();
+    let (mut mutations, mut changed) = (Vec::new(), Vec::new());
     let mut cells = batch.cells;
     for (slot, cell) in &mut cells {
         if let (None, Some(state)) = (&cell.record, &cell.state) {
@@ -146,13 +178,21 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
     }
     renew_markers(ops, &mut cells);
     for (slot, cell) in &cells {
-        match &cell.record {
-            _ if cell.drop => mutations.push(Mutation::Delete { slot: slot.clone() }),
-            Some(record) if cell.dirty => mutations.push(Mutation::Put { slot: slot.clone(), value: record.clone() }),
-            _ => {}
+        let after = match &cell.record {
+            _ if cell.drop => None,
+            Some(record) if cell.dirty => Some(record),
+            _ => continue,
+        };
+        mutations.push(match after {
+            Some(record) => Mutation::Put { slot: slot.clone(), value: record.clone() },
+            None => Mutation::Delete { slot: slot.clone() },
+        });
+        if slot.partition != PartitionId::HINTS {
+            let after = after.and_then(|record| record::digest(record));
+            changed.push(Changed { slot: slot.clone(), before: cell.before, after });
         }
     }
-    Plan { mutations, outcomes, cells }
+    Plan { mutations, outcomes, changed, cells }
 }
 
 /// Sets the digests of the markers this batch makes, now that their records have their final form.
@@ -219,7 +259,7 @@ impl Batch<'_, '_> {
         match state.put(seen, new, actor) {
             Put::Added(dot) => {
                 check_limits(&state)?;
-                *cell = Cell { state: Some(state), dirty: true, ..Cell::default() };
+                *cell = Cell { state: Some(state), dirty: true, before: cell.before, ..Cell::default() };
                 Ok(dot)
             }
             Put::Repeated(dot) => Ok(dot),
@@ -263,7 +303,7 @@ impl Batch<'_, '_> {
         }
         // Mostly the incoming record supersedes what is here, and its bytes can be stored as they are.
         let record = (state == incoming).then(|| apply.record.clone());
-        *cell = Cell { record, state: Some(state), dirty: true, ..Cell::default() };
+        *cell = Cell { record, state: Some(state), dirty: true, before: cell.before, ..Cell::default() };
         Ok(())
     }
 

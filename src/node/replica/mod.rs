@@ -4,7 +4,7 @@
 //! result as one atomic batch. So the read-merge-write of a key is never interleaved with another, storage is asked in
 //! batches, and no lock is needed. Coordinated puts, replicated puts, read repair and hints all come through here.
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod marker;
 mod op;
 #[cfg(test)]
@@ -25,6 +25,7 @@ use crate::node::meters::{Call, Meters, Stage};
 use crate::node::replica::batch::{Minter, Outcome, Plan};
 pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted};
 use crate::node::replica::op::{Op, ReplyTo};
+use crate::node::trees::Trees;
 use crate::record::{self, RecordError};
 use crate::store::{Engine, Slot, StoreError};
 use crate::types::NodeId;
@@ -46,6 +47,7 @@ pub(crate) struct Replica {
     writes: mpsc::Sender<Write>,
     reads: mpsc::Sender<Read>,
     meters: Arc<Meters>,
+    trees: Arc<Trees>,
 }
 
 /// A write that waits.
@@ -68,6 +70,7 @@ impl Replica {
         identity: (ClusterHash, NodeId),
         drift: Duration,
         meters: Arc<Meters>,
+        trees: Arc<Trees>,
         env: &Env,
     ) -> Self {
         let (hash, node) = identity;
@@ -76,11 +79,19 @@ impl Replica {
         let drift_ms = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
         let clock = Clock::new(drift_ms);
         let rng = env.rng("replica");
-        let writer =
-            Writer { engine: engine.clone(), hash, node, clock, rng, env: env.clone(), meters: meters.clone() };
+        let writer = Writer {
+            engine: engine.clone(),
+            hash,
+            node,
+            clock,
+            rng,
+            env: env.clone(),
+            meters: meters.clone(),
+            trees: trees.clone(),
+        };
         env.spawn("replica-writes", writer.run(inbox));
         env.spawn("replica-reads", serve_reads(engine, reading, meters.clone(), env.clone()));
-        Self { writes, reads, meters }
+        Self { writes, reads, meters, trees }
     }
 
     /// Writes and reads that wait.
@@ -127,6 +138,7 @@ impl Replica {
     /// Counts and logs a record that cannot be read.
     pub(crate) fn note_unreadable(&self, slot: &Slot, error: &RecordError) {
         self.meters.records_damaged.one();
+        self.trees.suspect(slot.partition);
         tracing::warn!(partition = %slot.partition, %error, "a record cannot be read; the other replicas repair it");
     }
 
@@ -147,16 +159,17 @@ pub(crate) fn storage_error(error: &StoreError) -> ServeError {
     ServeError::Unavailable(format!("storage: {error}"))
 }
 
-/// What a storage error means to whoever wrote: some leave it open whether the batch was applied.
-fn write_error(error: &StoreError) -> ServeError {
+/// Whether an error leaves it open whether a batch was applied.
+pub(crate) fn leaves_open(error: &StoreError) -> bool {
     match error {
-        StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Damaged(_) => {
-            ServeError::Uncertain(format!("storage: {error}"))
-        }
-        StoreError::EpochChanged | StoreError::Full(_) | StoreError::ReadOnly(_) | StoreError::Misuse(_) => {
-            storage_error(error)
-        }
+        StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Damaged(_) => true,
+        StoreError::EpochChanged | StoreError::Full(_) | StoreError::ReadOnly(_) | StoreError::Misuse(_) => false,
     }
+}
+
+/// What a storage error means to whoever wrote.
+fn write_error(error: &StoreError) -> ServeError {
+    if leaves_open(error) { ServeError::Uncertain(format!("storage: {error}")) } else { storage_error(error) }
 }
 
 /// The write loop's state.
@@ -168,6 +181,7 @@ struct Writer {
     rng: StdRng,
     env: Env,
     meters: Arc<Meters>,
+    trees: Arc<Trees>,
 }
 
 impl Writer {
@@ -232,9 +246,11 @@ impl Writer {
         let mut plan = batch::plan(ops, slots, stored, &mut minter);
         let mutations = std::mem::take(&mut plan.mutations);
         if !mutations.is_empty() {
+            let landing = self.trees.begin(epoch, std::mem::take(&mut plan.changed));
             let began = Instant::now();
             let written = self.engine.write(epoch, mutations).await;
             self.meters.stored(Call::Write, began.elapsed(), &written);
+            landing.end(&written);
             match written {
                 Err(StoreError::EpochChanged) => return Ok(None),
                 written => written.map_err(|error| write_error(&error))?,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::replica::Write;
-use crate::node::replica::batch::{Minter, Outcome, any_damaged, decode, plan, slots};
+use crate::node::replica::batch::{Before, Changed, Minter, Outcome, any_damaged, decode, plan, slots};
 use crate::node::replica::gather;
 use crate::node::replica::marker;
 use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
@@ -57,12 +57,14 @@ impl Bench {
             rng: &mut self.rng,
         };
         let mut plan = plan(ops, slots, stored, &mut minter);
+        let before = self.digests();
         for mutation in std::mem::take(&mut plan.mutations) {
             match mutation {
                 Mutation::Put { slot, value } => drop(self.stored.insert(slot, value)),
                 Mutation::Delete { slot } => drop(self.stored.remove(&slot)),
             }
         }
+        assert_eq!(replay(before, std::mem::take(&mut plan.changed)), self.digests(), "the trees would go wrong");
         let outcomes = std::mem::take(&mut plan.outcomes);
         ops.iter()
             .zip(outcomes)
@@ -73,6 +75,12 @@ impl Bench {
                 })
             })
             .collect()
+    }
+
+    /// The digests of what is stored, without markers.
+    fn digests(&self) -> BTreeMap<Slot, u64> {
+        let records = self.stored.iter().filter(|(slot, _)| slot.partition != PartitionId::HINTS);
+        records.map(|(slot, record)| (slot.clone(), record::digest(record).unwrap())).collect()
     }
 
     /// An operation whose caller waits, as far as the batch can see.
@@ -115,6 +123,20 @@ impl Bench {
     fn state(&self, slot: &Slot) -> Siblings {
         record::decode(&self.hash, &slot.key, &self.stored[slot]).unwrap()
     }
+}
+
+/// What the trees make of a batch.
+fn replay(mut digests: BTreeMap<Slot, u64>, changed: Vec<Changed>) -> BTreeMap<Slot, u64> {
+    for Changed { slot, before, after } in changed {
+        let old = match before {
+            Before::Nothing => None,
+            Before::Digest(digest) => Some(digest),
+            Before::Unreadable => digests.get(&slot).copied(),
+        };
+        assert_eq!(digests.remove(&slot), old, "{slot:?}");
+        digests.extend(after.map(|after| (slot, after)));
+    }
+    digests
 }
 
 #[test]
@@ -271,4 +293,21 @@ async fn operations_of_tasks_that_were_ready_go_into_one_batch_up_to_its_bound()
     }
     assert_eq!(gather(op(), &mut inbox).await.len(), limits::STORE_BATCH_MAX);
     assert_eq!(gather(op(), &mut inbox).await.len(), 12, "what found no room comes next");
+}
+
+/// A marker's place says for whom and of what it is, so its content can be made anew.
+#[test]
+fn a_damaged_marker_is_made_anew_or_goes_when_there_is_nothing_to_hand_over() {
+    let (mut owner, mut bench) = (Bench::new(1), Bench::new(9));
+    let (slot, target) = (key("a"), NodeId(1));
+    let record = owner.mint(&slot, &[]).record;
+    bench.apply(&slot, &record, &[target]).unwrap();
+    let place = marker::slot(target, &slot);
+    bench.stored.insert(place.clone(), Bytes::new());
+    bench.run(&[Op::Hint(slot.clone(), vec![target], oneshot::channel().0)]);
+    assert_eq!(marker::Marker::decode(&bench.stored[&place]).unwrap().digest, record::digest(&record).unwrap());
+    bench.stored = BTreeMap::from([(place, Bytes::new())]);
+    let done = HintDone { slot, target, marked: 0, delivered: None, drop_with: None };
+    bench.run(&[Op::HintDone(done, oneshot::channel().0)]);
+    assert!(bench.stored.is_empty());
 }

@@ -1,0 +1,120 @@
+//! Reading the storage for the trees: at once what is not known, and over and over, slowly, what is, so that a tree or a
+//! record that went wrong does not stay so.
+//!
+//! What a page means is decided in [`crate::merkle`]; this reads, paces, and says what was found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::limits;
+use crate::merkle::{Item, Page, Window};
+use crate::node::core::Core;
+use crate::store::StoreError;
+use crate::types::PartitionId;
+
+/// How often it is looked whether something has to be read.
+const TICK: Duration = Duration::from_millis(500);
+/// Pause when the storage cannot be read.
+const REST: Duration = Duration::from_secs(2);
+/// Pause after a page of a partition that is not known yet, in times of what the page took.
+const PAUSE_UNKNOWN: u32 = 1;
+/// The same for one that is only checked.
+const PAUSE_KNOWN: u32 = 19;
+
+/// Reads until the scope of `core` is stopped.
+pub(crate) async fn run(core: Arc<Core>) {
+    tokio::select! {
+        biased;
+        () = core.rest.stopped() => {}
+        () = read_on(&core) => {}
+    }
+}
+
+async fn read_on(core: &Arc<Core>) {
+    let mut next_check = Instant::now() + limits::TREE_CHECK_INTERVAL;
+    let mut place = 0;
+    loop {
+        core.follow_epoch();
+        let owned = core.sync.owned();
+        let unknown = core.trees.with(|forest| owned.iter().copied().find(|partition| !forest.is_known(*partition)));
+        let Ok(count) = u32::try_from(owned.len().max(1)) else { return };
+        let (partition, pause) = match unknown {
+            Some(partition) => (partition, PAUSE_UNKNOWN),
+            None if Instant::now() >= next_check && !owned.is_empty() => {
+                next_check = Instant::now() + limits::TREE_CHECK_INTERVAL / count;
+                place += 1;
+                (owned[place % owned.len()], PAUSE_KNOWN)
+            }
+            None => {
+                next_check = next_check.min(Instant::now() + limits::TREE_CHECK_INTERVAL / count);
+                sleep(TICK).await;
+                continue;
+            }
+        };
+        if let Err(error) = read(core, partition, pause).await {
+            tracing::debug!(%partition, %error, "a partition cannot be read for its trees now");
+            sleep(REST).await;
+        }
+    }
+}
+
+/// Reads one partition to its end, or until what was read is of no use.
+async fn read(core: &Arc<Core>, partition: PartitionId, pause: u32) -> Result<(), StoreError> {
+    core.trees.with(|forest| forest.begin_check(partition));
+    let mut unreadable = 0;
+    loop {
+        let began = Instant::now();
+        let Some(window) = core.trees.with(crate::merkle::Forest::next_page) else { return Ok(()) };
+        let (items, more, damaged) = page(core, &window).await?;
+        unreadable += damaged;
+        // A storage that was replaced while the page was read shows nothing of the one the trees speak of.
+        if core.follow_epoch() {
+            return Ok(());
+        }
+        let page = core.trees.with(|forest| forest.take_page(&window, items, more));
+        sleep(began.elapsed() * pause).await;
+        match page {
+            Page::More => {}
+            Page::Stale => return Ok(()),
+            page => {
+                finish(core, partition, page, unreadable);
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn page(core: &Core, window: &Window) -> Result<(Vec<Item>, bool, u64), StoreError> {
+    let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
+    let page = core.engine.scan(window.partition, &[], window.after.as_deref(), most, bytes).await?;
+    let copies = core.trees.copies();
+    let mut items = Vec::with_capacity(page.items.len());
+    let mut unreadable = 0;
+    for (key, record) in &page.items {
+        let Some((item, error)) = core.trees.item(&copies, key, record) else { continue };
+        if let Some(error) = error {
+            unreadable += 1;
+            core.meters.records_damaged.one();
+            tracing::warn!(partition = %window.partition, %error, "a record cannot be read; the other owners repair it");
+        }
+        items.push(item);
+    }
+    Ok((items, page.more, unreadable))
+}
+
+fn finish(core: &Core, partition: PartitionId, page: Page, unreadable: u64) {
+    let meters = &core.meters;
+    match page {
+        Page::Built => meters.trees_built.one(),
+        Page::Right => meters.trees_checked.one(),
+        _ => {
+            meters.trees_corrected.one();
+            tracing::warn!(%partition, unreadable, "a hash tree did not fit the storage and was replaced");
+        }
+    }
+    if page != Page::Right || unreadable > 0 {
+        core.sync.schedule().hurry(None, Some(partition), Instant::now());
+    }
+}

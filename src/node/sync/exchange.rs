@@ -1,0 +1,254 @@
+//! Bringing one tree together with one peer, from the side that begins: sums, level by level, then the records.
+//!
+//! Records come in through the replica's one door and go out as any record for a replica does. Whatever breaks off
+//! leaves less different than there was; nothing has to be remembered of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::limits;
+use crate::merkle::{Descent, Leaves, Step};
+use crate::node::core::{Core, slot_ref};
+use crate::node::peers::{PeerError, unexpected};
+use crate::node::replica::Apply;
+use crate::node::sync::records::{Range, walk};
+use crate::record;
+use crate::store::{Slot, StoreError};
+use crate::types::NodeId;
+use crate::wire::blob::Blob;
+use crate::wire::rpc::{ReplicaWrite, Reply, Request, ServeError};
+use crate::wire::sync::{RecordsPage, RecordsRequest, RootVerdict, SumsRequest, TreeId, TreeRoot};
+
+/// How long a peer may take for a page of records: it reads a part of its storage for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why two trees were not brought together this time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SyncError {
+    /// The peer cannot now; it may later.
+    #[error("{0}")]
+    Peer(String),
+    /// What is here is not known, or cannot be read now.
+    #[error("{0}")]
+    Here(String),
+    /// Some records could not be taken over on one of the sides.
+    #[error("{0} records were not taken over: {1}")]
+    Records(usize, String),
+}
+
+impl From<PeerError> for SyncError {
+    fn from(error: PeerError) -> Self {
+        Self::Peer(error.why)
+    }
+}
+
+impl From<StoreError> for SyncError {
+    fn from(error: StoreError) -> Self {
+        Self::Here(error.to_string())
+    }
+}
+
+/// Records that changed places.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moved {
+    /// From the peer to here.
+    pub(crate) received: u64,
+    /// From here to the peer.
+    pub(crate) sent: u64,
+}
+
+/// One peer, asked by this node.
+pub(crate) struct Exchange<'a> {
+    pub(crate) core: &'a Arc<Core>,
+    pub(crate) peer: NodeId,
+}
+
+/// A record of this node in a page: what it takes to send it.
+struct Own {
+    key: Bytes,
+    tree_key: u64,
+    digest: u64,
+}
+
+impl Exchange<'_> {
+    /// Compares roots.
+    pub(crate) async fn roots(&self, roots: Vec<TreeRoot>) -> Result<Vec<RootVerdict>, SyncError> {
+        let asked = roots.len();
+        match self.ask(Request::SyncRoots(roots), self.core.timeouts.replica).await? {
+            Reply::SyncRoots(verdicts) if verdicts.len() == asked => Ok(verdicts),
+            other => Err(unexpected(other).into()),
+        }
+    }
+
+    /// Brings a tree together whose roots differ.
+    pub(crate) async fn run(&self, tree: TreeId) -> Result<Moved, SyncError> {
+        let Some(leaves) = self.descend(tree).await? else { return Ok(Moved::default()) };
+        let mut range = Range { tree, leaves, after: None, until: None };
+        let mut moved = Moved::default();
+        let mut failed = (0, String::new());
+        loop {
+            let (own, until) = self.own(&range).await?;
+            range.until = until;
+            let page = self.page(&range, &own).await?;
+            let covered = page.covered.as_ref().map(|key| key.0.clone()).or_else(|| range.until.clone());
+            moved.received += self.take(tree, &page, &mut failed).await;
+            moved.sent += self.send(tree, &page, own, &covered, &mut failed).await?;
+            match covered {
+                Some(covered) if range.after.as_ref().is_none_or(|after| covered > *after) => {
+                    range.after = Some(covered)
+                }
+                Some(_) => return Err(SyncError::Peer("answers without getting on".to_owned())),
+                None => break,
+            }
+            range.until = None;
+        }
+        self.core.sync.count(self.peer, |traffic| {
+            traffic.records_in += moved.received;
+            traffic.records_out += moved.sent;
+        });
+        if failed.0 > 0 { Err(SyncError::Records(failed.0, failed.1)) } else { Ok(moved) }
+    }
+
+    /// The leaves that differ; `None` when the trees are equal by now.
+    async fn descend(&self, tree: TreeId) -> Result<Option<Leaves>, SyncError> {
+        let mut descent = Descent::new(self.core.trees.shape());
+        loop {
+            let request = SumsRequest { tree, level: descent.level(), nodes: descent.nodes().to_vec() };
+            let theirs = match self.ask(Request::SyncSums(request), self.core.timeouts.replica).await? {
+                Reply::SyncSums(sums) => sums,
+                other => return Err(unexpected(other).into()),
+            };
+            // Taken after theirs came, so that a write that was spread meanwhile is in both.
+            let own = self.core.trees.sums(tree, descent.level(), descent.nodes());
+            let own = own.ok_or_else(|| SyncError::Here("the partition has to be read again first".to_owned()))?;
+            match descent.take(&own, &theirs) {
+                Some(Step::Deeper) => {}
+                Some(Step::Equal) => return Ok(None),
+                Some(Step::Differ(leaves)) => return Ok(Some(leaves)),
+                None => return Err(SyncError::Peer("sent another number of sums than was asked for".to_owned())),
+            }
+        }
+    }
+
+    /// What this node holds of the range, as far as fits one message.
+    async fn own(&self, range: &Range) -> Result<(Vec<Own>, Option<Bytes>), SyncError> {
+        let mut own = Vec::new();
+        let until = walk(self.core, range, |found| {
+            own.push(Own { key: found.key, tree_key: found.tree_key, digest: found.digest });
+            own.len() < limits::SYNC_HELD_MAX
+        });
+        let until = until.await?;
+        Ok((own, until))
+    }
+
+    async fn page(&self, range: &Range, own: &[Own]) -> Result<RecordsPage, SyncError> {
+        let request = RecordsRequest {
+            tree: range.tree,
+            leaves: range.leaves.to_list(),
+            after: range.after.clone().map(Blob),
+            until: range.until.clone().map(Blob),
+            held: own.iter().map(|own| (own.tree_key, own.digest)).collect(),
+        };
+        match self.ask(Request::SyncRecords(request), PATIENCE).await? {
+            Reply::SyncRecords(page) => Ok(page),
+            other => Err(unexpected(other).into()),
+        }
+    }
+
+    /// Merges what came into this replica.
+    async fn take(&self, tree: TreeId, page: &RecordsPage, failed: &mut (usize, String)) -> u64 {
+        let core = self.core;
+        let applied = page.records.iter().map(|(key, record)| async move {
+            let slot = Slot { partition: tree.partition, key: key.0.clone() };
+            if !core.lies_in(&slot) {
+                return Err(ServeError::Invalid("it does not belong to its partition".to_owned()));
+            }
+            core.replica.apply(Apply { slot, record: record.0.clone(), hints: Vec::new() }).await
+        });
+        note(join_all(applied).await, failed)
+    }
+
+    /// Sends what the peer lacks, as it is now.
+    async fn send(
+        &self,
+        tree: TreeId,
+        page: &RecordsPage,
+        own: Vec<Own>,
+        covered: &Option<Bytes>,
+        failed: &mut (usize, String),
+    ) -> Result<u64, SyncError> {
+        let wanted: std::collections::BTreeSet<u64> = page.wanted.iter().copied().collect();
+        let theirs: BTreeMap<&[u8], Option<u64>> =
+            page.records.iter().map(|(key, record)| (&*key.0, record::digest(record))).collect();
+        let own = own.into_iter().filter(|own| wanted.contains(&own.tree_key));
+        let own = own.filter(|own| covered.as_ref().is_none_or(|covered| own.key <= *covered));
+        let slots: Vec<Slot> = own.map(|own| Slot { partition: tree.partition, key: own.key }).collect();
+        let mut sent = 0;
+        for slots in slots.chunks(limits::SYNC_RECORDS_MAX) {
+            let records = self.core.replica.fetch(slots.to_vec()).await;
+            let records = records.map_err(|error| SyncError::Here(error.to_string()))?;
+            let mut writes = Vec::new();
+            let mut bytes = 0;
+            for (slot, record) in slots.iter().zip(records) {
+                let Some(record) = record else { continue };
+                // What came from there and superseded all that was here need not go back.
+                let known = theirs.get(&*slot.key).copied().flatten();
+                if known == record::digest(&record) || self.core.replica.verify(&self.core.hash, slot, &record).is_err()
+                {
+                    continue;
+                }
+                bytes += slot.key.len() + record.len();
+                let (slot, record) = (slot_ref(slot), Blob(record));
+                writes.push(ReplicaWrite { slot, record, hints: Vec::new(), reservation: None });
+                if bytes >= limits::SYNC_BYTES {
+                    sent += self.apply(std::mem::take(&mut writes), failed).await?;
+                    bytes = 0;
+                }
+            }
+            sent += self.apply(writes, failed).await?;
+        }
+        Ok(sent)
+    }
+
+    async fn apply(&self, writes: Vec<ReplicaWrite>, failed: &mut (usize, String)) -> Result<u64, SyncError> {
+        if writes.is_empty() {
+            return Ok(0);
+        }
+        match self.ask(Request::Apply(writes), PATIENCE).await? {
+            Reply::Apply(outcomes) => Ok(note(outcomes, failed)),
+            other => Err(unexpected(other).into()),
+        }
+    }
+
+    async fn ask(&self, request: Request, patience: Duration) -> Result<Reply, SyncError> {
+        let asked = self.core.peers.request_in_bulk(self.peer, request, Instant::now() + patience).await;
+        let (reply, bytes) = asked?;
+        self.core.sync.count(self.peer, |traffic| {
+            traffic.bytes_in += bytes.received;
+            traffic.bytes_out += bytes.sent;
+        });
+        Ok(reply)
+    }
+}
+
+/// Counts what was taken over, and keeps the first reason where it was not.
+fn note(outcomes: Vec<Result<(), ServeError>>, failed: &mut (usize, String)) -> u64 {
+    let mut done = 0;
+    for outcome in outcomes {
+        match outcome {
+            Ok(()) => done += 1,
+            Err(error) => {
+                if failed.0 == 0 {
+                    failed.1 = error.to_string();
+                }
+                failed.0 += 1;
+            }
+        }
+    }
+    done
+}

@@ -1,0 +1,248 @@
+//! Anti-entropy: each tree of this node is compared with each other owner's, over and over, and what differs is brought
+//! together.
+//!
+//! Always on and paced: what was compared least recently comes first, one exchange at a time, and after each a pause in
+//! proportion to what it took. A peer that is back, a partition that was read anew, hints that found no room: these
+//! only change the order. What nodes stand in for is not compared; that is the hints' to deliver.
+
+pub(crate) mod answer;
+mod busy;
+pub(crate) mod check;
+mod exchange;
+pub(crate) mod file;
+mod records;
+mod report;
+mod schedule;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use crate::limits;
+use crate::node::core::Core;
+use crate::node::sync::busy::Busy;
+use crate::node::sync::exchange::{Exchange, SyncError};
+use crate::node::sync::schedule::Schedule;
+use crate::types::{NodeId, PartitionId};
+use crate::view::ClusterView;
+use crate::wire::sync::{RootVerdict, TreeId, TreeRoot};
+
+pub(crate) use report::{repair, status};
+
+/// How often it is looked what is due.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a peer has been connected before trees are compared with it: hints bring most of what it missed more cheaply.
+const SETTLING: Duration = Duration::from_secs(2);
+/// Pause after comparisons that found nothing, in times of what they took.
+const PAUSE_EQUAL: u32 = 9;
+/// Pause while there is something to bring together.
+const PAUSE_DIFFERENT: u32 = 1;
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// What is added to the interval between comparisons, at random, so that they spread.
+const SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(8);
+/// What is added to the shorter pauses, so that two nodes that got in each other's way do not again.
+const SPREAD_SHORT: Range<Duration> = Duration::ZERO..Duration::from_millis(500);
+
+/// What anti-entropy keeps in mind.
+#[derive(Debug)]
+pub(crate) struct Sync {
+    schedule: Mutex<Schedule>,
+    owned: Mutex<Arc<[PartitionId]>>,
+    busy: Busy,
+    /// Room for pages that are put together for peers.
+    answers: Semaphore,
+    traffic: Mutex<BTreeMap<NodeId, Traffic>>,
+    rng: Mutex<StdRng>,
+}
+
+/// What went to and fro in exchanges that this node began.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    pub(crate) records_in: u64,
+    pub(crate) records_out: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sync {
+    /// Nothing to compare yet.
+    pub(crate) fn new(rng: StdRng) -> Self {
+        Self {
+            schedule: Mutex::default(),
+            owned: Mutex::new(Arc::from([])),
+            busy: Busy::default(),
+            answers: Semaphore::new(limits::SYNC_ANSWERS_MAX),
+            traffic: Mutex::default(),
+            rng: Mutex::new(rng),
+        }
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        lock(&self.schedule)
+    }
+
+    fn owned(&self) -> Arc<[PartitionId]> {
+        lock(&self.owned).clone()
+    }
+
+    fn count(&self, peer: NodeId, add: impl FnOnce(&mut Traffic)) {
+        add(lock(&self.traffic).entry(peer).or_default());
+    }
+
+    fn random<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut lock(&self.rng))
+    }
+
+    /// Learns that a peer lacks something of a partition for which there is no hint.
+    pub(crate) fn hurry(&self, peer: NodeId, partition: PartitionId) {
+        self.schedule().hurry(Some(peer), Some(partition), Instant::now());
+    }
+
+    /// Compares what this node owns in this view, with those who own it, too.
+    fn follow(&self, own: NodeId, view: &ClusterView) {
+        let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
+        let (mut pairs, mut owned) = (BTreeSet::new(), BTreeSet::new());
+        for (copies, ring) in counts.into_iter().filter_map(|copies| Some((copies, view.ring(copies)?))) {
+            for partition in ring.owned(own) {
+                owned.insert(partition);
+                let others = ring.preference_list(partition).iter().filter(|peer| **peer != own);
+                pairs.extend(others.map(|peer| (*peer, TreeId { partition, copies })));
+            }
+        }
+        *lock(&self.owned) = owned.into_iter().collect();
+        self.schedule().follow(&pairs, Instant::now());
+        lock(&self.traffic).retain(|peer, _| view.members().contains_key(peer));
+    }
+}
+
+/// Compares until the scope of `core` is stopped.
+pub(crate) async fn run(core: Arc<Core>) {
+    tokio::select! {
+        biased;
+        () = core.rest.stopped() => {}
+        () = compare_on(&core) => {}
+    }
+}
+
+async fn compare_on(core: &Arc<Core>) {
+    let mut followed: Option<Arc<ClusterView>> = None;
+    let mut connected: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    loop {
+        let view = core.view();
+        if followed.as_ref().is_none_or(|followed| !Arc::ptr_eq(followed, &view)) {
+            core.trees.follow(&view);
+            core.sync.follow(core.id, &view);
+            followed = Some(view.clone());
+        }
+        note_connections(core, &view, &mut connected);
+        let usable = |peer: NodeId| {
+            let settled = connected.get(&peer).is_some_and(|since| since.elapsed() >= SETTLING);
+            settled && !core.hints.is_delivering(peer)
+        };
+        let due = core.sync.schedule().next(Instant::now(), usable);
+        let Some((peer, trees)) = due else {
+            sleep(TICK).await;
+            continue;
+        };
+        let began = Instant::now();
+        let factor = if round(core, peer, trees).await { PAUSE_DIFFERENT } else { PAUSE_EQUAL };
+        sleep((began.elapsed() * factor).min(PAUSE_MAX)).await;
+    }
+}
+
+/// Everything is compared with a peer that is back.
+fn note_connections(core: &Core, view: &ClusterView, connected: &mut BTreeMap<NodeId, Instant>) {
+    connected.retain(|peer, _| core.peers.is_connected(*peer));
+    for peer in view.members().keys().filter(|peer| core.peers.is_connected(**peer)) {
+        if !connected.contains_key(peer) {
+            connected.insert(*peer, Instant::now());
+            core.sync.schedule().hurry(Some(*peer), None, Instant::now());
+        }
+    }
+}
+
+/// Compares some trees with a peer and brings together those that differ. Returns whether any did.
+async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
+    let exchange = Exchange { core, peer };
+    let spread = || core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
+    let root = |tree: TreeId| core.trees.root(tree).map(|root| TreeRoot { tree, root });
+    let (known, unknown): (Vec<TreeId>, Vec<TreeId>) = trees.into_iter().partition(|tree| root(*tree).is_some());
+    unknown.into_iter().for_each(|tree| core.sync.schedule().later(peer, tree, Instant::now(), spread()));
+    let roots: Vec<TreeRoot> = known.into_iter().filter_map(root).collect();
+    let verdicts = match exchange.roots(roots.clone()).await {
+        Ok(verdicts) => verdicts,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "trees cannot be compared now");
+            roots.iter().for_each(|root| core.sync.schedule().postpone(peer, root.tree, Instant::now(), spread()));
+            return false;
+        }
+    };
+    let mut differ = Vec::new();
+    for (TreeRoot { tree, .. }, verdict) in roots.into_iter().zip(verdicts) {
+        match verdict {
+            RootVerdict::Differs => differ.push(tree),
+            verdict => settle(core, peer, tree, verdict),
+        }
+    }
+    let any = !differ.is_empty();
+    for tree in differ {
+        bring_together(&exchange, tree).await;
+    }
+    any
+}
+
+/// Notes what became of a comparison that ends here.
+fn settle(core: &Core, peer: NodeId, tree: TreeId, verdict: RootVerdict) {
+    let (now, long) = (Instant::now(), core.sync.random(|rng| rng.random_range(SPREAD)));
+    let short = core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
+    let mut schedule = core.sync.schedule();
+    match verdict {
+        RootVerdict::Equal => schedule.verified(peer, tree, now, long),
+        RootVerdict::Later => schedule.later(peer, tree, now, short),
+        RootVerdict::Differs | RootVerdict::NotOwner => schedule.postpone(peer, tree, now, short),
+    }
+}
+
+/// One exchange, and a look whether it has made the trees equal.
+async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
+    let (core, peer) = (exchange.core, exchange.peer);
+    let Some(hold) = core.sync.busy.hold(tree.partition) else {
+        return settle(core, peer, tree, RootVerdict::Later);
+    };
+    let began = Instant::now();
+    let outcome = match exchange.run(tree).await {
+        Ok(moved) => {
+            let TreeId { partition, copies } = tree;
+            tracing::debug!(%peer, %partition, copies, moved.received, moved.sent, "records brought together");
+            verify(exchange, tree).await
+        }
+        Err(error) => Err(error),
+    };
+    drop(hold);
+    let verdict = outcome.unwrap_or_else(|error| {
+        tracing::debug!(%peer, partition = %tree.partition, %error, "trees were not brought together");
+        RootVerdict::Differs
+    });
+    settle(core, peer, tree, verdict);
+    if verdict != RootVerdict::Equal {
+        // Whatever was in the way, the next tree must not follow at once.
+        sleep((began.elapsed() * PAUSE_DIFFERENT).min(PAUSE_MAX)).await;
+    }
+}
+
+async fn verify(exchange: &Exchange<'_>, tree: TreeId) -> Result<RootVerdict, SyncError> {
+    let Some(root) = exchange.core.trees.root(tree) else { return Ok(RootVerdict::Later) };
+    let verdicts = exchange.roots(vec![TreeRoot { tree, root }]).await?;
+    Ok(verdicts.first().copied().unwrap_or(RootVerdict::Later))
+}

@@ -1,0 +1,62 @@
+//! How anti-entropy stands, for administrators, and their wish to have it now.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::node::core::Core;
+use crate::node::sync::lock;
+use crate::node::sync::schedule::Progress;
+use crate::types::NodeId;
+use crate::wire::rpc::ServeError;
+use crate::wire::sync::{PeerSync, RepairProgress, RepairRequest, SyncStatus, TreeAge, TreeId};
+
+/// Begins a repair, or tells how far one has come.
+pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgress, ServeError> {
+    if let Some(partition) = request.partition {
+        core.check_partition(partition)?;
+    }
+    let now = Instant::now();
+    let since_ms = request.since_ms.unwrap_or_else(|| {
+        core.sync.schedule().hurry(None, request.partition, now);
+        ms(now - core.started)
+    });
+    let since = core.started.checked_add(Duration::from_millis(since_ms));
+    let since = since.ok_or_else(|| ServeError::Invalid("the repair's beginning is no time".to_owned()))?;
+    let trees = core.sync.schedule().by_tree(request.partition, since);
+    let age = |(tree, progress): (TreeId, Progress)| TreeAge {
+        tree,
+        peers: progress.pairs,
+        done: progress.done,
+        age_ms: progress.oldest.map(|oldest| ms(now - oldest)),
+    };
+    Ok(RepairProgress { since_ms, trees: trees.into_iter().map(age).collect(), sync: status(core) })
+}
+
+/// How anti-entropy stands.
+pub(crate) fn status(core: &Core) -> SyncStatus {
+    let owned = core.sync.owned();
+    let known = core.trees.with(|forest| owned.iter().filter(|partition| forest.is_known(**partition)).count());
+    let view = core.view();
+    let peers = view.members().keys().filter(|peer| **peer != core.id).filter_map(|peer| with_peer(core, *peer));
+    SyncStatus { partitions: owned.len() as u64, known: known as u64, peers: peers.collect() }
+}
+
+fn with_peer(core: &Core, peer: NodeId) -> Option<PeerSync> {
+    let progress = core.sync.schedule().with_peer(peer);
+    let traffic = lock(&core.sync.traffic).get(&peer).copied().unwrap_or_default();
+    (progress.pairs > 0).then(|| PeerSync {
+        name: core.view().name_of(peer),
+        trees: progress.pairs.into(),
+        verified: progress.verified.into(),
+        oldest_ms: progress.oldest.map(|oldest| ms(oldest.elapsed())),
+        records_in: traffic.records_in,
+        records_out: traffic.records_out,
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+    })
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,226 @@
+//! Anti-entropy in simulated clusters: after faults, with no reads and no writes, all owners hold the same bytes, and
+//! then nothing moves any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamomini::client::{Client, GetOptions, PutOptions};
+use dynamomini::store::{Engine, Mutation, Slot};
+use dynamomini::types::{Consistency, NodeName, PartitionId};
+use dynamomini::view::ClusterView;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::cluster::Cluster;
+use crate::network::Conditions;
+use crate::world::{Simulation, simulate};
+
+/// How long a cluster may take to come together once all is healed. Comparisons that fail wait half a minute at most, and
+/// a tree that was just compared is compared again within the interval and its spread.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Several rounds of comparisons.
+const QUIET: Duration = Duration::from_secs(120);
+/// The namespace's N.
+const COPIES: u8 = 3;
+
+type Records = BTreeMap<(PartitionId, Bytes), Bytes>;
+
+/// All that a node stores of these partitions.
+async fn records(engine: &Engine, partitions: impl Iterator<Item = PartitionId>) -> Records {
+    let mut records = Records::new();
+    for partition in partitions {
+        let page = engine.scan(partition, b"", None, 1_000, usize::MAX).await.unwrap();
+        assert!(!page.more, "the page is not the whole partition");
+        records.extend(page.items.into_iter().map(|(key, record)| ((partition, key), record)));
+    }
+    records
+}
+
+/// Whether each owner of each partition holds the same, nobody else holds anything, and no hint is left. Otherwise what is
+/// wrong.
+async fn difference(cluster: &Cluster) -> Option<String> {
+    let view = ClusterView::new(cluster.info.clone()).unwrap();
+    let ring = view.ring(COPIES).unwrap();
+    let mut held = BTreeMap::new();
+    for (number, engine) in cluster.engines() {
+        let id = dynamomini::hash::ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
+        let all = ring.partitions().iter().chain([PartitionId::HINTS]);
+        let mut records = records(&engine, all).await;
+        // What a node notes there of itself is no hint: its storage is tried so.
+        records.retain(|(partition, key), _| *partition != PartitionId::HINTS || !key.starts_with(&id.0.to_be_bytes()));
+        held.insert(id, (number, records));
+    }
+    let keys: BTreeSet<_> = held.values().flat_map(|(_, records)| records.keys().cloned()).collect();
+    for key in keys {
+        let owners = ring.preference_list(key.0.min(PartitionId(ring.partitions().count() - 1)));
+        if key.0 == PartitionId::HINTS {
+            return Some(format!("a hint is left: {key:?}"));
+        }
+        let stranger = held.iter().find(|(id, (_, records))| !owners.contains(id) && records.contains_key(&key));
+        if let Some((_, (number, _))) = stranger {
+            return Some(format!("n{number} holds {key:?}, which is not its own"));
+        }
+        let copies: Vec<Option<&Bytes>> = owners.iter().map(|owner| held[owner].1.get(&key)).collect();
+        if copies.iter().any(|copy| *copy != copies[0]) {
+            return Some(format!("the owners of {key:?} differ"));
+        }
+    }
+    None
+}
+
+/// Waits until all owners are equal.
+async fn converged(cluster: &Cluster) {
+    let give_up = cluster.simulation.elapsed() + PATIENCE;
+    while let Some(difference) = difference(cluster).await {
+        assert!(cluster.simulation.elapsed() < give_up, "after {PATIENCE:?} still: {difference}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Records that any node has sent or taken in anti-entropy, and whether all trees were found equal.
+async fn moved(client: &Client, cluster: &Cluster) -> (u64, bool) {
+    let (mut moved, mut verified) = (0, true);
+    for member in &cluster.info.members {
+        let sync = client.status(&member.name).await.unwrap().sync;
+        moved += sync.peers.iter().map(|peer| peer.records_in + peer.records_out).sum::<u64>();
+        verified &= sync.known == sync.partitions && sync.peers.iter().all(|peer| peer.oldest_ms.is_some());
+    }
+    (moved, verified)
+}
+
+/// Equal owners stay equal, and find nothing to send any more.
+async fn quiet(client: &Client, cluster: &Cluster) {
+    converged(cluster).await;
+    tokio::time::sleep(QUIET).await;
+    let (before, _) = moved(client, cluster).await;
+    tokio::time::sleep(QUIET).await;
+    let (after, verified) = moved(client, cluster).await;
+    assert_eq!(before, after, "equal owners sent records");
+    assert!(verified, "equal owners did not find out that they are");
+    assert_eq!(difference(cluster).await, None);
+}
+
+async fn write(client: &Client, rng: &mut StdRng, count: usize) {
+    for _ in 0..count {
+        let key = format!("key{}", rng.random_range(0..200));
+        // Some fail while nodes are away; what is left of those has to come together, too.
+        if rng.random_bool(0.2) {
+            drop(client.delete(key, PutOptions::default()).await);
+        } else {
+            let value = format!("value {}", rng.random::<u32>());
+            drop(client.put(key, value, PutOptions::default()).await);
+        }
+    }
+}
+
+/// Writes among cuts, crashes and lost disks.
+async fn scenario(simulation: Simulation) -> u64 {
+    let mut rng = simulation.rng("sync");
+    let conditions = Conditions { loss: rng.random_range(0.0..0.05), ..Conditions::default() };
+    let nodes = rng.random_range(3..=5);
+    let mut cluster = Cluster::start(simulation.clone(), conditions, nodes).await;
+    let client = cluster.client(1).await;
+    write(&client, &mut rng, 100).await;
+    for _ in 0..3 {
+        let victim = rng.random_range(1..=nodes);
+        let loses_disk = rng.random_bool(0.5);
+        if loses_disk {
+            cluster.network.event(&format!("crash n{victim}"));
+            cluster.crash(victim);
+        } else {
+            cluster.network.event(&format!("cut n{victim}"));
+            cluster.cut(victim, true);
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..8_000))).await;
+        write(&client, &mut rng, 40).await;
+        if loses_disk {
+            cluster.start_node(victim).await;
+        } else {
+            cluster.cut(victim, false);
+        }
+        write(&client, &mut rng, 20).await;
+    }
+    quiet(&client, &cluster).await;
+    cluster.network.trace()
+}
+
+#[test]
+fn after_healing_owners_become_equal_without_reads_and_then_nothing_moves() {
+    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(6, |text| text.parse().expect("SIM_SEEDS is a number"));
+    for seed in 500..500 + seeds {
+        simulate(seed, 0.1, scenario);
+    }
+}
+
+#[test]
+fn one_seed_gives_one_trace_with_anti_entropy_at_work() {
+    assert_eq!(simulate(42, 0.1, scenario), simulate(42, 0.1, scenario), "seed 42: the runs differ");
+}
+
+/// Every hint goes with the disks of those that kept them; only trees can find what the node missed.
+#[test]
+fn what_a_node_missed_comes_although_all_hints_are_lost() {
+    simulate(3, 0.1, |simulation| async move {
+        let mut rng = simulation.rng("sync");
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        cluster.cut(3, true);
+        write(&client, &mut rng, 150).await;
+        for (_, engine) in cluster.engines() {
+            let hints = records(&engine, [PartitionId::HINTS].into_iter()).await;
+            let delete = |(partition, key)| Mutation::Delete { slot: Slot { partition, key } };
+            engine.write(engine.epoch(), hints.into_keys().map(delete).collect()).await.unwrap();
+        }
+        assert!(difference(&cluster).await.is_some(), "the node missed nothing");
+        cluster.cut(3, false);
+        quiet(&client, &cluster).await;
+        assert!(moved(&client, &cluster).await.0 > 0, "it was not anti-entropy that brought them together");
+    });
+}
+
+/// The storage is flushed under a running node, as `FLUSHALL` does: its epoch is new and its trees are, too.
+#[test]
+fn a_storage_flushed_under_its_node_is_filled_again() {
+    simulate(4, 0.1, |simulation| async move {
+        let mut rng = simulation.rng("sync");
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 4).await;
+        let client = cluster.client(1).await;
+        write(&client, &mut rng, 200).await;
+        quiet(&client, &cluster).await;
+        let (before, _) = moved(&client, &cluster).await;
+        let engines = cluster.engines();
+        let Engine::Memory(memory) = &engines[&2] else { panic!("simulated nodes keep their records in memory") };
+        memory.wipe();
+        assert!(difference(&cluster).await.is_some());
+        quiet(&client, &cluster).await;
+        assert!(moved(&client, &cluster).await.0 > before);
+    });
+}
+
+/// A record is damaged behind the node's back. A read meets the damage; nobody has to write for its repair.
+#[test]
+fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
+    simulate(5, 0.1, |simulation| async move {
+        let mut rng = simulation.rng("sync");
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        write(&client, &mut rng, 100).await;
+        quiet(&client, &cluster).await;
+        let engine = cluster.engines().remove(&1).unwrap();
+        let view = ClusterView::new(cluster.info.clone()).unwrap();
+        let all = records(&engine, view.info().partitions.iter()).await;
+        let ((partition, key), record) = all.into_iter().next().unwrap();
+        let mut damaged = record.to_vec();
+        *damaged.last_mut().unwrap() ^= 1;
+        let slot = Slot { partition, key: key.clone() };
+        let put = Mutation::Put { slot: slot.clone(), value: damaged.into() };
+        engine.write(engine.epoch(), vec![put]).await.unwrap();
+        let (_, key) = dynamomini::record::split_storage_key(&key).unwrap();
+        // All three are asked, and one cannot answer; by the time the client tries again it may be repaired.
+        let all = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(2)) };
+        drop(client.get_with(key, all).await);
+        converged(&cluster).await;
+        assert_eq!(engine.get_many(&[slot]).await.unwrap(), [Some(record)]);
+    });
+}
