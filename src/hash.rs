@@ -132,7 +132,7 @@ mod tests {
         0x71be_cc5f_42fb_478f,
         0x2dd2_0241_d61d_2ea9,
         0x6a20_6243_5a2d_75a3,
-        0x44d6_ee41_09c4_ec2d,
+        0x03a9_3ffa_1edf_ad90,
     ];
 
     #[test]

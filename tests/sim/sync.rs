@@ -158,6 +158,18 @@ fn one_seed_gives_one_trace_with_anti_entropy_at_work() {
     assert_eq!(simulate(42, 0.1, scenario), simulate(42, 0.1, scenario), "seed 42: the runs differ");
 }
 
+/// Takes all hints from all disks; returns whether there were any.
+async fn lose_hints(cluster: &Cluster) -> bool {
+    let mut any = false;
+    for (_, engine) in cluster.engines() {
+        let hints = records(&engine, [PartitionId::HINTS].into_iter()).await;
+        any |= !hints.is_empty();
+        let delete = |(partition, key)| Mutation::Delete { slot: Slot { partition, key } };
+        engine.write(engine.epoch(), hints.into_keys().map(delete).collect()).await.unwrap();
+    }
+    any
+}
+
 /// Every hint goes with the disks of those that kept them; only trees can find what the node missed.
 #[test]
 fn what_a_node_missed_comes_although_all_hints_are_lost() {
@@ -167,10 +179,11 @@ fn what_a_node_missed_comes_although_all_hints_are_lost() {
         let client = cluster.client(1).await;
         cluster.cut(3, true);
         write(&client, &mut rng, 150).await;
-        for (_, engine) in cluster.engines() {
-            let hints = records(&engine, [PartitionId::HINTS].into_iter()).await;
-            let delete = |(partition, key)| Mutation::Delete { slot: Slot { partition, key } };
-            engine.write(engine.epoch(), hints.into_keys().map(delete).collect()).await.unwrap();
+        // Writes that were answered keep hints when their last replica is given up.
+        let mut quiet_for = 0;
+        while quiet_for < 5 {
+            quiet_for = if lose_hints(&cluster).await { 0 } else { quiet_for + 1 };
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert!(difference(&cluster).await.is_some(), "the node missed nothing");
         cluster.cut(3, false);
