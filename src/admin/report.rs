@@ -39,6 +39,7 @@ pub fn report(status: &NodeStatus) -> Value {
         "keys": status.keys,
         "bytes": status.bytes,
         "hints": status.hints,
+        "gossip": status.gossip,
         "connections": status.connections,
         "in_flight": status.in_flight,
         "pid": status.process.map(|usage| usage.pid),

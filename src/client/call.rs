@@ -27,6 +27,8 @@ use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
 /// Least patience with a node that is not connected yet. A dead node must not hold up a client that has just begun.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
+/// Most patience with one, however long its answer may take.
+const CONNECT_PATIENCE_MAX: Duration = Duration::from_millis(300);
 /// First pause after all nodes were tried in vain; doubled each round, with full jitter.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause.
@@ -218,7 +220,7 @@ impl<'a> Drive<'a> {
         let patience = self.call.calls.patience.with(self.size);
         let patience = patience.map(|patience| match target.link.state() {
             LinkState::Up => patience,
-            _ => patience.max(CONNECT_PATIENCE),
+            _ => patience.clamp(CONNECT_PATIENCE, CONNECT_PATIENCE_MAX),
         });
         let (request, sent) = errand.request();
         let left = self.call.deadline.saturating_duration_since(now);

@@ -26,6 +26,7 @@ use crate::types::{Namespace, NodeId, PartitionId, Partitions};
 use crate::view::{ClusterView, ViewError};
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{ClusterInfo, ServeError, SlotRef};
+use crate::wire::sync::TreeId;
 
 /// The shared parts.
 pub(crate) struct Core {
@@ -155,6 +156,12 @@ impl Core {
     pub(crate) fn follow_epoch(&self) -> bool {
         let epoch = self.engine.epoch();
         self.trees.with(|forest| forest.reset(epoch))
+    }
+
+    /// The root of a tree; `None` while its partition is not known in the storage's present epoch.
+    pub(crate) fn root(&self, tree: TreeId) -> Option<u128> {
+        self.follow_epoch();
+        self.trees.root(tree)
     }
 
     /// Refuses a partition that this cluster does not have.

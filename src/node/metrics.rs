@@ -11,6 +11,7 @@ use crate::node::core::Core;
 use crate::node::meters::{Call, Kind, Outcome, Stage};
 use crate::node::readiness;
 use crate::node::status;
+use crate::wire::gossip::MemberState;
 use crate::wire::rpc::ProcessUsage;
 
 /// Reads all of them.
@@ -25,6 +26,7 @@ pub(crate) async fn read(core: &Core) -> Vec<Family> {
     families.extend(storage(core).await);
     families.extend(queues(core));
     families.extend(peers(core));
+    families.extend(gossip(core).await);
     families.extend(network(core));
     families.extend(core.oversight.host.usage().iter().flat_map(process));
     families
@@ -149,6 +151,32 @@ fn peers(core: &Core) -> Vec<Family> {
     let mut families = vec![Family::gauge("dynamomini_peer_requests_pending", help, total(core.peers.pending()))];
     families.extend([up, rtt].into_iter().filter(|family| !family.samples.is_empty()));
     families
+}
+
+/// Membership as this node sees it. Nothing where it takes no part in gossip, or gossip does not answer.
+async fn gossip(core: &Core) -> Vec<Family> {
+    const SENT_BYTES: &str = "datagrams_sent_bytes";
+    let Some(gossip) = &core.gossip else { return Vec::new() };
+    let Ok(report) = gossip.report().await else { return Vec::new() };
+    let states = [MemberState::Alive, MemberState::Suspect, MemberState::Failed, MemberState::Left];
+    let members = Family::new("dynamomini_gossip_members", "Members by state, as this node sees them.");
+    let members = states.into_iter().fold(members, |family, state| {
+        let count = report.members.iter().filter(|member| member.state == state).count();
+        family.with([("state", state.as_str())], Value::Gauge(total(count) as f64))
+    });
+    let help = "What gossip did and met, by kind; junk and forgeries that were dropped among it.";
+    let events = report.counters.iter().filter(|(name, _)| name != SENT_BYTES);
+    let events = events.fold(Family::new("dynamomini_gossip_events_total", help), |family, (name, count)| {
+        family.with([("event", name.as_str())], Value::Counter(*count as f64))
+    });
+    let sent = report.counters.iter().find(|(name, _)| name == SENT_BYTES).map_or(0, |(_, count)| *count);
+    let help = "How much slower this node probes than it would if it were well: 1 when it is.";
+    vec![
+        members,
+        events,
+        Family::counter("dynamomini_gossip_sent_bytes_total", "Bytes of datagrams of gossip sent.", sent),
+        Family::gauge("dynamomini_gossip_health_factor", help, u64::from(report.health_factor)),
+    ]
 }
 
 /// The endpoint and all connections on it.

@@ -32,7 +32,7 @@ fn verdict(core: &Core, peer: NodeId, root: &TreeRoot) -> RootVerdict {
     if check_owners(core, peer, tree).is_err() {
         return RootVerdict::NotOwner;
     }
-    match core.trees.root(tree) {
+    match core.root(tree) {
         Some(own) if own == root.root => {
             let spread = core.sync.random(|rng| rng.random_range(super::SPREAD));
             core.sync.schedule().verified(peer, tree, Instant::now(), spread);
@@ -49,7 +49,7 @@ fn verdict(core: &Core, peer: NodeId, root: &TreeRoot) -> RootVerdict {
 pub(crate) fn sums(core: &Core, from: &Identity, request: &SumsRequest) -> Result<Vec<u128>, ServeError> {
     begin(core, node(from)?, request.tree)?;
     bounded(request.nodes.len(), limits::SYNC_SUMS_MAX)?;
-    if core.trees.root(request.tree).is_none() {
+    if core.root(request.tree).is_none() {
         return Err(ServeError::Unavailable("this node does not know yet what it holds of the partition".to_owned()));
     }
     let sums = core.trees.sums(request.tree, request.level, &request.nodes);

@@ -124,6 +124,7 @@ impl Exchange<'_> {
                 other => return Err(unexpected(other).into()),
             };
             // Taken after theirs came, so that a write that was spread meanwhile is in both.
+            self.core.follow_epoch();
             let own = self.core.trees.sums(tree, descent.level(), descent.nodes());
             let own = own.ok_or_else(|| SyncError::Here("the partition has to be read again first".to_owned()))?;
             match descent.take(&own, &theirs) {

@@ -176,7 +176,7 @@ fn note_connections(core: &Core, view: &ClusterView, connected: &mut BTreeMap<No
 async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
     let exchange = Exchange { core, peer };
     let spread = || core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
-    let root = |tree: TreeId| core.trees.root(tree).map(|root| TreeRoot { tree, root });
+    let root = |tree: TreeId| core.root(tree).map(|root| TreeRoot { tree, root });
     let (known, unknown): (Vec<TreeId>, Vec<TreeId>) = trees.into_iter().partition(|tree| root(*tree).is_some());
     unknown.into_iter().for_each(|tree| core.sync.schedule().later(peer, tree, Instant::now(), spread()));
     let roots: Vec<TreeRoot> = known.into_iter().filter_map(root).collect();
@@ -242,7 +242,7 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
 }
 
 async fn verify(exchange: &Exchange<'_>, tree: TreeId) -> Result<RootVerdict, SyncError> {
-    let Some(root) = exchange.core.trees.root(tree) else { return Ok(RootVerdict::Later) };
+    let Some(root) = exchange.core.root(tree) else { return Ok(RootVerdict::Later) };
     let verdicts = exchange.roots(vec![TreeRoot { tree, root }]).await?;
     Ok(verdicts.first().copied().unwrap_or(RootVerdict::Later))
 }
