@@ -62,8 +62,8 @@ const HELP: &str = "Without --context a put replaces nothing: it stands beside w
 namespaces that keep the last write, it replaces all). Prints the write's name (dot), the replicas that had it when it \
 was acknowledged, and the context that the next write of the key should carry. With --json: {\"key\", \"dot\", \
 \"acks\", \"context\"}.
-With --if-absent or --if-current the write is refused (exit status 1) when that does not hold. Of two such writes \
-at the same time one is refused; both need a majority of the key's owners.
+With --if-absent or --if-current the write is refused (exit status 1) when that does not hold. Of such \
+writes at the same time at most one succeeds; they need a majority of the key's owners.
 --batch reads one JSON object per line: {\"key\" or \"key_base64\", \"value\" or \"value_base64\", \"ttl\"?}. Each \
 line stands and fails alone and gives a result of its own; the exit status is 1 if any failed.
 

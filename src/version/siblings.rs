@@ -121,6 +121,24 @@ impl Siblings {
         self.versions.iter().filter(|version| self.successor(version.request).is_none())
     }
 
+    /// What a writer with this context has not seen, tombstones among it. A write that was coordinated twice has been seen
+    /// with either of its versions; `after` is the writer's own write before.
+    pub fn unseen<'a>(&'a self, seen: &'a Context, after: Option<RequestId>) -> impl Iterator<Item = &'a Version> {
+        let known: BTreeSet<RequestId> = self
+            .versions
+            .iter()
+            .filter(|version| seen.covers(version.dot))
+            .map(|version| version.request)
+            .chain(after)
+            .collect();
+        self.current().filter(move |version| !seen.covers(version.dot) && !known.contains(&version.request))
+    }
+
+    /// Whether this write was done, though it may have been superseded since.
+    pub fn has_done(&self, request: RequestId) -> bool {
+        self.versions.iter().any(|version| version.request == request) || self.successor(request).is_some()
+    }
+
     /// The version that superseded a request.
     fn successor(&self, request: RequestId) -> Option<&Version> {
         self.versions.iter().find(|version| version.supersedes.contains(&request))

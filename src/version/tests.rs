@@ -221,3 +221,24 @@ proptest! {
         prop_assert_eq!(a.compare(&b) == Concurrent, join != a && join != b);
     }
 }
+
+#[test]
+fn a_write_that_two_coordinated_has_been_seen_with_either_of_its_versions() {
+    let (mut a, mut b) = (Siblings::new(), Siblings::new());
+    a.put(&Context::new(), write(1, "x"), actor(1));
+    let read = a.context().clone();
+    b.put(&Context::new(), write(1, "x"), actor(2));
+    a.merge(&b);
+    assert_eq!(a.unseen(&read, None).count(), 0, "its twin is the same write");
+    // The writer deletes it where only one of the two is; the other comes later and stays hidden.
+    let mut deleted = Siblings::new();
+    deleted.put(&Context::new(), write(1, "x"), actor(1));
+    let delete = NewVersion { value: None, after: Some(RequestId { client: 1, sequence: 1 }), ..write(2, "") };
+    deleted.put(&Context::new(), delete, actor(1));
+    let seen = deleted.context().clone();
+    deleted.merge(&b);
+    assert_eq!(deleted.versions().len(), 2);
+    assert!(deleted.live(0).next().is_none() && deleted.unseen(&seen, None).next().is_none());
+    assert!(deleted.has_done(RequestId { client: 1, sequence: 1 }), "it was done, and superseded");
+    assert!(!deleted.has_done(RequestId { client: 1, sequence: 3 }));
+}

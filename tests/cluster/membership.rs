@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::processes::{Cluster, complaint, eventually, has_redis, program, run, send};
+use crate::processes::{Cluster, complaint, eventually, has_redis, is_there, program, run, send};
 
 /// What one node holds of a member.
 async fn held(client: &Client, name: &str) -> Option<MemberStatus> {
@@ -285,4 +285,36 @@ async fn clusters_never_merge_whatever_they_have_in_common() -> Result<(), Clien
         assert_eq!(client.members().await?.members.len(), members);
     }
     Ok(())
+}
+
+/// Whether a node is connected to another one at this address.
+async fn reaches(cluster: &Cluster, node: usize, name: &str, quic: &str) -> bool {
+    let client = cluster.pinned(node).await;
+    let status = client.status(&cluster.name(node)).await;
+    client.close().await;
+    let peers = status.map(|status| status.peers).unwrap_or_default();
+    peers.iter().any(|peer| peer.name.as_str() == name && peer.quic == quic && peer.state == "up")
+}
+
+#[tokio::test]
+async fn a_node_that_is_restarted_remembers_where_another_one_has_moved() {
+    let mut cluster = Cluster::start(&["--nodes", "3", "--storage", "memory"]).await;
+    all_alive(&cluster).await;
+    cluster.kill(1).await;
+    let before = cluster.text(1, "quic").to_owned();
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // Only its own configuration tells where it is now.
+    let path = PathBuf::from(cluster.text(1, "config"));
+    let config = std::fs::read_to_string(&path).unwrap();
+    assert!(config.contains(&before), "{config}");
+    std::fs::write(&path, config.replace(&before, &free)).unwrap();
+    cluster.launch(1);
+    eventually("the first node reaches it", async || reaches(&cluster, 0, "n2", &free).await).await;
+    // What it has heard is on its disk within a moment; here it ends in order.
+    let pid = cluster.pid(0, "pid");
+    send(pid, Signal::TERM);
+    eventually("it has ended", async || !is_there(pid)).await;
+    cluster.launch(0);
+    all_hold(&cluster, &[2], "n1", MemberState::Alive).await;
+    eventually("it still does after its restart", async || reaches(&cluster, 0, "n2", &free).await).await;
 }

@@ -226,14 +226,12 @@ async fn check(core: &Core, slot: &Slot, ask: &ReserveRequest) -> Result<Context
             ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
         })?,
     };
-    // An earlier attempt at this very write is no reason against it.
-    let others = state.versions().iter().filter(|version| version.request != ask.request);
     let met = match ask.condition {
-        Condition::IfAbsent => others.filter(|version| version.is_live(core.rest.wall_ms())).count() == 0,
-        Condition::IfCurrent => {
-            others.filter(|version| !ask.seen.covers(version.dot) && ask.after != Some(version.request)).count() == 0
-        }
+        Condition::IfAbsent => state.live(core.rest.wall_ms()).next().is_none(),
+        Condition::IfCurrent => state.unseen(&ask.seen, ask.after).next().is_none(),
     };
+    // An earlier attempt at this very write is no reason against it, nor is what came after it.
+    let met = met || state.has_done(ask.request);
     if met {
         return Ok(state.context().clone());
     }

@@ -18,7 +18,7 @@ use crate::node::core::{Core, Place, slot_ref};
 use crate::node::meters::Stage;
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
-use crate::quorum::{PutQuorum, PutStep, Send};
+use crate::quorum::{Miss, PutQuorum, PutStep, Send};
 use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId, TraceId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
@@ -240,18 +240,34 @@ impl Coordination<'_> {
             let error = match answer {
                 Ok(Reply::Put(mut outcomes)) if outcomes.len() == 1 => match outcomes.remove(0) {
                     Err(ServeError::Unavailable(why)) => PeerError { why, maybe: false },
-                    outcome => return outcome,
+                    Ok(done) => return Ok(done),
+                    Err(error) => return Err(after_silence(error, &missed)),
                 },
                 Ok(Reply::Error(ServeError::Unavailable(why))) => PeerError { why, maybe: false },
-                Ok(Reply::Error(error)) => return Err(error),
+                Ok(Reply::Error(error)) => return Err(after_silence(error, &missed)),
                 Ok(_) => PeerError { why: "sent a reply of the wrong kind".to_owned(), maybe: true },
                 Err(error) => error,
             };
             request.retry |= error.maybe;
-            missed.push(crate::quorum::Miss { node: owner, why: error.why, maybe: error.maybe });
+            missed.push(Miss { node: owner, why: error.why, maybe: error.maybe });
         }
         let maybe = missed.iter().any(|miss| miss.maybe);
         Err(quorum_error(core, Verb::Write, self.needed, [], &missed, maybe))
+    }
+}
+
+/// What one owner says of a write, after others that were asked before did not answer: they may have done it.
+fn after_silence(error: ServeError, missed: &[Miss]) -> ServeError {
+    if !missed.iter().any(|miss| miss.maybe) {
+        return error;
+    }
+    match error {
+        ServeError::Quorum(mut error) => {
+            error.may_appear = true;
+            ServeError::Quorum(error)
+        }
+        ServeError::Deadline(_) | ServeError::Uncertain(_) => error,
+        other => ServeError::Uncertain(format!("an owner did not answer, and the next one says: {other}")),
     }
 }
 
@@ -396,4 +412,22 @@ fn check_context(context: &KeyContext, place: &Place) -> Result<(), ServeError> 
         return Err(ServeError::Invalid("the causal context belongs to another key: read this key first".to_owned()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_after_silence_leaves_open_whether_the_write_was_done() {
+        let silent = |maybe| [Miss { node: NodeId(1), why: "no answer".to_owned(), maybe }];
+        let refusal = || ServeError::Condition("the key exists".to_owned());
+        assert_eq!(after_silence(refusal(), &silent(false)), refusal());
+        let uncertain = after_silence(refusal(), &silent(true));
+        assert!(matches!(&uncertain, ServeError::Uncertain(text) if text.contains("the key exists")), "{uncertain}");
+        let (got, missing) = (Vec::new(), Vec::new());
+        let quorum = rpc::QuorumError { verb: Verb::Write, needed: 2, got, missing, may_appear: false, trace: None };
+        let after = after_silence(ServeError::Quorum(Box::new(quorum)), &silent(true));
+        assert!(matches!(after, ServeError::Quorum(error) if error.may_appear));
+    }
 }

@@ -100,6 +100,8 @@ impl Driver {
         for seen in swim.members() {
             core.peers.met(seen.node, &seen.record.name, &seen.record.quic);
             core.peers.judge(seen.node, Judged { standing: seen.standing, storage: seen.record.storage });
+            // The configuration may name the address from which it has moved since.
+            core.moved(seen.node, &seen.record.quic);
         }
         core.peers.follow(&core.view());
         let mut driver = Self {

@@ -17,9 +17,11 @@ pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgre
         core.check_partition(partition)?;
     }
     let now = Instant::now();
-    let since_ms = request.since_ms.unwrap_or_else(|| {
+    // A beginning that is still to come was told by the process before this one.
+    let running_ms = ms(now - core.started);
+    let since_ms = request.since_ms.filter(|since| *since <= running_ms).unwrap_or_else(|| {
         core.sync.schedule().hurry(None, request.partition, now);
-        ms(now - core.started)
+        running_ms
     });
     let since = core.started.checked_add(Duration::from_millis(since_ms));
     let since = since.ok_or_else(|| ServeError::Invalid("the repair's beginning is no time".to_owned()))?;
