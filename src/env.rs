@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
@@ -96,13 +97,13 @@ impl Env {
     /// Starts a task of this scope. It should end soon after [`Env::stopped`]; it is dropped where it stands when
     /// the scope's shutdown loses patience. The name is for traces.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let kill = self.kill.clone();
-        let tracked = self.tasks.track_future(async move {
-            if kill.run_until_cancelled_owned(task).await.is_none() {
+        // Combinators, since an `async` block that awaits what it captured would hold the task twice.
+        let killed = self.kill.clone().run_until_cancelled_owned(task).map(move |ended| {
+            if ended.is_none() {
                 tracing::debug!(task = name, "dropped at shutdown");
             }
         });
-        self.world.spawn(Box::pin(tracked));
+        self.world.spawn(Box::pin(self.tasks.track_future(killed)));
     }
 
     /// Runs blocking work and waits for its result. `None` when the work panicked or the runtime is going down.
