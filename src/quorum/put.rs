@@ -49,10 +49,10 @@ impl PutQuorum {
         is_up: impl Fn(NodeId) -> bool,
         stand_ins: impl FnOnce() -> Vec<NodeId>,
     ) -> (Self, Vec<Send>) {
-        let wanted = !owners.iter().all(|owner| is_up(*owner));
+        let mut find = Some(stand_ins);
         let mut put = Self {
             needed: usize::from(needed),
-            stand_ins: wanted.then(|| stand_ins().into()),
+            stand_ins: None,
             waiting: Vec::new(),
             acked: Vec::new(),
             missed: Vec::new(),
@@ -64,6 +64,9 @@ impl PutQuorum {
             if is_up(owner) {
                 sends.push(Send { to: owner, hint: None });
             } else {
+                if let Some(find) = find.take() {
+                    put.stand_ins = Some(find().into());
+                }
                 let why = "is known to be down".to_owned();
                 put.missed.push(Miss { node: owner, why, maybe: false });
                 sends.extend(put.cover(owner));
