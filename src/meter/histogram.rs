@@ -30,8 +30,9 @@ impl Default for Histogram {
 impl Histogram {
     /// Counts one duration.
     pub fn record(&self, took: Duration) {
-        self.buckets[bucket(took)].fetch_add(1, Ordering::Relaxed);
-        self.sum_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(nanos, Ordering::Relaxed);
     }
 
     /// What was counted so far.
@@ -41,9 +42,9 @@ impl Histogram {
     }
 }
 
-/// The bucket of a duration: the first whose bound is not below it.
-fn bucket(took: Duration) -> usize {
-    let below = u64::try_from(took.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX).saturating_sub(1);
+/// The bucket of a duration in nanoseconds: the first whose bound is not below it.
+fn bucket(nanos: u64) -> usize {
+    let below = nanos.div_ceil(1_000).saturating_sub(1);
     let Some(octave) = (below / FIRST_US).checked_ilog2() else { return 0 };
     let start = FIRST_US << octave;
     let upper = usize::from(below >= start + start / 2);
@@ -83,7 +84,7 @@ mod tests {
             (0..BOUNDED, 0..3u64).prop_map(|(at, by)| bound_us(at).unwrap() * 1_000 + by - 1),
         ]) {
             let holds = |at: usize| bound_us(at).is_none_or(|bound| nanos <= bound * 1_000);
-            let at = bucket(Duration::from_nanos(nanos));
+            let at = bucket(nanos);
             prop_assert!(holds(at), "{nanos} ns are not within bucket {at}");
             prop_assert!(at == 0 || !holds(at - 1), "{nanos} ns belong into a bucket below {at}");
         }
