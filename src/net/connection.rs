@@ -104,8 +104,19 @@ impl Connection {
     /// # Errors
     /// See [`NetError`]; after `timeout` (at most [`limits::DEADLINE_MAX`]) it is `NotSent` or `Unanswered`.
     pub async fn request(&self, timeout: Duration, encode: impl FnOnce(&mut BytesMut)) -> Result<Bytes, NetError> {
+        self.request_until(Instant::now() + timeout.min(limits::DEADLINE_MAX), encode).await
+    }
+
+    /// Like [`Connection::request`] for a deadline that is known already, at most [`limits::DEADLINE_MAX`] from now.
+    ///
+    /// # Errors
+    /// See [`Connection::request`].
+    pub async fn request_until(
+        &self,
+        deadline: Instant,
+        encode: impl FnOnce(&mut BytesMut),
+    ) -> Result<Bytes, NetError> {
         let shared = &*self.0.shared;
-        let deadline = Instant::now() + timeout.min(limits::DEADLINE_MAX);
         let late = || shared.not_sent("its lane stayed full until the deadline");
         let lane = self.lane(deadline).await?;
         let mut ticket = shared.pending.register()?;

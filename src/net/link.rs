@@ -134,9 +134,19 @@ impl Link {
     /// # Errors
     /// See [`NetError`]. While the peer is down this is at once the reason why.
     pub async fn request(&self, timeout: Duration, encode: impl FnOnce(&mut BytesMut)) -> Result<Bytes, NetError> {
-        let deadline = Instant::now() + timeout.min(limits::DEADLINE_MAX);
-        let connection = self.connection(deadline).await?;
-        connection.request(deadline.saturating_duration_since(Instant::now()), encode).await
+        self.request_until(Instant::now() + timeout.min(limits::DEADLINE_MAX), encode).await
+    }
+
+    /// Like [`Link::request`] for a deadline that is known already, at most [`limits::DEADLINE_MAX`] from now.
+    ///
+    /// # Errors
+    /// See [`Link::request`].
+    pub async fn request_until(
+        &self,
+        deadline: Instant,
+        encode: impl FnOnce(&mut BytesMut),
+    ) -> Result<Bytes, NetError> {
+        self.connection(deadline).await?.request_until(deadline, encode).await
     }
 
     /// Like [`Link::request`] for a body that exists already; a large one is not copied.
