@@ -74,8 +74,7 @@ fn material(authority: &Authority, uri: &str) -> TlsMaterial {
 
 async fn node(authority: &Authority, info: &ClusterInfo, socket: UdpSocket, name: &NodeName) -> (Node, Env) {
     let env = Env::real();
-    let identity =
-        StoreIdentity { cluster: info.cluster.clone(), node: name.clone(), partitions: info.partitions };
+    let identity = StoreIdentity { cluster: info.cluster.clone(), node: name.clone(), partitions: info.partitions };
     let at = socket.local_addr().unwrap();
     drop(socket);
     let bind = BindConfig {
@@ -92,6 +91,7 @@ async fn node(authority: &Authority, info: &ClusterInfo, socket: UdpSocket, name
         links: LinkSettings::default(),
         timeouts: Timeouts { replica: PATIENCE, hedge: PATIENCE, ..Timeouts::default() },
         clock_drift: Duration::from_secs(60),
+        trees: None,
         gossip: None,
         oversight: Oversight { slow: Some(PATIENCE), ..Oversight::default() },
     };
@@ -174,7 +174,11 @@ fn main() {
         let before = spent();
         own.block_on(work(&client, put, operations, in_flight));
         let micros = spent() - before;
-        println!("{name}: {operations} in {micros} us CPU, {}.{:02} us each", micros / operations, micros * 100 / operations % 100);
+        println!(
+            "{name}: {operations} in {micros} us CPU, {}.{:02} us each",
+            micros / operations,
+            micros * 100 / operations % 100
+        );
     }
     if wait {
         println!("done");
