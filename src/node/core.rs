@@ -1,7 +1,9 @@
 //! What the services of one node share.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -108,10 +110,7 @@ impl Core {
         work: T,
     ) -> Option<T> {
         let Ok(permit) = self.background.clone().try_acquire_owned() else { return Some(work) };
-        self.rest.spawn(name, async move {
-            work.await;
-            drop(permit);
-        });
+        self.rest.spawn(name, work.map(|()| drop(permit)));
         None
     }
 
@@ -182,30 +181,32 @@ impl Core {
 
     /// Whether a node can take a write now; this one finds out by trying.
     pub(crate) fn takes_writes(&self, node: NodeId) -> bool {
-        let refuses = matches!(self.peers.storage(node), StorageHealth::ReadOnly | StorageHealth::Down);
-        node == self.id || (self.peers.is_connected(node) && !refuses)
+        node == self.id || {
+            let seen = self.peers.seen(node);
+            seen.is_connected() && !matches!(seen.storage(), StorageHealth::ReadOnly | StorageHealth::Down)
+        }
     }
 
     /// Whether a node can be read from now; this one finds out by trying.
     pub(crate) fn takes_reads(&self, node: NodeId) -> bool {
-        node == self.id || (self.peers.is_connected(node) && self.peers.storage(node) != StorageHealth::Down)
+        node == self.id || self.peers.seen(node).takes_reads()
     }
 
-    /// The order in which replicas are read as far as their storages go, best first. A storage that takes no writes
-    /// reads well.
-    pub(crate) fn read_rank(&self, node: NodeId) -> u8 {
-        let own = || match self.engine.health() {
-            Health::Ok | Health::ReadOnly { .. } => StorageHealth::Ok,
-            Health::Slow { .. } => StorageHealth::Slow,
-            Health::LosingData { .. } => StorageHealth::LosingData,
-            Health::Down { .. } => StorageHealth::Down,
-        };
-        match if node == self.id { own() } else { self.peers.storage(node) } {
-            StorageHealth::Ok | StorageHealth::ReadOnly => 0,
-            StorageHealth::Slow => 1,
-            StorageHealth::LosingData => 2,
-            StorageHealth::Down => 3,
+    /// The place of a replica in the order in which they are read, best first: sound storages, this node, those that
+    /// answered in time of late, the nearest. A storage that takes no writes reads well. `None` for a node that cannot
+    /// be read from now; this one finds out by trying.
+    pub(crate) fn read_rank(&self, node: NodeId) -> Option<ReadRank> {
+        if node == self.id {
+            let storage = match self.engine.health() {
+                Health::Ok | Health::ReadOnly { .. } => StorageHealth::Ok,
+                Health::Slow { .. } => StorageHealth::Slow,
+                Health::LosingData { .. } => StorageHealth::LosingData,
+                Health::Down { .. } => StorageHealth::Down,
+            };
+            return Some((storage_rank(storage), false, false, None));
         }
+        let seen = self.peers.seen(node);
+        seen.takes_reads().then(|| (storage_rank(seen.storage()), true, !seen.is_prompt(), seen.rtt()))
     }
 
     /// Goes on with another description of the cluster: whoever is new is connected to.
@@ -248,6 +249,18 @@ impl Core {
     /// Whether a node is connected, however slowly it answers; this one always is.
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
         node == self.id || self.peers.is_connected(node)
+    }
+}
+
+/// See [`Core::read_rank`]: the storage, whether it is another node, whether it was silent of late, the round trip.
+pub(crate) type ReadRank = (u8, bool, bool, Option<Duration>);
+
+fn storage_rank(storage: StorageHealth) -> u8 {
+    match storage {
+        StorageHealth::Ok | StorageHealth::ReadOnly => 0,
+        StorageHealth::Slow => 1,
+        StorageHealth::LosingData => 2,
+        StorageHealth::Down => 3,
     }
 }
 

@@ -139,6 +139,11 @@ impl Peers {
         self.judged.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
 
+    /// Whether gossip knows a member.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.met.read().unwrap_or_else(PoisonError::into_inner).contains_key(&node)
+    }
+
     /// The name of a member that gossip knows.
     pub(crate) fn name_of(&self, node: NodeId) -> Option<NodeName> {
         self.met.read().unwrap_or_else(PoisonError::into_inner).get(&node).map(|(name, _)| name.clone())
@@ -151,11 +156,6 @@ impl Peers {
 
     fn judged(&self, node: NodeId) -> Option<Judged> {
         self.judged.read().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
-    }
-
-    /// How a member's storage is, as far as is known.
-    pub(crate) fn storage(&self, node: NodeId) -> StorageHealth {
-        self.judged(node).map_or(StorageHealth::Ok, |judged| judged.storage)
     }
 
     /// Ends the wait for the next attempt to connect: there is news that the member is back.
@@ -201,25 +201,25 @@ impl Peers {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
-    /// Whether a request to this node has a good chance now. Nodes that never answered count as down; suspects are
-    /// asked after others.
-    pub(crate) fn is_up(&self, node: NodeId) -> bool {
-        let shunned = |peer: &Peer| self.now_ms() < peer.shunned_until.load(Ordering::Relaxed);
-        self.is_connected(node)
-            && self.judged(node).is_none_or(|judged| judged.standing == Standing::Alive)
-            && self.get(node).is_some_and(|peer| !shunned(&peer))
+    /// What is known of a member now, looked up once.
+    pub(crate) fn seen(&self, node: NodeId) -> Seen<'_> {
+        Seen { peers: self, peer: self.get(node), judged: self.judged(node) }
     }
 
-    /// Whether the connection to this node stands, however slowly it answers, and gossip does not hold it dead or gone.
+    /// See [`Seen::is_connected`] and [`Seen::is_prompt`].
+    pub(crate) fn is_up(&self, node: NodeId) -> bool {
+        let seen = self.seen(node);
+        seen.is_connected() && seen.is_prompt()
+    }
+
+    /// See [`Seen::is_connected`].
     pub(crate) fn is_connected(&self, node: NodeId) -> bool {
-        let gone = |judged: Judged| matches!(judged.standing, Standing::Failed | Standing::Left);
-        self.get(node).is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
-            && !self.judged(node).is_some_and(gone)
+        self.seen(node).is_connected()
     }
 
     /// Round-trip time to a node, for choosing the nearest.
     pub(crate) fn rtt(&self, node: NodeId) -> Option<Duration> {
-        self.get(node)?.link.rtt()
+        self.seen(node).rtt()
     }
 
     /// The peers for the status report.
@@ -285,7 +285,7 @@ impl Peers {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
         let traced = Traced { trace: by.trace, request };
-        let answer = peer.link.request(by.deadline - Instant::now(), |frame| encode(&traced, frame)).await;
+        let answer = peer.link.request_until(by.deadline, |frame| encode(&traced, frame)).await;
         if let Err(error @ NetError::Unanswered { .. }) = &answer {
             tracing::debug!(request = %by.trace, %node, %error, "a peer did not answer");
             self.shun(node);
@@ -326,6 +326,45 @@ impl Peers {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A member as it was found a moment ago: how it is reached, and what gossip says of it.
+pub(crate) struct Seen<'a> {
+    peers: &'a Peers,
+    peer: Option<Arc<Peer>>,
+    judged: Option<Judged>,
+}
+
+impl Seen<'_> {
+    /// Whether the connection stands, however slowly the member answers, and gossip does not hold it dead or gone. One
+    /// that never answered is not.
+    pub(crate) fn is_connected(&self) -> bool {
+        let gone = |judged: Judged| matches!(judged.standing, Standing::Failed | Standing::Left);
+        self.peer.as_ref().is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
+            && !self.judged.is_some_and(gone)
+    }
+
+    /// Whether it was neither suspected nor silent of late: others are asked before one that was.
+    pub(crate) fn is_prompt(&self) -> bool {
+        let until = self.peer.as_ref().map_or(0, |peer| peer.shunned_until.load(Ordering::Relaxed));
+        self.judged.is_none_or(|judged| judged.standing == Standing::Alive)
+            && (until == 0 || self.peers.now_ms() >= until)
+    }
+
+    /// How its storage is, as far as is known.
+    pub(crate) fn storage(&self) -> StorageHealth {
+        self.judged.map_or(StorageHealth::Ok, |judged| judged.storage)
+    }
+
+    /// Whether it can be read from.
+    pub(crate) fn takes_reads(&self) -> bool {
+        self.is_connected() && self.storage() != StorageHealth::Down
+    }
+
+    /// The round trip to it, while the connection stands.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.peer.as_ref()?.link.rtt()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::node::sync;
 use crate::node::watch;
 use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
-use crate::wire::rpc::{PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
+use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
 
 /// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
 const ANSWER_MARGIN: Duration = Duration::from_millis(100);
@@ -44,7 +44,7 @@ impl Handler for Serve {
         let _in_flight = (kind != Kind::Watch).then(|| core.meters.in_flight.hold());
         let reply = match decoded {
             Ok(Traced { request, .. }) => {
-                let ask = Ask { trace, deadline: answer_by(incoming.deadline), stages: &stages };
+                let ask = Ask { trace, deadline: answer_by(&incoming), stages: &stages };
                 self.reply(&incoming.peer, request, ask).await.unwrap_or_else(Reply::Error)
             }
             Err(error) => Reply::Error(ServeError::Invalid(format!(
@@ -61,7 +61,7 @@ impl Handler for Serve {
         if kind != Kind::Watch && core.oversight.slow.is_some_and(|slow| took > slow) {
             self.note_slow(&Slow { kind, trace, outcome, took, from: incoming.peer.label(), stages: &stages });
         }
-        let mut frame = BytesMut::new();
+        let mut frame = BytesMut::with_capacity(room_for(&reply));
         encode(&reply, &mut frame);
         frame.freeze()
     }
@@ -96,9 +96,10 @@ impl Serve {
         let (core, from) = (&self.0, peer.identity());
         authorise(core, from, &request)?;
         match request {
-            Request::Put(put) => coordinate::put(core, from, put, ask).await.map(Reply::Put),
-            Request::Get(get) => coordinate::get(core, get, ask).await.map(Reply::Get),
-            Request::Scan(scan) => coordinate::scan(core, scan, ask).await.map(Reply::Scan),
+            // Boxed, so that the many small requests of other coordinators need not have room for all their state.
+            Request::Put(put) => Box::pin(coordinate::put(core, from, put, ask)).await.map(Reply::Put),
+            Request::Get(get) => Box::pin(coordinate::get(core, get, ask)).await.map(Reply::Get),
+            Request::Scan(scan) => Box::pin(coordinate::scan(core, scan, ask)).await.map(Reply::Scan),
             Request::View => Ok(Reply::View(core.view().info().clone())),
             Request::Watch { known } => watch::watch(core, peer, known, ask.deadline).await,
             Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),
@@ -171,10 +172,27 @@ impl Serve {
     }
 }
 
+/// Bytes that a reply takes, roughly: a frame that grows piece by piece is copied again and again.
+fn room_for(reply: &Reply) -> usize {
+    const HEAD: usize = 64;
+    let values = match reply {
+        Reply::Get(outcomes) => {
+            let siblings = outcomes.iter().flatten().flat_map(|done| &done.siblings);
+            siblings.map(|sibling| sibling.value.len() + HEAD).sum()
+        }
+        Reply::Fetch(outcomes) => {
+            let size = |fetched: &Fetched| if let Fetched::Record(record) = fetched { record.len() } else { 0 };
+            outcomes.iter().flatten().map(size).sum()
+        }
+        _ => 0,
+    };
+    HEAD + values
+}
+
 /// When to answer with whatever there is: an error that says who did not answer must arrive while it is waited for.
-fn answer_by(deadline: Instant) -> Instant {
-    let left = deadline.saturating_duration_since(Instant::now());
-    deadline - (left / 10).min(ANSWER_MARGIN)
+fn answer_by(incoming: &Incoming) -> Instant {
+    let patience = incoming.deadline.saturating_duration_since(incoming.arrived);
+    incoming.deadline - (patience / 10).min(ANSWER_MARGIN)
 }
 
 /// Refuses what the certificate does not allow.
@@ -187,9 +205,11 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
     let (name, grants) = match from {
         // Whoever gossips, or asks what the cluster is, need not be known as a member yet; its cluster is looked at there.
         Identity::Node(_) if matches!(request, Request::Gossip(_) | Request::View) => return Ok(()),
-        Identity::Node(name) if core.peers.name_of(ClusterHash::node_id(name)).is_some() => return Ok(()),
-        Identity::Node(name) if core.view().members().contains_key(&ClusterHash::node_id(name)) => return Ok(()),
         Identity::Node(name) => {
+            let node = ClusterHash::node_id(name);
+            if core.peers.knows(node) || core.view().members().contains_key(&node) {
+                return Ok(());
+            }
             return Err(ServeError::Forbidden(format!(
                 "node {name} is not a member of cluster {}",
                 core.view().info().cluster

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered, Stream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::limits;
 use crate::node::ask::{Ask, By};
@@ -55,11 +55,15 @@ pub(crate) async fn get(
         let state = read(core, ring(&view, policy)?, policy, &place.slot, needed, ask).await?;
         Ok(found(policy, &place, &state, core.rest.wall_ms()))
     };
+    if let [key] = &request.keys[..] {
+        return Ok(vec![read_one(key).await]);
+    }
     let reads = stream::iter(request.keys.iter().map(read_one)).buffered(AT_ONCE);
     Ok(within_bounds(reads, request.keys.len()).await)
 }
 
-/// Takes outcomes until their values are too large for one reply; the rest is neither read nor kept.
+/// Takes the outcomes of several keys until their values are too large for one reply; the rest is neither read nor kept.
+/// A single key has limits of its own.
 async fn within_bounds(
     reads: impl Stream<Item = Result<GetDone, ServeError>>,
     asked: usize,
@@ -70,14 +74,15 @@ async fn within_bounds(
     while let Some(outcome) = reads.next().await {
         let values = outcome.iter().flat_map(|done| &done.siblings);
         total += values.map(|sibling| sibling.value.len()).sum::<usize>();
-        // A single key has limits of its own.
-        if asked > 1 && total > limits::BATCH_BYTES_MAX {
+        if total > limits::BATCH_BYTES_MAX {
             break;
         }
         outcomes.push(outcome);
     }
-    let text = format!("the values of one request hold over {} bytes: ask for fewer", limits::BATCH_BYTES_MAX);
-    outcomes.resize_with(asked, || Err(ServeError::Limit(text.clone())));
+    outcomes.resize_with(asked, || {
+        let most = limits::BATCH_BYTES_MAX;
+        Err(ServeError::Limit(format!("the values of one request hold over {most} bytes: ask for fewer")))
+    });
     outcomes
 }
 
@@ -110,7 +115,7 @@ async fn read(
 ) -> Result<Siblings, ServeError> {
     let candidates = candidates(core, ring, policy, slot);
     let began = Instant::now();
-    let mut fast = Asking::start(core, slot, by, needed, &candidates, false);
+    let mut fast = Asking::start(core, slot, by, (needed, began), &candidates, false);
     let step = fast.decide().await;
     let began = core.passed(by.stages, Stage::GetQuorum, began);
     match step {
@@ -127,7 +132,7 @@ async fn read(
     let (mut first, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|(node, _)| answered.contains(node));
     first.extend(others);
     let candidates = first;
-    let mut full = Asking::start(core, slot, by, needed, &candidates, true);
+    let mut full = Asking::start(core, slot, by, (needed, began), &candidates, true);
     let step = full.decide().await;
     core.passed(by.stages, Stage::GetMerge, began);
     match step {
@@ -143,9 +148,15 @@ async fn read(
 /// owners that are down.
 fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -> Vec<(NodeId, Role)> {
     let owners = ring.preference_list(slot.partition);
-    let (mut up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|node| core.takes_reads(**node));
-    up.sort_by_key(|node| (core.read_rank(*node), *node != core.id, !core.is_up(*node), core.peers.rtt(*node)));
-    let mut candidates: Vec<(NodeId, Role)> = up.into_iter().map(|node| (node, Role::Owner)).collect();
+    let (mut up, mut down) = (Vec::with_capacity(owners.len()), Vec::new());
+    for &node in owners {
+        match core.read_rank(node) {
+            Some(rank) => up.push((rank, node)),
+            None => down.push(node),
+        }
+    }
+    up.sort_by_key(|(rank, _)| *rank);
+    let mut candidates: Vec<(NodeId, Role)> = up.into_iter().map(|(_, node)| (node, Role::Owner)).collect();
     if policy.sloppy && !down.is_empty() {
         let stand_ins = ring.stand_ins(slot.partition).into_iter().filter(|node| core.is_up(*node));
         candidates.extend(stand_ins.take(down.len()).map(|node| (node, Role::StandIn)));
@@ -193,6 +204,7 @@ struct Asking<'a> {
     slot: &'a Slot,
     by: Ask<'a>,
     quorum: GetQuorum,
+    began: Instant,
     asked: FuturesUnordered<Asked>,
     /// The records that came, decoded, with their digests.
     records: Vec<(u64, Siblings)>,
@@ -204,51 +216,53 @@ impl<'a> Asking<'a> {
         core: &'a Arc<Core>,
         slot: &'a Slot,
         by: Ask<'a>,
-        needed: u8,
+        (needed, began): (u8, Instant),
         candidates: &[(NodeId, Role)],
         full: bool,
     ) -> Self {
         let (quorum, first) = GetQuorum::start(needed, candidates.iter().copied());
-        let mut asking = Self { core, slot, by, quorum, asked: FuturesUnordered::new(), records: Vec::new() };
+        let mut asking = Self { core, slot, by, quorum, began, asked: FuturesUnordered::new(), records: Vec::new() };
         for (place, node) in first.into_iter().enumerate() {
-            asking.ask(node, !full && place > 0);
+            asking.ask(node, !full && place > 0, began);
         }
         asking
     }
 
-    fn ask(&mut self, node: NodeId, digest_only: bool) {
-        let by = self.by.until(Instant::now() + self.core.timeouts.replica);
+    fn ask(&mut self, node: NodeId, digest_only: bool, now: Instant) {
+        let by = self.by.until(now + self.core.timeouts.replica);
         self.asked.push(Box::pin(ask(self.core.clone(), node, self.slot.clone(), digest_only, by)));
     }
 
-    /// Goes on until enough have answered or too few can; asks one more whenever the hedge time passes in silence.
+    /// Goes on until enough have answered or too few can, or until the deadline; asks one more whenever the hedge time
+    /// passes in silence.
     async fn decide(&mut self) -> GetStep {
-        timeout_at(self.by.deadline, self.decide_in_time()).await.unwrap_or(GetStep::Wait)
-    }
-
-    async fn decide_in_time(&mut self) -> GetStep {
+        let (deadline, hedge) = (self.by.deadline, self.core.timeouts.hedge);
+        // One timer for both, which is moved.
+        let mut silence = std::pin::pin!(sleep_until(deadline.min(self.began + hedge)));
         loop {
-            let hedge = sleep(self.core.timeouts.hedge);
-            let step = tokio::select! {
+            tokio::select! {
                 biased;
-                answer = self.asked.next() => match answer {
-                    Some((node, answer)) => self.take(node, answer),
-                    None => GetStep::GiveUp,
-                },
-                () = hedge => {
-                    // The next reads need not find out for themselves.
-                    self.quorum.waiting().for_each(|node| self.core.peers.shun(node));
+                answer = self.asked.next() => {
+                    let step = match answer {
+                        Some((node, answer)) => self.take(node, answer),
+                        None => GetStep::GiveUp,
+                    };
+                    if step != GetStep::Wait {
+                        return step;
+                    }
+                }
+                () = &mut silence => {
+                    if silence.deadline() >= deadline {
+                        return GetStep::Wait;
+                    }
                     if let Some(node) = self.quorum.more() {
                         self.core.meters.hedges.one();
                         // The slow one may be the one that was asked for the record.
-                        self.ask(node, false);
+                        self.ask(node, false, Instant::now());
                     }
-                    GetStep::Wait
                 }
-            };
-            if step != GetStep::Wait {
-                return step;
             }
+            silence.as_mut().reset(deadline.min(Instant::now() + hedge));
         }
     }
 
@@ -276,7 +290,7 @@ impl<'a> Asking<'a> {
     fn fail(&mut self, node: NodeId, why: String) -> GetStep {
         let (step, next) = self.quorum.fail(node, why);
         if let Some(node) = next {
-            self.ask(node, false);
+            self.ask(node, false, Instant::now());
         }
         step
     }

@@ -54,7 +54,11 @@ pub(crate) async fn put(
     let PutRequest { namespace, items, w, retry, .. } = request;
     let head = PutRequest { namespace, items: Vec::new(), w, sloppy: Some(sloppy), retry };
     let one = Coordination { core, view: &view, policy, needed, sloppy, forwarded, ask, head: &head };
-    Ok(join_all(items.into_iter().map(|item| one.put(item))).await)
+    // Mostly there is one.
+    match <[PutItem; 1]>::try_from(items) {
+        Ok([item]) => Ok(vec![one.put(item).await]),
+        Err(items) => Ok(join_all(items.into_iter().map(|item| one.put(item))).await),
+    }
 }
 
 /// What the items of one request have in common.
