@@ -192,6 +192,7 @@ impl Swim {
         if let Some(probe) = self.probes.get_mut(&seq) {
             probe.asked = relays;
         }
+        self.effects.push(Effect::Knock { peer: target });
         self.stream_ping(now, seq, target);
     }
 
@@ -361,6 +362,8 @@ impl Swim {
         self.relayed.insert(own, Relayed { asker, seq, target, held, steps: 0, at });
         self.timers.at(at, Timer::Relay(own));
         self.send_parts(now, target, &[Part::Ping { seq: own, target }]);
+        // Only relays that see the closed port themselves make a refusal count.
+        self.effects.push(Effect::Knock { peer: target });
         true
     }
 

@@ -245,8 +245,8 @@ impl Driver {
         for effect in self.swim.take_effects() {
             match effect {
                 Effect::Send { to, bytes } => self.send(to, &bytes),
+                Effect::Knock { peer } => self.knock(peer),
                 Effect::StreamPing { peer, token, bytes } => {
-                    self.knock(peer);
                     let request = GossipRequest::Ping(Blob(bytes.into()));
                     self.stream(peer, request, PING_PATIENCE, move |reply| Order::Pong(token, reply));
                 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynamomini::net::datagram::KNOCK;
 use dynamomini::swim::Certificate;
 use dynamomini::swim::ClusterState;
 use dynamomini::swim::Config;
@@ -337,8 +338,12 @@ impl Net {
 
     fn carry_out(&mut self, at: usize, effect: Effect) {
         if let Some(overheard) = &mut self.overheard {
-            let (Effect::Send { bytes, .. } | Effect::StreamPing { bytes, .. } | Effect::Sync { bytes, .. }) = &effect;
-            overheard.push(bytes.clone());
+            match &effect {
+                Effect::Send { bytes, .. } | Effect::StreamPing { bytes, .. } | Effect::Sync { bytes, .. } => {
+                    overheard.push(bytes.clone());
+                }
+                Effect::Knock { .. } => {}
+            }
         }
         match effect {
             Effect::Send { to, bytes } => {
@@ -346,6 +351,11 @@ impl Net {
                 host.bytes_out += u64::try_from(bytes.len() + AROUND).unwrap();
                 host.largest = host.largest.max(bytes.len());
                 self.send(at, to, bytes);
+            }
+            Effect::Knock { peer } => {
+                let to = self.hosts[self.by_id[&peer]].address;
+                self.hosts[at].bytes_out += u64::try_from(KNOCK.len() + 28).unwrap();
+                self.send(at, to, KNOCK.to_vec());
             }
             Effect::StreamPing { peer, token, bytes } => self.stream(at, peer, StreamKind::Ping(token), bytes),
             Effect::Sync { peer, bytes } => self.stream(at, peer, StreamKind::Sync, bytes),
@@ -513,8 +523,12 @@ impl Net {
                 host.backlog.push((from, bytes));
             }
         } else if host.swim.is_some() {
-            self.touch(at, |swim, now| swim.handle(now, Input::Datagram { from, bytes: &bytes }));
+            if bytes != KNOCK {
+                self.touch(at, |swim, now| swim.handle(now, Input::Datagram { from, bytes: &bytes }));
+            }
         } else if !host.silent
+            // Only a knock comes from a socket that is told of closed ports.
+            && bytes == KNOCK
             && let Some(sender) = self.by_address.get(&from).copied()
             && self.rng.random::<f64>() >= self.loss(at, sender)
         {
