@@ -16,6 +16,9 @@ use crate::types::NodeId;
 /// Shortest time between two rounds of probes of one member that begin with a refusal.
 const REFUSAL_EVERY: Duration = Duration::from_millis(200);
 
+/// How long a refusal that this member saw itself counts.
+pub(super) const REFUSAL_COUNTS: Duration = Duration::from_secs(2);
+
 /// What comes next in a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -269,15 +272,27 @@ impl Swim {
             self.health.worse(1);
         }
         let node = probe.target;
-        let refused = probe.refused && (probe.asked.is_empty() || probe.relay_refused);
-        if let Some(member) = self.table.get_mut(node) {
-            member.failed_probe = Some((now, refused));
+        // A host says rarely that a port is closed, so that refusals of a moment ago and those of other accusers count.
+        let seen = probe.refused || self.was_refused(now, node);
+        let witnessed = probe.asked.is_empty()
+            || probe.relay_refused
+            || self.accusation(node).is_some_and(|accusation| {
+                accusation.accusers.iter().any(|accuser| accuser.refused && accuser.node != self.me)
+            });
+        if !seen && let Some(member) = self.table.get_mut(node) {
+            member.failed_probe = Some((now, false));
         }
-        self.accuse(now, node, refused);
+        self.accuse(now, node, seen && witnessed);
         // Accusers go on looking until the end.
         if self.accusation(node).is_some() {
             self.recheck(now, node);
         }
+    }
+
+    /// Whether the port of a member was closed for this one a moment ago, and it has not answered since.
+    fn was_refused(&self, now: Duration, node: NodeId) -> bool {
+        let failed = self.table.get(node).and_then(|member| member.failed_probe);
+        failed.is_some_and(|(at, refused)| refused && now.saturating_sub(at) < REFUSAL_COUNTS)
     }
 
     pub(super) fn on_nack(&mut self, now: Duration, from: NodeId, seq: u32, refused: bool) {
@@ -381,7 +396,10 @@ impl Swim {
                 self.send_parts(now, target, &[Part::Ping { seq: own, target }]);
             }
             // At four fifths of the time that the asker waits, so that the answer is in time.
-            1 => self.nack(now, own, false),
+            1 => {
+                let refused = self.was_refused(now, target);
+                self.nack(now, own, refused);
+            }
             _ => {
                 self.relayed.remove(&own);
             }

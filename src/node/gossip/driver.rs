@@ -37,8 +37,8 @@ use crate::wire::rpc::{Reply, Request};
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for an answer to a synchronisation.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a closed port has to say so.
-const KNOCK_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a closed port has to say so: about as long as probes wait once they knock.
+const KNOCK_PATIENCE: Duration = Duration::from_millis(400);
 /// Pause between looks at what has to be written to disk or changed since.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Messages older than this are not tried again when a certificate comes.
