@@ -78,8 +78,9 @@ pub(crate) fn sick(lab: &mut Lab<'_>, outcome: &mut Outcome) -> Result<(), Strin
     }
     outcome.figures("sick", "deaths of healthy members, all observers", &of_healthy, Some(0.0));
     outcome.figures("sick", "deaths of healthy members, healthy observers", &at_healthy, Some(0.0));
+    // In two minutes each observer may see each of them fail four times, as in the simulation.
     let pairs = f64::from(u32::try_from(sick.len() * (lab.members - 1)).unwrap_or(u32::MAX));
-    outcome.figures("sick", "deaths of sick members, all observers", &of_sick, Some(2.0 * pairs));
+    outcome.figures("sick", "deaths of sick members, all observers", &of_sick, Some(4.0 * pairs));
     outcome.figures("sick", "sick members alive again, all observers", &back, None);
     outcome.times("sick", "whole after it ended", &healed, None);
     Ok(())

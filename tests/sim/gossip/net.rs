@@ -350,13 +350,10 @@ impl Net {
     }
 
     fn carry_out(&mut self, at: usize, effect: Effect) {
-        if let Some(overheard) = &mut self.overheard {
-            match &effect {
-                Effect::Send { bytes, .. } | Effect::StreamPing { bytes, .. } | Effect::Sync { bytes, .. } => {
-                    overheard.push(bytes.clone());
-                }
-                Effect::Knock { .. } => {}
-            }
+        if let Some(overheard) = &mut self.overheard
+            && let Effect::Send { bytes, .. } | Effect::StreamPing { bytes, .. } | Effect::Sync { bytes, .. } = &effect
+        {
+            overheard.push(bytes.clone());
         }
         match effect {
             Effect::Send { to, bytes } => {
