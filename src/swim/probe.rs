@@ -169,7 +169,12 @@ impl Swim {
         };
         self.timers.at(probe.at, Timer::Probe(seq));
         match step {
-            Step::Again | Step::Last => self.ping(now, seq),
+            Step::Again => {
+                self.ping(now, seq);
+                // Early, since it may take a second until the host may say again that the port is closed.
+                self.knock(seq);
+            }
+            Step::Last => self.ping(now, seq),
             Step::Widen => {
                 self.ping(now, seq);
                 self.widen(now, seq);
@@ -195,8 +200,13 @@ impl Swim {
         if let Some(probe) = self.probes.get_mut(&seq) {
             probe.asked = relays;
         }
-        self.effects.push(Effect::Knock { peer: target });
+        self.knock(seq);
         self.stream_ping(now, seq, target);
+    }
+
+    /// Has the network asked whether the target's port is closed.
+    fn knock(&mut self, seq: u32) {
+        self.effects.extend(self.probes.get(&seq).map(|probe| Effect::Knock { peer: probe.target }));
     }
 
     fn stream_ping(&mut self, now: Duration, seq: u32, target: NodeId) {
