@@ -27,6 +27,9 @@ use crate::net::endpoint::BindError;
 /// What is sent to find out whether anybody listens; nobody needs to understand it.
 pub const KNOCK: &[u8] = &[0];
 
+/// Time between two knocks.
+const KNOCK_EVERY: Duration = Duration::from_millis(100);
+
 /// A socket for datagrams. Datagrams may get lost without an error.
 pub trait Datagrams: fmt::Debug + Send + Sync + 'static {
     /// Sends a datagram now or not at all.
@@ -111,7 +114,8 @@ impl Datagrams for Udp {
     }
 }
 
-/// Knocks from a connected socket, which is told of closed ports; waits for as long as there is no such news.
+/// Knocks from a connected socket, which is told of closed ports, again and again for as long as there is no such news:
+/// hosts say so to each other one at most about once a second, and other traffic to closed ports uses that up.
 async fn refuses(address: SocketAddr) -> bool {
     let any: SocketAddr = match address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -121,8 +125,12 @@ async fn refuses(address: SocketAddr) -> bool {
     let knock = async {
         let socket = UdpSocket::bind(any).await?;
         socket.connect(address).await?;
-        socket.send(KNOCK).await?;
-        socket.recv(&mut [0; 1]).await
+        loop {
+            socket.send(KNOCK).await?;
+            if let Ok(received) = timeout(KNOCK_EVERY, socket.recv(&mut [0; 1])).await {
+                return received;
+            }
+        }
     };
     matches!(knock.await, Err(error) if refused(&error))
 }

@@ -16,6 +16,7 @@ use crate::swim::member::Suspicion;
 use crate::swim::message::Accusation;
 use crate::swim::message::Accuser;
 use crate::swim::message::Part;
+use crate::swim::probe::REFUSAL_COUNTS;
 use crate::swim::record::Envelope;
 use crate::swim::record::RecordError;
 use crate::swim::record::Signed;
@@ -27,8 +28,6 @@ use crate::types::NodeId;
 const FRESH: u32 = 100;
 /// Members before the accused, in the order of identifiers, that look at once whether an accusation is right.
 const WATCHERS: usize = 3;
-/// How long a refusal that this member saw itself confirms an accusation.
-const REFUSAL_COUNTS: Duration = Duration::from_secs(2);
 /// How long after a probe or relayed ping that failed an accusation makes this member look again.
 const FAILURE_COUNTS: Duration = Duration::from_secs(3);
 

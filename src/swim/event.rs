@@ -57,6 +57,13 @@ pub enum Effect {
         /// What.
         bytes: Vec<u8>,
     },
+    /// Find out from the network whether anybody listens at the member's gossip address, and hand in
+    /// [`Input::Unreachable`] if it says that nobody does. An ordinary datagram to a closed port tells its sender
+    /// nothing, since the socket for all members is connected to none.
+    Knock {
+        /// The member.
+        peer: NodeId,
+    },
     /// Carry these bytes to the member over QUIC, have its [`crate::swim::Swim::answer_ping`] answer, and hand the
     /// answer in as [`Input::StreamPong`]. Give up after about two seconds, at latest after five.
     StreamPing {

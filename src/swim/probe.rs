@@ -16,6 +16,9 @@ use crate::types::NodeId;
 /// Shortest time between two rounds of probes of one member that begin with a refusal.
 const REFUSAL_EVERY: Duration = Duration::from_millis(200);
 
+/// How long a refusal that this member saw itself counts.
+pub(super) const REFUSAL_COUNTS: Duration = Duration::from_secs(2);
+
 /// What comes next in a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -166,7 +169,12 @@ impl Swim {
         };
         self.timers.at(probe.at, Timer::Probe(seq));
         match step {
-            Step::Again | Step::Last => self.ping(now, seq),
+            Step::Again => {
+                self.ping(now, seq);
+                // Early, since it may take a second until the host may say again that the port is closed.
+                self.knock(seq);
+            }
+            Step::Last => self.ping(now, seq),
             Step::Widen => {
                 self.ping(now, seq);
                 self.widen(now, seq);
@@ -192,7 +200,13 @@ impl Swim {
         if let Some(probe) = self.probes.get_mut(&seq) {
             probe.asked = relays;
         }
+        self.knock(seq);
         self.stream_ping(now, seq, target);
+    }
+
+    /// Has the network asked whether the target's port is closed.
+    fn knock(&mut self, seq: u32) {
+        self.effects.extend(self.probes.get(&seq).map(|probe| Effect::Knock { peer: probe.target }));
     }
 
     fn stream_ping(&mut self, now: Duration, seq: u32, target: NodeId) {
@@ -268,15 +282,27 @@ impl Swim {
             self.health.worse(1);
         }
         let node = probe.target;
-        let refused = probe.refused && (probe.asked.is_empty() || probe.relay_refused);
-        if let Some(member) = self.table.get_mut(node) {
-            member.failed_probe = Some((now, refused));
+        // A host says rarely that a port is closed, so that refusals of a moment ago and those of other accusers count.
+        let seen = probe.refused || self.was_refused(now, node);
+        let witnessed = probe.asked.is_empty()
+            || probe.relay_refused
+            || self.accusation(node).is_some_and(|accusation| {
+                accusation.accusers.iter().any(|accuser| accuser.refused && accuser.node != self.me)
+            });
+        if !seen && let Some(member) = self.table.get_mut(node) {
+            member.failed_probe = Some((now, false));
         }
-        self.accuse(now, node, refused);
+        self.accuse(now, node, seen && witnessed);
         // Accusers go on looking until the end.
         if self.accusation(node).is_some() {
             self.recheck(now, node);
         }
+    }
+
+    /// Whether the port of a member was closed for this one a moment ago, and it has not answered since.
+    fn was_refused(&self, now: Duration, node: NodeId) -> bool {
+        let failed = self.table.get(node).and_then(|member| member.failed_probe);
+        failed.is_some_and(|(at, refused)| refused && now.saturating_sub(at) < REFUSAL_COUNTS)
     }
 
     pub(super) fn on_nack(&mut self, now: Duration, from: NodeId, seq: u32, refused: bool) {
@@ -361,6 +387,8 @@ impl Swim {
         self.relayed.insert(own, Relayed { asker, seq, target, held, steps: 0, at });
         self.timers.at(at, Timer::Relay(own));
         self.send_parts(now, target, &[Part::Ping { seq: own, target }]);
+        // Only relays that see the closed port themselves make a refusal count.
+        self.effects.push(Effect::Knock { peer: target });
         true
     }
 
@@ -378,7 +406,10 @@ impl Swim {
                 self.send_parts(now, target, &[Part::Ping { seq: own, target }]);
             }
             // At four fifths of the time that the asker waits, so that the answer is in time.
-            1 => self.nack(now, own, false),
+            1 => {
+                let refused = self.was_refused(now, target);
+                self.nack(now, own, refused);
+            }
             _ => {
                 self.relayed.remove(&own);
             }

@@ -37,8 +37,8 @@ use crate::wire::rpc::{Reply, Request};
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for an answer to a synchronisation.
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a closed port has to say so.
-const KNOCK_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a closed port has to say so: about as long as probes wait once they knock.
+const KNOCK_PATIENCE: Duration = Duration::from_millis(400);
 /// Pause between looks at what has to be written to disk or changed since.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Messages older than this are not tried again when a certificate comes.
@@ -245,8 +245,8 @@ impl Driver {
         for effect in self.swim.take_effects() {
             match effect {
                 Effect::Send { to, bytes } => self.send(to, &bytes),
+                Effect::Knock { peer } => self.knock(peer),
                 Effect::StreamPing { peer, token, bytes } => {
-                    self.knock(peer);
                     let request = GossipRequest::Ping(Blob(bytes.into()));
                     self.stream(peer, request, PING_PATIENCE, move |reply| Order::Pong(token, reply));
                 }

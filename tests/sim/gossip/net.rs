@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynamomini::net::datagram::KNOCK;
 use dynamomini::swim::Certificate;
 use dynamomini::swim::ClusterState;
 use dynamomini::swim::Config;
@@ -32,6 +33,11 @@ use super::notary::SimNotary;
 pub(crate) const CLUSTER: u64 = 0x1122_3344_5566_7788;
 /// Bytes a datagram takes beside what the core made: sealing, and the headers of UDP and IP.
 pub(crate) const AROUND: usize = 40 + 28;
+/// How often somebody knocks, and how many times, as the driver of real nodes does.
+const KNOCKS_EVERY: Duration = Duration::from_millis(100);
+const KNOCKS: u32 = 4;
+/// How often a host tells another one that a port is closed.
+const CLOSED_EVERY: Duration = Duration::from_secs(1);
 /// How long a stream's exchange is waited for.
 const STREAM_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -62,6 +68,10 @@ enum Moment {
         bytes: Vec<u8>,
     },
     Wake(usize),
+    Knock {
+        from: usize,
+        to: SocketAddr,
+    },
     /// The network tells a host that an address is closed.
     Closed {
         host: usize,
@@ -111,6 +121,8 @@ pub(crate) struct Host {
     pub(crate) events: Vec<(Duration, Event)>,
     pub(crate) bytes_out: u64,
     pub(crate) largest: usize,
+    /// When it may next tell each of the others that a port is closed.
+    says_closed: BTreeMap<usize, Duration>,
     woken: Duration,
 }
 
@@ -203,6 +215,7 @@ impl Net {
             events: Vec::new(),
             bytes_out: 0,
             largest: 0,
+            says_closed: BTreeMap::new(),
             woken: Duration::MAX,
         });
         at
@@ -259,6 +272,7 @@ impl Net {
         let host = &mut self.hosts[at];
         host.paused = false;
         host.backlog.clear();
+        host.says_closed.clear();
         host.swim.take().map_or_else(Vec::new, |swim| swim.snapshot())
     }
 
@@ -336,8 +350,9 @@ impl Net {
     }
 
     fn carry_out(&mut self, at: usize, effect: Effect) {
-        if let Some(overheard) = &mut self.overheard {
-            let (Effect::Send { bytes, .. } | Effect::StreamPing { bytes, .. } | Effect::Sync { bytes, .. }) = &effect;
+        if let Some(overheard) = &mut self.overheard
+            && let Effect::Send { bytes, .. } | Effect::StreamPing { bytes, .. } | Effect::Sync { bytes, .. } = &effect
+        {
             overheard.push(bytes.clone());
         }
         match effect {
@@ -346,6 +361,12 @@ impl Net {
                 host.bytes_out += u64::try_from(bytes.len() + AROUND).unwrap();
                 host.largest = host.largest.max(bytes.len());
                 self.send(at, to, bytes);
+            }
+            Effect::Knock { peer } => {
+                let to = self.hosts[self.by_id[&peer]].address;
+                for late in 0..KNOCKS {
+                    self.at(self.now + KNOCKS_EVERY * late, Moment::Knock { from: at, to });
+                }
             }
             Effect::StreamPing { peer, token, bytes } => self.stream(at, peer, StreamKind::Ping(token), bytes),
             Effect::Sync { peer, bytes } => self.stream(at, peer, StreamKind::Sync, bytes),
@@ -482,6 +503,10 @@ impl Net {
                     self.touch(host, |swim, now| swim.handle(now, Input::Unreachable { address }));
                 }
             }
+            Moment::Knock { from, to } => {
+                self.hosts[from].bytes_out += u64::try_from(KNOCK.len() + 28).unwrap();
+                self.send(from, to, KNOCK.to_vec());
+            }
             Moment::StreamArrives { stream } => self.stream_arrives(stream),
             Moment::StreamReturns { stream, reply } => {
                 if self.hosts[stream.host].life != stream.life || self.hosts[stream.host].paused {
@@ -513,13 +538,30 @@ impl Net {
                 host.backlog.push((from, bytes));
             }
         } else if host.swim.is_some() {
-            self.touch(at, |swim, now| swim.handle(now, Input::Datagram { from, bytes: &bytes }));
+            if bytes != KNOCK {
+                self.touch(at, |swim, now| swim.handle(now, Input::Datagram { from, bytes: &bytes }));
+            }
         } else if !host.silent
+            // Only a knock comes from a socket that is told of closed ports.
+            && bytes == KNOCK
             && let Some(sender) = self.by_address.get(&from).copied()
             && self.rng.random::<f64>() >= self.loss(at, sender)
+            && self.says_closed(at, sender)
         {
             self.at(self.now + self.conditions.latency, Moment::Closed { host: sender, address: to });
         }
+    }
+
+    /// A host tells each other one at most once a second that a port is closed, as Linux does. That it tells the first few
+    /// times at once is no help: what the data plane sends again and again to its own closed port uses them up.
+    fn says_closed(&mut self, at: usize, to: usize) -> bool {
+        let first = self.now + CLOSED_EVERY.mul_f64(self.rng.random());
+        let next = self.hosts[at].says_closed.entry(to).or_insert(first);
+        let says = *next <= self.now;
+        if says {
+            *next = self.now + CLOSED_EVERY;
+        }
+        says
     }
 
     /// The hosts on which a process runs that is not excused.
