@@ -232,8 +232,10 @@ impl Writer {
             stored => stored.map_err(|error| storage_error(&error))?,
         };
         let stored = batch::decode(&self.hash, &slots, stored);
-        if batch::any_damaged(&stored) {
-            self.meters.records_damaged.one();
+        let damaged = batch::damaged(&stored);
+        if damaged > 0 {
+            self.meters.records_damaged.count(damaged);
+            tracing::warn!(damaged, "records that cannot be read are overwritten");
             epoch = self
                 .engine
                 .renew_epoch("a damaged record is overwritten")
