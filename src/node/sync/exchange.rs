@@ -201,8 +201,8 @@ impl Exchange<'_> {
                 let Some(record) = record else { continue };
                 // What came from there and superseded all that was here need not go back.
                 let known = theirs.get(&*slot.key).copied().flatten();
-                if known == record::digest(&record) || self.core.replica.verify(&self.core.hash, slot, &record).is_err()
-                {
+                let verify = || self.core.replica.verify(&self.core.hash, slot.partition, &slot.key, &record);
+                if known == record::digest(&record) || verify().is_err() {
                     continue;
                 }
                 bytes += slot.key.len() + record.len();
