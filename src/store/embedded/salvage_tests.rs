@@ -9,9 +9,12 @@ use bytes::Bytes;
 use crate::limits;
 use crate::store::Durability;
 use crate::store::Engine;
+use crate::store::Health;
 use crate::store::Mutation;
 use crate::store::Slot;
+use crate::store::StoreError;
 use crate::store::UNREADABLE;
+use crate::store::contract::eventually;
 use crate::store::contract::put;
 use crate::store::contract::slot;
 use crate::store::embedded::tests::open;
@@ -111,4 +114,26 @@ async fn a_scan_that_meets_damage_forgets_what_memory_held_of_the_partition() {
     assert_eq!(engine.get_many(std::slice::from_ref(&lost)).await.unwrap(), [Some(value)]);
     scan(&engine, 100).await;
     assert_eq!(engine.get_many(&[lost]).await.unwrap(), [Some(UNREADABLE)]);
+}
+
+/// The limit of all this: a table with a damaged place cannot be merged with others.
+#[tokio::test]
+async fn a_damaged_table_that_has_to_be_merged_ends_writing_aloud_and_what_can_be_read_stays_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = damaged(dir.path()).await;
+    let mut tries = 0..10_000u32;
+    let refused = loop {
+        let n = tries.next().expect("the table was never merged");
+        let puts = vec![put(1 + n % 2, format!("new {n:05}"), vec![7; 3000])];
+        if let Err(error) = engine.write(engine.epoch(), puts).await {
+            break error;
+        }
+    };
+    assert!(matches!(refused, StoreError::ReadOnly(_) | StoreError::Unavailable(_)), "{refused}");
+    assert_ne!(engine.health(), Health::Ok);
+    let ((good, value), (lost, _)) = (record(142), record(42));
+    eventually("reads go on", async || {
+        engine.get_many(&[good.clone(), lost.clone()]).await == Ok(vec![Some(value.clone()), Some(UNREADABLE)])
+    })
+    .await;
 }
