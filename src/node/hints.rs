@@ -222,7 +222,7 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
         };
     };
     if let Some(record) = &record {
-        let verified = core.replica.verify(&core.hash, &slot, record);
+        let verified = core.replica.verify(&core.hash, slot.partition, &slot.key, record);
         verified.map_err(|error| ServeError::Internal(error.to_string()))?;
         let write =
             ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new(), reservation: None };

@@ -191,6 +191,8 @@ pub(crate) struct Meters {
     pub(crate) store_operations: Counter,
     /// Records that failed their checksum.
     pub(crate) records_damaged: Counter,
+    /// Records that one of two owners did not take over from the other.
+    pub(crate) sync_refused: Counter,
     /// Batches tried anew because the storage's epoch had changed.
     pub(crate) epoch_retries: Counter,
     /// Partitions that were read for their trees because nothing was known of them.
@@ -256,7 +258,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 20] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 21] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -273,6 +275,11 @@ impl Meters {
             ("store_batches", "Batches of writes given to the storage.", &self.store_batches),
             ("store_operations", "Writes in these batches.", &self.store_operations),
             ("records_damaged", "Records that failed their checksum.", &self.records_damaged),
+            (
+                "sync_refused",
+                "Records that anti-entropy could not bring from one owner to another.",
+                &self.sync_refused,
+            ),
             ("epoch_retries", "Batches decided anew because the storage epoch had changed.", &self.epoch_retries),
             ("trees_built", "Partitions read for their hash trees, of which nothing was known.", &self.trees_built),
             ("trees_checked", "Partitions read again whose hash trees were right.", &self.trees_checked),

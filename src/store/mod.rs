@@ -89,7 +89,20 @@ pub struct ScanPage {
     pub items: Vec<(Bytes, Bytes)>,
     /// Whether there may be more after the last item.
     pub more: bool,
+    /// Damaged places in the engine's files that were passed over: what only they knew of is missing.
+    pub damaged: u64,
 }
+
+impl ScanPage {
+    /// Whether something of the page cannot be read, or is missing because of damage.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged > 0 || self.items.iter().any(|(_, value)| *value == UNREADABLE)
+    }
+}
+
+/// What an engine gives for a record that lies in a damaged place of its files. No record is empty, so whoever checks it
+/// finds it damaged, as one that was damaged on the way here; writing it anew is what repairs it.
+pub const UNREADABLE: Bytes = Bytes::new();
 
 /// How much a storage holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -195,7 +208,8 @@ impl Engine {
         Ok(epoch)
     }
 
-    /// Reads up to [`limits::STORE_CALL_MAX`] records, in the order asked for.
+    /// Reads up to [`limits::STORE_CALL_MAX`] records, in the order asked for. One that lies in a damaged place of the
+    /// engine's files is given as [`UNREADABLE`], and the others as they are.
     ///
     /// # Errors
     /// [`StoreError::EpochChanged`] when the storage turned out to be flushed or replaced; never "missing" then.
@@ -222,7 +236,8 @@ impl Engine {
     }
 
     /// Reads a partition's records whose keys begin with `prefix`, in order, from behind the key `after`. The page
-    /// ends after `limit` records, or after the record with which keys and values fill `bytes`.
+    /// ends after `limit` records, or after the record with which keys and values fill `bytes`. Damaged places are passed
+    /// over and told.
     ///
     /// # Errors
     /// As [`Engine::get_many`].

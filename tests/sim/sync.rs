@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamomini::client::{Client, GetOptions, PutOptions};
+use dynamomini::client::{Client, GetOptions, PutOptions, ScanOptions};
 use dynamomini::store::{Engine, Mutation, Slot};
 use dynamomini::types::{Consistency, NodeName, PartitionId};
 use dynamomini::view::ClusterView;
@@ -211,6 +211,40 @@ fn a_storage_flushed_under_its_node_is_filled_again() {
     });
 }
 
+/// Flips a bit of a record behind its node's back.
+async fn damage(engine: &Engine, slot: &Slot, record: &Bytes) {
+    let mut damaged = record.to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let put = Mutation::Put { slot: slot.clone(), value: damaged.into() };
+    engine.write(engine.epoch(), vec![put]).await.unwrap();
+}
+
+/// Two of three replicas cannot read a record. A scan that needs one asks on until it has it, and it is repaired.
+#[test]
+fn a_scan_does_not_leave_out_what_one_replica_cannot_read() {
+    simulate(6, 0.1, |simulation| async move {
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        client.put("key", "value", PutOptions::default()).await.unwrap();
+        quiet(&client, &cluster).await;
+        let view = ClusterView::new(cluster.info.clone()).unwrap();
+        let engines = cluster.engines();
+        let all = records(&engines[&1], view.info().partitions.iter()).await;
+        let ((partition, key), record) = all.into_iter().next().unwrap();
+        let slot = Slot { partition, key };
+        for number in [1, 2] {
+            damage(&engines[&number], &slot, &record).await;
+        }
+        for _ in 0..4 {
+            let options = ScanOptions { r: Some(Consistency::One), ..ScanOptions::default() };
+            let found = client.scan("", options).next().await.unwrap();
+            assert_eq!(found.expect("the record was left out").0, "key");
+        }
+        converged(&cluster).await;
+        assert_eq!(engines[&1].get_many(std::slice::from_ref(&slot)).await.unwrap(), [Some(record)]);
+    });
+}
+
 /// A record is damaged behind the node's back. A read meets the damage; nobody has to write for its repair.
 #[test]
 fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
@@ -224,11 +258,8 @@ fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
         let view = ClusterView::new(cluster.info.clone()).unwrap();
         let all = records(&engine, view.info().partitions.iter()).await;
         let ((partition, key), record) = all.into_iter().next().unwrap();
-        let mut damaged = record.to_vec();
-        *damaged.last_mut().unwrap() ^= 1;
         let slot = Slot { partition, key: key.clone() };
-        let put = Mutation::Put { slot: slot.clone(), value: damaged.into() };
-        engine.write(engine.epoch(), vec![put]).await.unwrap();
+        damage(&engine, &slot, &record).await;
         let (_, key) = dynamomini::record::split_storage_key(&key).unwrap();
         // All three are asked, and one cannot answer; by the time the client tries again it may be repaired.
         let all = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(2)) };

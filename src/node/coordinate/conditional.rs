@@ -222,7 +222,7 @@ async fn check(core: &Core, slot: &Slot, ask: &ReserveRequest) -> Result<Context
     let state = match record {
         None => Siblings::new(),
         Some(record) => record::decode(&core.hash, &slot.key, &record).map_err(|error| {
-            core.replica.note_unreadable(slot, &error);
+            core.replica.note_unreadable(slot.partition, &error);
             ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
         })?,
     };

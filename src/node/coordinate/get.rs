@@ -278,7 +278,7 @@ impl<'a> Asking<'a> {
                     digest
                 }
                 Err(error) => {
-                    self.core.replica.note_unreadable(self.slot, &error);
+                    self.core.replica.note_unreadable(self.slot.partition, &error);
                     return self.fail(node, format!("holds a record that cannot be read: {error}"));
                 }
             },
@@ -369,7 +369,7 @@ pub(crate) async fn fetch(core: &Core, slots: Vec<Slot>, digest_only: bool) -> V
     };
     let answer = |(slot, record): (&Slot, Option<Bytes>)| {
         let Some(record) = record else { return Ok(Fetched::Missing) };
-        core.replica.verify(&core.hash, slot, &record)?;
+        core.replica.verify(&core.hash, slot.partition, &slot.key, &record)?;
         match record::digest(&record) {
             Some(digest) if digest_only => Ok(Fetched::Digest(digest)),
             _ => Ok(Fetched::Record(Blob(record))),

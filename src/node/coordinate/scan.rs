@@ -16,7 +16,7 @@ use crate::node::core::Core;
 use crate::node::meters::Call;
 use crate::node::peers::PeerError;
 use crate::quorum::Miss;
-use crate::record;
+use crate::record::{self, RecordError};
 use crate::ring::Ring;
 use crate::types::{Namespace, NamespacePolicy, NodeId, PartitionId};
 use crate::version::Siblings;
@@ -86,6 +86,9 @@ struct Scan<'a> {
     keys_only: bool,
 }
 
+/// A replica's page: keys with what it holds of them, and whether there may be more.
+type States = (Vec<(Bytes, Siblings)>, bool);
+
 /// What a partition gave.
 struct Page {
     partition: PartitionId,
@@ -104,15 +107,9 @@ impl Scan<'_> {
         let unfinished = replies.iter().filter(|(_, more)| *more);
         let horizon = unfinished.filter_map(|(items, _)| items.last().map(|(key, _)| key.clone())).min();
         let mut merged: BTreeMap<Bytes, Siblings> = BTreeMap::new();
-        for (key, record) in replies.into_iter().flat_map(|(items, _)| items) {
-            if horizon.as_ref().is_some_and(|horizon| key > *horizon) {
-                continue;
-            }
-            match record::decode(&self.core.hash, &key, &record) {
-                Ok(state) => merged.entry(key).or_default().merge(&state),
-                Err(error) => {
-                    tracing::warn!(request = %self.by.trace, %partition, %error, "a scan left out a record that cannot be read")
-                }
+        for (key, state) in replies.into_iter().flat_map(|(items, _)| items) {
+            if horizon.as_ref().is_none_or(|horizon| key <= *horizon) {
+                merged.entry(key).or_default().merge(&state);
             }
         }
         let wall_ms = self.core.rest.wall_ms();
@@ -129,12 +126,9 @@ impl Scan<'_> {
         Ok(Page { partition, items, unfinished: after.is_some(), after })
     }
 
-    /// Pages from `needed` replicas.
-    async fn replies(
-        &self,
-        partition: PartitionId,
-        after: Option<Bytes>,
-    ) -> Result<Vec<(Vec<(Bytes, Bytes)>, bool)>, ServeError> {
+    /// Pages from `needed` replicas. One that cannot read all of its page has not answered: what it leaves out must not pass
+    /// for absent.
+    async fn replies(&self, partition: PartitionId, after: Option<Bytes>) -> Result<Vec<States>, ServeError> {
         let core = self.core;
         let owners = self.ring.preference_list(partition);
         let (mut order, down): (Vec<NodeId>, Vec<NodeId>) =
@@ -163,25 +157,27 @@ impl Scan<'_> {
         Ok(replies)
     }
 
-    async fn ask(
-        &self,
-        node: NodeId,
-        partition: PartitionId,
-        after: Option<Bytes>,
-    ) -> Result<(Vec<(Bytes, Bytes)>, bool), PeerError> {
+    async fn ask(&self, node: NodeId, partition: PartitionId, after: Option<Bytes>) -> Result<States, PeerError> {
         let limit = u32::try_from(self.limit).unwrap_or(u32::MAX);
         let prefix = Blob(self.prefix.clone());
         let request = PageRequest { partition, prefix, after: after.map(Blob), limit };
-        if node == self.core.id {
-            page(self.core, &request).await.map_err(PeerError::from)
+        let (records, more) = if node == self.core.id {
+            page(self.core, &request).await.map_err(PeerError::from)?
         } else {
             let deadline = self.by.deadline.min(Instant::now() + self.core.timeouts.replica);
-            self.core.peers.page(node, request, self.by.until(deadline)).await
-        }
+            self.core.peers.page(node, request, self.by.until(deadline)).await?
+        };
+        let states = records.into_iter().map(|(key, record)| {
+            let state = record::decode(&self.core.hash, &key, &record);
+            let broken =
+                |error| PeerError { why: format!("holds a record that cannot be read: {error}"), maybe: false };
+            Ok((key, state.map_err(broken)?))
+        });
+        Ok((states.collect::<Result<_, PeerError>>()?, more))
     }
 }
 
-/// A page of this node's own replica.
+/// A page of this node's own replica; an error when any of its records cannot be read.
 pub(crate) async fn page(core: &Core, request: &PageRequest) -> Result<(Vec<(Bytes, Bytes)>, bool), ServeError> {
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
     let after = request.after.as_ref().map(|after| &after[..]);
@@ -189,5 +185,12 @@ pub(crate) async fn page(core: &Core, request: &PageRequest) -> Result<(Vec<(Byt
     let page = core.engine.scan(request.partition, &request.prefix, after, limit, limits::SCAN_PAGE_BYTES).await;
     core.meters.stored(Call::Scan, began.elapsed(), &page);
     let page = page.map_err(|error| crate::node::replica::storage_error(&error))?;
+    if page.damaged > 0 {
+        core.replica.note_unreadable(request.partition, &RecordError::Damaged);
+        return Err(ServeError::Unavailable("the storage's files have a damaged place there".to_owned()));
+    }
+    for (key, record) in &page.items {
+        core.replica.verify(&core.hash, request.partition, key, record)?;
+    }
     Ok((page.items, page.more))
 }

@@ -157,11 +157,11 @@ pub(crate) fn decode(hash: &ClusterHash, slots: &[Slot], stored: Vec<Option<Byte
     slots.iter().zip(stored).map(decode).collect()
 }
 
-/// Whether any of the stored records cannot be read. Overwriting one forgets what this node named in it, so the caller
+/// How many of the stored records cannot be read. Overwriting one forgets what this node named in it, so the caller
 /// must renew the epoch first.
-pub(crate) fn any_damaged(stored: &[Stored]) -> bool {
-    let damaged = |stored: &Stored| matches!(stored.state, Some(Err(RecordError::Damaged | RecordError::Malformed)));
-    stored.iter().any(damaged)
+pub(crate) fn damaged(stored: &[Stored]) -> usize {
+    let damaged = |stored: &&Stored| matches!(stored.state, Some(Err(RecordError::Damaged | RecordError::Malformed)));
+    stored.iter().filter(damaged).count()
 }
 
 /// Decides a batch. `stored` holds what is at each of `slots`.
@@ -325,7 +325,7 @@ impl Batch<'_, '_> {
             && !waiting
             && !cell.dirty
             && cell.record.as_ref().and_then(|record| record::digest(record)) == done.delivered
-            && cell.record.is_some()
+            && done.delivered.is_some()
         {
             cell.drop = true;
         }

@@ -28,7 +28,7 @@ use crate::node::replica::op::{Op, ReplyTo};
 use crate::node::trees::Trees;
 use crate::record::{self, RecordError};
 use crate::store::{Engine, Slot, StoreError};
-use crate::types::NodeId;
+use crate::types::{NodeId, PartitionId};
 use crate::version::Clock;
 use crate::wire::rpc::ServeError;
 
@@ -128,18 +128,24 @@ impl Replica {
     }
 
     /// Checks a record that was read. An unreadable one is counted and reported as if the replica could not answer.
-    pub(crate) fn verify(&self, hash: &ClusterHash, slot: &Slot, record: &Bytes) -> Result<(), ServeError> {
-        record::check(hash, &slot.key, record).map_err(|error| {
-            self.note_unreadable(slot, &error);
+    pub(crate) fn verify(
+        &self,
+        hash: &ClusterHash,
+        partition: PartitionId,
+        key: &[u8],
+        record: &Bytes,
+    ) -> Result<(), ServeError> {
+        record::check(hash, key, record).map_err(|error| {
+            self.note_unreadable(partition, &error);
             ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
         })
     }
 
     /// Counts and logs a record that cannot be read.
-    pub(crate) fn note_unreadable(&self, slot: &Slot, error: &RecordError) {
+    pub(crate) fn note_unreadable(&self, partition: PartitionId, error: &RecordError) {
         self.meters.records_damaged.one();
-        self.trees.suspect(slot.partition);
-        tracing::warn!(partition = %slot.partition, %error, "a record cannot be read; the other replicas repair it");
+        self.trees.suspect(partition);
+        tracing::warn!(%partition, %error, "a record cannot be read; the other replicas repair it");
     }
 
     async fn ask<T>(&self, op: impl FnOnce(ReplyTo<T>) -> Op) -> Result<T, ServeError> {
@@ -232,8 +238,10 @@ impl Writer {
             stored => stored.map_err(|error| storage_error(&error))?,
         };
         let stored = batch::decode(&self.hash, &slots, stored);
-        if batch::any_damaged(&stored) {
-            self.meters.records_damaged.one();
+        let damaged = batch::damaged(&stored);
+        if damaged > 0 {
+            self.meters.records_damaged.count(damaged);
+            tracing::warn!(damaged, "records that cannot be read are overwritten");
             epoch = self
                 .engine
                 .renew_epoch("a damaged record is overwritten")

@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::replica::Write;
-use crate::node::replica::batch::{Before, Changed, Minter, Outcome, any_damaged, decode, plan, slots};
+use crate::node::replica::batch::{Before, Changed, Minter, Outcome, damaged as count_damaged, decode, plan, slots};
 use crate::node::replica::gather;
 use crate::node::replica::marker;
 use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
 use crate::record;
-use crate::store::{Mutation, Slot};
+use crate::store::{Mutation, Slot, UNREADABLE};
 use crate::types::{ClusterName, Epoch, NodeId, PartitionId};
 use crate::version::{Actor, Clock, Context, Dot, RequestId, Siblings};
 use crate::wire::rpc::ServeError;
@@ -172,7 +172,10 @@ fn a_damaged_record_from_a_peer_is_refused_and_a_stored_one_is_noticed() {
     *damaged.last_mut().unwrap() ^= 1;
     let damaged = Bytes::from(damaged);
     assert!(matches!(bench.apply(&slot, &damaged, &[]), Err(ServeError::Invalid(_))));
-    assert!(any_damaged(&decode(&bench.hash, std::slice::from_ref(&slot), vec![Some(damaged)])));
+    let slots = std::slice::from_ref(&slot);
+    for stored in [damaged, UNREADABLE] {
+        assert_eq!(count_damaged(&decode(&bench.hash, slots, vec![Some(stored)])), 1);
+    }
 }
 
 #[test]

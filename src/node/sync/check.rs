@@ -34,11 +34,12 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 async fn read_on(core: &Arc<Core>) {
     let mut next_check = Instant::now() + limits::TREE_CHECK_INTERVAL;
-    let mut place = 0;
+    let (mut place, mut tried) = (0, None);
     loop {
         core.follow_epoch();
         let owned = core.sync.owned();
-        let unknown = core.trees.with(|forest| owned.iter().copied().find(|partition| !forest.is_known(*partition)));
+        let unknown = core.trees.with(|forest| next_unknown(&owned, tried, |partition| forest.is_known(partition)));
+        tried = unknown.or(tried);
         let Ok(count) = u32::try_from(owned.len().max(1)) else { return };
         let (partition, pause) = match unknown {
             Some(partition) => (partition, PAUSE_UNKNOWN),
@@ -58,6 +59,18 @@ async fn read_on(core: &Arc<Core>) {
             sleep(REST).await;
         }
     }
+}
+
+/// The first partition behind the one tried last whose content is not known, in a circle: one that cannot be read must
+/// not keep the others waiting.
+fn next_unknown(
+    owned: &[PartitionId],
+    tried: Option<PartitionId>,
+    is_known: impl Fn(PartitionId) -> bool,
+) -> Option<PartitionId> {
+    let (behind, rest): (Vec<PartitionId>, Vec<PartitionId>) =
+        owned.iter().partition(|partition| tried.is_none_or(|tried| **partition > tried));
+    behind.into_iter().chain(rest).find(|partition| !is_known(*partition))
 }
 
 /// Reads one partition to its end, or until what was read is of no use.
@@ -91,7 +104,15 @@ async fn page(core: &Core, window: &Window) -> Result<(Vec<Item>, bool, u64), St
     let page = core.engine.scan(window.partition, &[], window.after.as_deref(), most, bytes).await?;
     let copies = core.trees.copies();
     let mut items = Vec::with_capacity(page.items.len());
-    let mut unreadable = 0;
+    let mut unreadable = page.damaged;
+    if page.damaged > 0 {
+        core.meters.records_damaged.one();
+        tracing::warn!(
+            partition = %window.partition,
+            places = page.damaged,
+            "the storage's files have damaged places; the other owners repair what is missing"
+        );
+    }
     for (key, record) in &page.items {
         let Some((item, error)) = core.trees.item(&copies, key, record) else { continue };
         if let Some(error) = error {
@@ -116,5 +137,21 @@ fn finish(core: &Core, partition: PartitionId, page: Page, unreadable: u64) {
     }
     if page != Page::Right || unreadable > 0 {
         core.sync.schedule().hurry(None, Some(partition), Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_cannot_be_read_does_not_keep_the_others_waiting() {
+        let owned = [1, 4, 7].map(PartitionId);
+        let next = |tried: Option<u32>, known: &[u32]| {
+            let next = next_unknown(&owned, tried.map(PartitionId), |partition| known.contains(&partition.0));
+            next.map(|partition| partition.0)
+        };
+        assert_eq!([next(None, &[]), next(Some(1), &[]), next(Some(7), &[])], [Some(1), Some(4), Some(1)]);
+        assert_eq!([next(Some(1), &[4]), next(Some(1), &[4, 7]), next(Some(1), &[1, 4, 7])], [Some(7), Some(1), None]);
     }
 }

@@ -73,6 +73,8 @@ struct Own {
     key: Bytes,
     tree_key: u64,
     digest: u64,
+    /// Bytes of its key and of the record as it was found.
+    size: usize,
 }
 
 impl Exchange<'_> {
@@ -140,7 +142,8 @@ impl Exchange<'_> {
     async fn own(&self, range: &Range) -> Result<(Vec<Own>, Option<Bytes>), SyncError> {
         let mut own = Vec::new();
         let until = walk(self.core, range, |found| {
-            own.push(Own { key: found.key, tree_key: found.tree_key, digest: found.digest });
+            let size = found.key.len() + found.record.len();
+            own.push(Own { key: found.key, tree_key: found.tree_key, digest: found.digest, size });
             own.len() < limits::SYNC_HELD_MAX
         });
         let until = until.await?;
@@ -188,10 +191,9 @@ impl Exchange<'_> {
             page.records.iter().map(|(key, record)| (&*key.0, record::digest(record))).collect();
         let own = own.into_iter().filter(|own| wanted.contains(&own.tree_key));
         let own = own.filter(|own| covered.as_ref().is_none_or(|covered| own.key <= *covered));
-        let slots: Vec<Slot> = own.map(|own| Slot { partition: tree.partition, key: own.key }).collect();
         let mut sent = 0;
-        for slots in slots.chunks(limits::SYNC_RECORDS_MAX) {
-            let records = self.core.replica.fetch(slots.to_vec()).await;
+        for slots in messages(own.map(|own| (Slot { partition: tree.partition, key: own.key }, own.size))) {
+            let records = self.core.replica.fetch(slots.clone()).await;
             let records = records.map_err(|error| SyncError::Here(error.to_string()))?;
             let mut writes = Vec::new();
             let mut bytes = 0;
@@ -199,8 +201,8 @@ impl Exchange<'_> {
                 let Some(record) = record else { continue };
                 // What came from there and superseded all that was here need not go back.
                 let known = theirs.get(&*slot.key).copied().flatten();
-                if known == record::digest(&record) || self.core.replica.verify(&self.core.hash, slot, &record).is_err()
-                {
+                let verify = || self.core.replica.verify(&self.core.hash, slot.partition, &slot.key, &record);
+                if known == record::digest(&record) || verify().is_err() {
                     continue;
                 }
                 bytes += slot.key.len() + record.len();
@@ -237,6 +239,25 @@ impl Exchange<'_> {
     }
 }
 
+/// Shares out what is to be sent by the sizes it was found with, so that no more is read at once than goes into one message:
+/// each ends with the record that fills it.
+fn messages(records: impl Iterator<Item = (Slot, usize)>) -> Vec<Vec<Slot>> {
+    let (mut messages, mut bytes) = (vec![Vec::new()], 0);
+    for (slot, size) in records {
+        let full = |message: &Vec<Slot>| message.len() >= limits::SYNC_RECORDS_MAX || bytes >= limits::SYNC_BYTES;
+        if messages.last().is_some_and(full) {
+            messages.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(message) = messages.last_mut() {
+            message.push(slot);
+        }
+    }
+    messages.retain(|message| !message.is_empty());
+    messages
+}
+
 /// Counts what was taken over, and keeps the first reason where it was not.
 fn note(outcomes: Vec<Result<(), ServeError>>, failed: &mut (usize, String)) -> u64 {
     let mut done = 0;
@@ -252,4 +273,26 @@ fn note(outcomes: Vec<Result<(), ServeError>>, failed: &mut (usize, String)) -> 
         }
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::types::PartitionId;
+
+    #[test]
+    fn no_more_is_read_at_once_than_goes_into_one_message() {
+        let counts = |sizes: &[usize]| -> Vec<usize> {
+            let slot = |at: usize| Slot { partition: PartitionId(1), key: at.to_string().into() };
+            let records: Vec<(Slot, usize)> = sizes.iter().enumerate().map(|(at, size)| (slot(at), *size)).collect();
+            let messages = messages(records.iter().cloned());
+            assert!(messages.iter().flatten().eq(records.iter().map(|(slot, _)| slot)), "order or content is lost");
+            messages.iter().map(Vec::len).collect()
+        };
+        assert_eq!(counts(&[]), [0; 0]);
+        assert_eq!(counts(&[8 << 20; 3]), [1, 1, 1], "large records were read together");
+        assert_eq!(counts(&[10, limits::SYNC_BYTES, 10, 10]), [2, 2]);
+        assert_eq!(counts(&[1; limits::SYNC_RECORDS_MAX + 1]), [limits::SYNC_RECORDS_MAX, 1]);
+    }
 }

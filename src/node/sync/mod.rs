@@ -59,6 +59,8 @@ pub(crate) struct Sync {
     /// Room for pages that are put together for peers.
     answers: Semaphore,
     traffic: Mutex<BTreeMap<NodeId, Traffic>>,
+    /// Trees that could not be made equal with a peer, since records were not taken over.
+    refused: Mutex<BTreeSet<(NodeId, TreeId)>>,
     rng: Mutex<StdRng>,
 }
 
@@ -84,6 +86,7 @@ impl Sync {
             busy: Busy::default(),
             answers: Semaphore::new(limits::SYNC_ANSWERS_MAX),
             traffic: Mutex::default(),
+            refused: Mutex::default(),
             rng: Mutex::new(rng),
         }
     }
@@ -109,6 +112,17 @@ impl Sync {
         self.schedule().hurry(Some(peer), Some(partition), Instant::now());
     }
 
+    /// Notes whether records were not taken over when a tree was brought together with a peer. Returns whether that is
+    /// worth a warning: it may go on for ever, once for each try.
+    fn note_refused(&self, peer: NodeId, tree: TreeId, refused: bool) -> bool {
+        let mut noted = lock(&self.refused);
+        if refused {
+            return noted.insert((peer, tree));
+        }
+        noted.remove(&(peer, tree));
+        false
+    }
+
     /// Compares what this node owns in this view, with those who own it, too.
     fn follow(&self, own: NodeId, view: &ClusterView) {
         let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
@@ -122,6 +136,7 @@ impl Sync {
         }
         *lock(&self.owned) = owned.into_iter().collect();
         self.schedule().follow(&pairs, Instant::now());
+        lock(&self.refused).retain(|pair| pairs.contains(pair));
         lock(&self.traffic).retain(|peer, _| view.members().contains_key(peer));
     }
 }
@@ -231,9 +246,12 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
     };
     drop(hold);
     let verdict = outcome.unwrap_or_else(|error| {
-        tracing::debug!(%peer, partition = %tree.partition, %error, "trees were not brought together");
+        note_failure(core, peer, tree, &error);
         RootVerdict::Differs
     });
+    if verdict == RootVerdict::Equal {
+        core.sync.note_refused(peer, tree, false);
+    }
     settle(core, peer, tree, verdict);
     if verdict != RootVerdict::Equal {
         // Whatever was in the way, the next tree must not follow at once.
@@ -241,8 +259,38 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
     }
 }
 
+/// Tells why two trees are still different, once as a warning where more tries may not help.
+fn note_failure(core: &Core, peer: NodeId, tree: TreeId, error: &SyncError) {
+    let TreeId { partition, copies } = tree;
+    if let SyncError::Records(count, _) = error {
+        core.meters.sync_refused.count(*count);
+        if core.sync.note_refused(peer, tree, true) {
+            tracing::warn!(%peer, %partition, copies, %error, "replicas differ; they are tried again, silently from now on");
+            return;
+        }
+    }
+    tracing::debug!(%peer, %partition, copies, %error, "trees were not brought together");
+}
+
 async fn verify(exchange: &Exchange<'_>, tree: TreeId) -> Result<RootVerdict, SyncError> {
     let Some(root) = exchange.core.root(tree) else { return Ok(RootVerdict::Later) };
     let verdicts = exchange.roots(vec![TreeRoot { tree, root }]).await?;
     Ok(verdicts.first().copied().unwrap_or(RootVerdict::Later))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use rand::SeedableRng;
+
+    #[test]
+    fn records_that_are_refused_again_and_again_are_worth_one_warning_until_the_trees_are_equal() {
+        let sync = Sync::new(StdRng::seed_from_u64(1));
+        let tree = |partition: u32| TreeId { partition: PartitionId(partition), copies: 3 };
+        let note = |peer, at, refused| sync.note_refused(NodeId(peer), tree(at), refused);
+        assert_eq!([note(1, 1, true), note(1, 1, true), note(1, 2, true), note(2, 1, true)], [true, false, true, true]);
+        assert!(!note(1, 1, false));
+        assert_eq!([note(1, 1, true), note(1, 2, true)], [true, false]);
+    }
 }

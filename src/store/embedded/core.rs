@@ -28,9 +28,11 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::store::Durability;
 use crate::store::Mutation;
+use crate::store::ScanPage;
 use crate::store::ScanRange;
 use crate::store::Slot;
 use crate::store::StoreError;
+use crate::store::UNREADABLE;
 use crate::store::embedded::EmbeddedOptions;
 use crate::store::embedded::database::Batch;
 use crate::store::embedded::database::Db;
@@ -97,11 +99,23 @@ impl Core {
             let unknown: Vec<_> = unknown.map(|slot| (slot, self.recent.note(slot))).collect();
             let read = db.get_many(unknown.iter().map(|(slot, _)| *slot))?;
             for ((slot, noted), value) in unknown.iter().zip(&read) {
-                self.recent.keep(slot, value, *noted);
+                if value.as_ref() != Some(&UNREADABLE) {
+                    self.recent.keep(slot, value, *noted);
+                }
             }
             let mut read = read.into_iter();
             Ok(found.into_iter().map(|found| found.unwrap_or_else(|| read.next().flatten())).collect())
         })
+    }
+
+    /// Reads a page of a partition.
+    pub(super) fn scan(&self, range: &ScanRange) -> Result<ScanPage, StoreError> {
+        let page = self.read(|db| db.scan(range))?;
+        if page.is_damaged() {
+            // Whoever overwrites what the files have lost must not be told that it is here all the same.
+            self.recent.forget(range.partition);
+        }
+        Ok(page)
     }
 
     /// Runs an operation that only reads.

@@ -21,6 +21,8 @@ use fjall::KvSeparationOptions;
 use fjall::OwnedWriteBatch;
 use fjall::PersistMode;
 use fjall::Readable;
+use fjall::Snapshot;
+use fjall::UserKey;
 use fjall::config::CompressionPolicy;
 use serde::Deserialize;
 use serde::Serialize;
@@ -30,6 +32,7 @@ use crate::store::Mutation;
 use crate::store::ScanPage;
 use crate::store::ScanRange;
 use crate::store::Slot;
+use crate::store::UNREADABLE;
 use crate::store::embedded::EmbeddedOptions;
 use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
@@ -61,8 +64,8 @@ pub(super) struct Seal {
 
 /// The open database.
 pub(super) struct Db {
-    database: Database,
-    records: Keyspace,
+    pub(super) database: Database,
+    pub(super) records: Keyspace,
     /// Bytes written since the memtable was new.
     fresh: AtomicU64,
     memtable_bytes: u64,
@@ -153,19 +156,37 @@ impl Db {
         Ok(self.database.persist(PersistMode::SyncData)?)
     }
 
-    /// Reads the records, in order, as they are at one time.
+    /// Reads the records, in order, as they are at one time. One in a damaged place is given as [`UNREADABLE`].
     pub(super) fn get_many<'a>(&self, slots: impl ExactSizeIterator<Item = &'a Slot>) -> Result<Vec<Option<Bytes>>> {
         let now = self.database.snapshot();
         let mut values = Vec::with_capacity(slots.len());
         for slot in slots {
-            let value = now.get(&self.records, record_key(slot.partition, &slot.key))?;
-            values.push(value.map(|value| Bytes::copy_from_slice(&value)));
+            values.push(self.value(&now, &record_key(slot.partition, &slot.key))?);
         }
         Ok(values)
     }
 
-    /// Reads a page of a partition.
+    /// Reads one record; one in a damaged place is given as [`UNREADABLE`].
+    pub(super) fn value(&self, now: &Snapshot, key: &[u8]) -> Result<Option<Bytes>> {
+        match now.get(&self.records, key).map_err(Fault::from) {
+            Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
+            Err(fault) if fault.is_damage() => {
+                tracing::warn!(%fault, "a record lies in a damaged place of the storage's files");
+                Ok(Some(UNREADABLE))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Reads a page of a partition, past damaged places if there are any.
     pub(super) fn scan(&self, range: &ScanRange) -> Result<ScanPage> {
+        match self.whole_page(range) {
+            Err(fault) if fault.is_damage() => self.salvage(range),
+            page => page,
+        }
+    }
+
+    fn whole_page(&self, range: &ScanRange) -> Result<ScanPage> {
         let mut page = ScanPage::default();
         let mut bytes = 0;
         for item in self.range(range) {
@@ -182,14 +203,20 @@ impl Db {
         Ok(page)
     }
 
-    /// Reads the keys of a page.
+    /// Reads the keys of a page; where there is damage it may be a shorter one.
     pub(super) fn keys(&self, range: &ScanRange) -> Result<Vec<Bytes>> {
         let keys =
             self.range(range).take(range.limit).map(|item| Ok(Bytes::copy_from_slice(&item.key()?[PARTITION_BYTES..])));
-        keys.collect()
+        match keys.collect::<Result<_>>() {
+            Err(fault) if fault.is_damage() => {
+                let range = ScanRange { bytes: limits::SCAN_PAGE_BYTES, ..range.clone() };
+                Ok(self.salvage(&range)?.items.into_iter().map(|(key, _)| key).collect())
+            }
+            keys => keys,
+        }
     }
 
-    /// Number of records: counted when there are few, else estimated.
+    /// Number of records: counted when there are few and no place is damaged, else estimated.
     pub(super) fn count(&self) -> Result<u64> {
         let entries = self.records.approximate_len();
         if entries > limits::STORE_COUNTED_MAX {
@@ -198,7 +225,11 @@ impl Db {
         let facts = FACTS.0.to_be_bytes();
         let mut count = 0;
         for item in self.database.snapshot().iter(&self.records) {
-            count += u64::from(!item.key()?.starts_with(&facts));
+            match item.key().map_err(Fault::from) {
+                Ok(key) => count += u64::from(!key.starts_with(&facts)),
+                Err(fault) if fault.is_damage() => return Ok(entries as u64),
+                Err(fault) => return Err(fault),
+            }
         }
         Ok(count)
     }
@@ -219,11 +250,7 @@ impl Db {
     }
 
     fn range(&self, range: &ScanRange) -> fjall::Iter {
-        let first = record_key(range.partition, range.after.as_ref().unwrap_or(&range.prefix));
-        let end = prefix_end(&record_key(range.partition, &range.prefix));
-        let lower = if range.after.is_some() { Bound::Excluded(first) } else { Bound::Included(first) };
-        let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
-        self.database.snapshot().range(&self.records, (lower, upper))
+        self.database.snapshot().range(&self.records, bounds(range))
     }
 }
 
@@ -290,11 +317,19 @@ fn keyspace_options() -> KeyspaceCreateOptions {
         .max_memtable_size(u64::MAX)
 }
 
-const PARTITION_BYTES: usize = size_of::<u32>();
+/// Where a range lies in the keyspace.
+pub(super) fn bounds(range: &ScanRange) -> (Bound<UserKey>, Bound<UserKey>) {
+    let first = UserKey::from(record_key(range.partition, range.after.as_ref().unwrap_or(&range.prefix)));
+    let end = prefix_end(&record_key(range.partition, &range.prefix)).map(UserKey::from);
+    let lower = if range.after.is_some() { Bound::Excluded(first) } else { Bound::Included(first) };
+    (lower, end.map_or(Bound::Unbounded, Bound::Excluded))
+}
+
+pub(super) const PARTITION_BYTES: usize = size_of::<u32>();
 /// About what an entry of a memtable takes beside its key and value.
 const ENTRY_OVERHEAD: usize = 64;
 
-fn record_key(partition: PartitionId, key: &[u8]) -> Vec<u8> {
+pub(super) fn record_key(partition: PartitionId, key: &[u8]) -> Vec<u8> {
     let mut whole = Vec::with_capacity(PARTITION_BYTES + key.len());
     whole.extend_from_slice(&partition.0.to_be_bytes());
     whole.extend_from_slice(key);

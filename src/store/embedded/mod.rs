@@ -11,11 +11,14 @@ mod fault;
 mod journal;
 mod open;
 mod recent;
+mod salvage;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod process_tests;
+#[cfg(test)]
+mod salvage_tests;
 #[cfg(test)]
 mod tests;
 
@@ -137,7 +140,7 @@ impl Embedded {
     }
 
     pub(super) async fn scan(&self, range: ScanRange) -> Result<ScanPage, StoreError> {
-        self.run(move |core| core.read(|db| db.scan(&range))).await
+        self.run(move |core| core.scan(&range)).await
     }
 
     pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {

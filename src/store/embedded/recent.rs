@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::limits;
 use crate::store::Mutation;
 use crate::store::Slot;
+use crate::types::PartitionId;
 
 const SHARDS: usize = 64;
 /// Counters of changes; records share them, so that a read beside the change of another is now and then not kept.
@@ -118,6 +119,23 @@ impl Recent {
         Changing { recent: self, mutations }
     }
 
+    /// Forgets the records of a partition.
+    pub(super) fn forget(&self, partition: PartitionId) {
+        for shard in 0..SHARDS {
+            let mut shard = self.write(shard);
+            let shard = &mut *shard;
+            shard.queue.retain(|slot| slot.partition != partition);
+            let bytes = &mut shard.bytes;
+            shard.records.retain(|slot, entry| {
+                let stays = slot.partition != partition;
+                if !stays {
+                    *bytes -= size(slot, entry);
+                }
+                stays
+            });
+        }
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&self) {
         for shard in 0..SHARDS {
@@ -187,10 +205,15 @@ impl Shard {
             self.queue.push_back(slot);
             return true;
         }
-        self.bytes -= slot.key.len() + entry.value.as_ref().map_or(0, Bytes::len) + OVERHEAD;
+        self.bytes -= size(&slot, entry);
         self.records.remove(&slot);
         true
     }
+}
+
+/// Bytes that a record takes here.
+fn size(slot: &Slot, entry: &Entry) -> usize {
+    slot.key.len() + entry.value.as_ref().map_or(0, Bytes::len) + OVERHEAD
 }
 
 fn stripe(slot: &Slot) -> usize {

@@ -261,7 +261,7 @@ pub(super) fn read_reply<T>(value: Value, rest: impl FnOnce(Vec<Value>) -> Optio
 pub(super) fn read_page(parts: Vec<Value>) -> Option<ScanPage> {
     let [Value::Array(items), Value::Int(more)] = <[Value; 2]>::try_from(parts).ok()? else { return None };
     let mut items = items.into_iter();
-    let mut page = ScanPage { items: Vec::with_capacity(items.len() / 2), more: more == 1 };
+    let mut page = ScanPage { items: Vec::with_capacity(items.len() / 2), more: more == 1, damaged: 0 };
     while let Some(key) = items.next() {
         page.items.push((read_bytes(key)??, read_bytes(items.next()?)??));
     }
