@@ -174,6 +174,8 @@ pub const GOSSIP_SOCKET_BUFFER: usize = 1024 * 1024;
 pub const GOSSIP_STREAMS_MAX: usize = 256;
 /// Orders that may wait for the task of gossip before those who give them wait.
 pub const GOSSIP_QUEUE_MAX: usize = 1024;
+/// How long the task of gossip has to answer what is asked of it.
+pub const GOSSIP_ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// Messages of gossip kept until the certificate has come that their records need. Beyond, the oldest are dropped.
 pub const GOSSIP_PUT_ASIDE_MAX: usize = 64;
 /// Members greeted at the same time.

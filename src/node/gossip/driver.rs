@@ -121,6 +121,7 @@ impl Driver {
             gossip,
         };
         driver.sealer.follow(&driver.gossip.keys.ring(), now);
+        driver.gossip.begun.cancel();
         Ok(driver)
     }
 

@@ -89,7 +89,13 @@ fn status(record: &Record, state: MemberState, since: Duration, rtt: Option<Dura
 impl Gossip {
     async fn portrait(&self) -> Result<Portrait, ServeError> {
         let portrait = self.ask(Order::Portrait).await;
-        portrait.ok_or_else(|| ServeError::Unavailable("gossip does not answer now".to_owned()))
+        portrait.ok_or_else(|| {
+            let why = match self.begun.is_cancelled() {
+                true => "gossip does not answer now",
+                false => "gossip has not begun: does this node's advertised gossip address resolve?",
+            };
+            ServeError::Unavailable(why.to_owned())
+        })
     }
 
     /// Everything about the members.
