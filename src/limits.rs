@@ -174,6 +174,8 @@ pub const GOSSIP_SOCKET_BUFFER: usize = 1024 * 1024;
 pub const GOSSIP_STREAMS_MAX: usize = 256;
 /// Orders that may wait for the task of gossip before those who give them wait.
 pub const GOSSIP_QUEUE_MAX: usize = 1024;
+/// Datagrams that the task of gossip takes in one after the other while orders wait for it.
+pub const GOSSIP_DATAGRAMS_IN_A_ROW: usize = 64;
 /// How long the task of gossip has to answer what is asked of it.
 pub const GOSSIP_ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// Messages of gossip kept until the certificate has come that their records need. Beyond, the oldest are dropped.
