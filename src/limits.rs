@@ -230,8 +230,10 @@ pub const ADMIN_HEADERS_MAX: usize = 64;
 pub const ADMIN_HEADERS_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest life of a connection to the admin listener, which is for one request.
 pub const ADMIN_PATIENCE: Duration = Duration::from_secs(30);
-/// Longest time that the storage is asked how much it holds, for metrics.
+/// Longest time that the storage is asked how much it holds, for metrics and status.
 pub const STORE_SIZE_PATIENCE: Duration = Duration::from_secs(1);
+/// For how long what it said is told again.
+pub const STORE_SIZE_FRESH: Duration = Duration::from_secs(1);
 /// Leaves of all hash trees of one node, for one replica count; 16 bytes each.
 pub const TREE_LEAVES_MAX: u32 = 1 << 18;
 /// Fewest leaves of one hash tree.

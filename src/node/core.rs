@@ -9,6 +9,7 @@ use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::ask::Stages;
+use crate::node::gauge::SizeGauge;
 use crate::node::gossip::Gossip;
 use crate::node::hints::HintBudget;
 use crate::node::meters::{Meters, Stage};
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) oversight: Oversight,
     pub(crate) slow_log: SlowLog,
     pub(crate) started: Instant,
+    pub(crate) size: Arc<SizeGauge>,
     /// Room for work in the background.
     pub(crate) background: Arc<Semaphore>,
     /// Membership by gossip. `None` where members are only those of the configuration.

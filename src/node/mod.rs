@@ -6,6 +6,7 @@
 mod ask;
 mod coordinate;
 mod core;
+mod gauge;
 pub mod gossip;
 mod hints;
 pub mod keys;
@@ -155,6 +156,7 @@ impl Node {
             oversight,
             slow_log: SlowLog::default(),
             started: tokio::time::Instant::now(),
+            size: Arc::default(),
             watchers: Semaphore::new(limits::WATCHERS_MAX),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
             gossip,

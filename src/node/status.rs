@@ -1,6 +1,5 @@
 //! The status report of a node.
 
-use crate::limits;
 use crate::meter::Distribution;
 use crate::node::core::Core;
 use crate::node::meters::{Call, Kind};
@@ -50,17 +49,8 @@ fn used<const N: usize>(distributions: [(&str, Distribution); N]) -> Vec<(String
 
 /// How much the storage holds. `None` when it does not say in time.
 pub(crate) async fn size(core: &Core) -> Option<StoreSize> {
-    match tokio::time::timeout(limits::STORE_SIZE_PATIENCE, core.engine.size()).await {
-        Ok(Ok(size)) => Some(size),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "the storage's size is not known");
-            None
-        }
-        Err(_) => {
-            tracing::debug!("the storage did not tell its size in time");
-            None
-        }
-    }
+    let engine = core.engine.clone();
+    core.size.read(&core.rest, || async move { engine.size().await }).await
 }
 
 pub(crate) fn engine(engine: &Engine) -> &'static str {
