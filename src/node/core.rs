@@ -20,6 +20,7 @@ use crate::node::reservations::Reservations;
 use crate::node::sync::Sync;
 use crate::node::timeouts::Timeouts;
 use crate::node::trees::Trees;
+use crate::node::watch::Watchers;
 use crate::record;
 use crate::store::{Engine, Health, Slot};
 use crate::swim::StorageHealth;
@@ -48,14 +49,14 @@ pub(crate) struct Core {
     pub(crate) meters: Arc<Meters>,
     pub(crate) oversight: Oversight,
     pub(crate) slow_log: SlowLog,
-    pub(crate) started: Instant,
     pub(crate) size: Arc<SizeGauge>,
+    pub(crate) started: Instant,
     /// Room for work in the background.
     pub(crate) background: Arc<Semaphore>,
     /// Membership by gossip. `None` where members are only those of the configuration.
     pub(crate) gossip: Option<Arc<Gossip>>,
-    /// Room for clients that wait for news of the cluster.
-    pub(crate) watchers: Semaphore,
+    /// Clients that wait for news of the cluster.
+    pub(crate) watchers: Watchers,
     /// The scope of work that outlives the request it belongs to: slow replicas, read repair, hints.
     pub(crate) rest: Env,
 }

@@ -51,6 +51,7 @@ use crate::node::reservations::Reservations;
 use crate::node::serve::Serve;
 use crate::node::sync::Sync;
 use crate::node::trees::Trees;
+use crate::node::watch::Watchers;
 use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
@@ -155,9 +156,9 @@ impl Node {
             meters,
             oversight,
             slow_log: SlowLog::default(),
-            started: tokio::time::Instant::now(),
             size: Arc::default(),
-            watchers: Semaphore::new(limits::WATCHERS_MAX),
+            started: tokio::time::Instant::now(),
+            watchers: Watchers::default(),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
             gossip,
             rest: rest.clone(),
