@@ -4,7 +4,6 @@
 //! behind that is older than the storage. It counts only in the epoch in which it was made, and only if its checksum
 //! holds and its trees add up. Without it everything is read anew.
 
-use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read;
@@ -64,11 +63,7 @@ pub(crate) fn load(path: &Path, hash: &ClusterHash, trees: &Trees) -> io::Result
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
     };
-    fs::remove_file(path)?;
-    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        // Removed for good, also after a power cut.
-        File::open(directory)?.sync_all()?;
-    }
+    store::remove_file(path)?;
     let Some(kept) = decode(&bytes, hash) else {
         tracing::warn!(path = %path.display(), "the kept hash trees are damaged; the storage is read anew");
         return Ok(0);
@@ -103,6 +98,8 @@ fn decode(bytes: &[u8], hash: &ClusterHash) -> Option<Kept> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use bytes::Bytes;
 
     use super::*;
