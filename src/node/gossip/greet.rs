@@ -23,7 +23,7 @@ use crate::node::peers::encode;
 use crate::seal::{Boot, Keyring};
 use crate::types::{NodeId, NodeName};
 use crate::wire::blob::{self, Blob};
-use crate::wire::gossip::{GossipReply, GossipRequest, Hello};
+use crate::wire::gossip::{GossipReply, GossipRequest, Hello, SecretBlob};
 use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
 /// Pause between looks at who is to be greeted.
@@ -62,7 +62,7 @@ impl Gossip {
             boot: self.boot.0,
             gossip: address.map(|address| address.to_string()).unwrap_or_default(),
             wall_ms: self.env.wall_ms(),
-            keyring: Blob(keyring.into()),
+            keyring: SecretBlob(Blob(keyring.into())),
             credentials: vec![self.notary.own()],
             want: self.notary.lacking(),
             want_all,
@@ -76,7 +76,7 @@ impl Gossip {
             return Err(ServeError::Forbidden(text));
         }
         let unreadable = |_| ServeError::Invalid("the keyring cannot be read: is the other side newer?".to_owned());
-        let ring: Keyring = postcard::from_bytes(&hello.keyring).map_err(unreadable)?;
+        let ring: Keyring = postcard::from_bytes(&hello.keyring.0).map_err(unreadable)?;
         let (before, _) = self.notary.progress();
         let merged = self.keys.change(|own| own.merge(&ring));
         let changed = merged.map_err(|error| {

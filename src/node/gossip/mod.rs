@@ -85,7 +85,7 @@ pub struct GossipParts {
 #[derive(Debug, thiserror::Error)]
 pub enum GossipError {
     /// A file of the data directory cannot be read.
-    #[error("the state of gossip in the data directory cannot be read ({0}): make it readable for the node's user")]
+    #[error("the state of gossip in the data directory cannot be read: {0}; it must be readable for the node's user")]
     Kept(#[from] io::Error),
     /// The certificate's key cannot sign.
     #[error(transparent)]
