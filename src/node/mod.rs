@@ -29,6 +29,7 @@ pub use observer::Observer;
 pub use oversight::{Host, NoHost, Oversight};
 pub use timeouts::Timeouts;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,6 +94,14 @@ pub enum StartError {
     /// Gossip cannot begin.
     #[error(transparent)]
     Gossip(#[from] GossipError),
+    /// The kept hash trees cannot be put out of use, so that a later start would believe them when they are old.
+    #[error("the kept hash trees in {path} can be neither emptied nor removed ({error}): remove them by hand", path = path.display())]
+    Trees {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// Name, partitions or node differ, which are fixed for a node's life.
     #[error("this is not the description of the running cluster, but of {0}")]
     Another(ClusterName),
@@ -134,7 +143,13 @@ impl Node {
         let trees = Arc::new(Trees::new(&view, engine.epoch()));
         if let Some(path) = kept.clone() {
             let (hash, trees) = (*view.hash(), trees.clone());
-            report_kept(env.blocking(move || sync::file::load(&path, &hash, &trees)).await);
+            let loaded = env.blocking({
+                let path = path.clone();
+                move || sync::file::load(&path, &hash, &trees)
+            });
+            let broken = || Err(io::Error::other("reading them broke off"));
+            let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
+            tracing::debug!(known, "partitions whose hash trees were kept");
         }
         let (meters, identity) = (Arc::new(Meters::default()), (*view.hash(), id));
         let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
@@ -246,13 +261,5 @@ impl Node {
             }
         }
         self.core.engine.clone().close().await
-    }
-}
-
-fn report_kept(loaded: Option<std::io::Result<usize>>) {
-    match loaded {
-        Some(Ok(known)) => tracing::debug!(known, "partitions whose hash trees were kept"),
-        Some(Err(error)) => tracing::warn!(%error, "the kept hash trees cannot be read; the storage is read instead"),
-        None => tracing::warn!("the kept hash trees were not read"),
     }
 }
