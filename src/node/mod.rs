@@ -51,6 +51,7 @@ use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
 use crate::node::serve::Serve;
 use crate::node::sync::Sync;
+use crate::node::timeouts::Budget;
 use crate::node::trees::Trees;
 use crate::node::watch::Watchers;
 use crate::store::{Engine, StoreError};
@@ -238,26 +239,30 @@ impl Node {
     /// [`StoreError`] when the storage could not be closed cleanly: nothing acknowledged is lost, but it will have a
     /// new epoch at the next start.
     pub async fn shutdown(self) -> Result<(), StoreError> {
-        let patience = self.core.timeouts.shutdown;
+        let budget = Budget::new(self.core.timeouts.shutdown);
         let mut dropped = 0;
         if let Some(gossip) = &self.core.gossip {
             if !gossip.yielded.is_cancelled() {
-                gossip.leave(patience / 4).await;
+                // Most who hear it ask others from then on, so it is worth half of the time.
+                gossip.leave(budget.left() / 2).await;
             }
-            dropped += gossip.env.shutdown(patience / 8).await;
+            dropped += gossip.env.shutdown(budget.left() / 4).await;
         }
         self.core.rest.stop();
-        self.endpoint.close(patience / 2).await;
-        dropped += self.core.rest.shutdown(patience / 4).await;
-        dropped += self.storage.shutdown(patience / 4).await;
+        self.endpoint.close(budget.left() / 2).await;
+        dropped += self.core.rest.shutdown(budget.left() / 2).await;
+        dropped += self.storage.shutdown(budget.left() / 2).await;
         if dropped > 0 {
             tracing::warn!(dropped, "tasks did not end in time and were dropped");
         }
         if let Some(path) = self.trees {
             let (hash, trees) = (self.core.hash, self.core.trees.clone());
             // Nothing is written any more. Without the file the storage is read at the next start, and that is all.
-            if let Some(Err(error)) = self.core.rest.blocking(move || sync::file::save(&path, &hash, &trees)).await {
-                tracing::warn!(%error, "the hash trees could not be kept");
+            let saving = self.core.rest.blocking(move || sync::file::save(&path, &hash, &trees));
+            match tokio::time::timeout(budget.left(), saving).await {
+                Ok(Some(Err(error))) => tracing::warn!(%error, "the hash trees could not be kept"),
+                Ok(_) => {}
+                Err(_) => tracing::warn!("no time to keep the hash trees"),
             }
         }
         self.core.engine.clone().close().await
