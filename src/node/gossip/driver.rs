@@ -351,11 +351,9 @@ impl Driver {
                 Event::Failed(node) => self.say(node, "failed"),
                 Event::Left(node) => {
                     self.say(node, "left");
-                    if !self.core.view().members().contains_key(&node) {
-                        self.core.peers.forget(node);
-                        self.core.peers.follow(&self.core.view());
-                    }
+                    self.forget(node);
                 }
+                Event::Forgotten(node) => self.forget(node),
                 Event::Updated(record) => self.take_record(&record),
                 Event::Conflict { node, addresses, yields } => {
                     let name = self.name_of(node);
@@ -370,6 +368,14 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// Drops the connection to somebody who is gone, unless the cluster's description lists it.
+    fn forget(&self, node: NodeId) {
+        if !self.core.view().members().contains_key(&node) {
+            self.core.peers.forget(node);
+            self.core.peers.follow(&self.core.view());
         }
     }
 
