@@ -17,12 +17,13 @@ use crate::node::oversight::{Oversight, SlowLog};
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
+use crate::node::status;
 use crate::node::sync::Sync;
 use crate::node::timeouts::Timeouts;
 use crate::node::trees::Trees;
 use crate::node::watch::Watchers;
 use crate::record;
-use crate::store::{Engine, Health, Slot};
+use crate::store::{Engine, Slot};
 use crate::swim::StorageHealth;
 use crate::types::{Namespace, NodeId, PartitionId, Partitions};
 use crate::view::{ClusterView, ViewError};
@@ -197,18 +198,8 @@ impl Core {
     /// The order in which replicas are read as far as their storages go, best first. A storage that takes no writes
     /// reads well.
     pub(crate) fn read_rank(&self, node: NodeId) -> u8 {
-        let own = || match self.engine.health() {
-            Health::Ok | Health::ReadOnly { .. } => StorageHealth::Ok,
-            Health::Slow { .. } => StorageHealth::Slow,
-            Health::LosingData { .. } => StorageHealth::LosingData,
-            Health::Down { .. } => StorageHealth::Down,
-        };
-        match if node == self.id { own() } else { self.peers.storage(node) } {
-            StorageHealth::Ok | StorageHealth::ReadOnly => 0,
-            StorageHealth::Slow => 1,
-            StorageHealth::LosingData => 2,
-            StorageHealth::Down => 3,
-        }
+        let health = if node == self.id { status::grade(&self.engine.health()) } else { self.peers.storage(node) };
+        health.read_rank()
     }
 
     /// Goes on with another description of the cluster: whoever is new is connected to.
