@@ -183,7 +183,8 @@ impl Cluster {
             keys: member.keys.clone(),
             settings: TransportSettings::default(),
         };
-        let gossip = self.gossip.map(|address| gossip(address, &member.info(), material(&issued, &self.authority.root)));
+        let gossip =
+            self.gossip.map(|address| gossip(address, &member.info(), material(&issued, &self.authority.root)));
         let parts = Parts {
             cluster: ClusterInfo { node: name, ..self.info.clone() },
             engine,

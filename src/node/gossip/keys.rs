@@ -43,7 +43,11 @@ impl Keys {
             None => Keyring::default(),
         };
         let digest = ring.digest();
-        Ok(Self { state: Mutex::new(State { ring: Arc::new(ring), digest, saved: digest }), file, saving: tokio::sync::Mutex::default() })
+        Ok(Self {
+            state: Mutex::new(State { ring: Arc::new(ring), digest, saved: digest }),
+            file,
+            saving: tokio::sync::Mutex::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

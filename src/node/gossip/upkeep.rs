@@ -156,7 +156,10 @@ mod tests {
     fn the_worse_of_two_grades_is_told() {
         for (at, grade) in StorageHealth::ALL.into_iter().enumerate() {
             assert_eq!(usize::from(grade.rank()), at);
-            assert_eq!((worse(grade, StorageHealth::Ok), worse(StorageHealth::Down, grade)), (grade, StorageHealth::Down));
+            assert_eq!(
+                (worse(grade, StorageHealth::Ok), worse(StorageHealth::Down, grade)),
+                (grade, StorageHealth::Down)
+            );
         }
     }
 }
