@@ -174,6 +174,10 @@ pub const GOSSIP_SOCKET_BUFFER: usize = 1024 * 1024;
 pub const GOSSIP_STREAMS_MAX: usize = 256;
 /// Orders that may wait for the task of gossip before those who give them wait.
 pub const GOSSIP_QUEUE_MAX: usize = 1024;
+/// Datagrams that the task of gossip takes in one after the other while orders wait for it.
+pub const GOSSIP_DATAGRAMS_IN_A_ROW: usize = 64;
+/// How long the task of gossip has to answer what is asked of it.
+pub const GOSSIP_ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// Messages of gossip kept until the certificate has come that their records need. Beyond, the oldest are dropped.
 pub const GOSSIP_PUT_ASIDE_MAX: usize = 64;
 /// Members greeted at the same time.
@@ -226,8 +230,10 @@ pub const ADMIN_HEADERS_MAX: usize = 64;
 pub const ADMIN_HEADERS_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest life of a connection to the admin listener, which is for one request.
 pub const ADMIN_PATIENCE: Duration = Duration::from_secs(30);
-/// Longest time that the storage is asked how much it holds, for metrics.
+/// Longest time that the storage is asked how much it holds, for metrics and status.
 pub const STORE_SIZE_PATIENCE: Duration = Duration::from_secs(1);
+/// For how long what it said is told again.
+pub const STORE_SIZE_FRESH: Duration = Duration::from_secs(1);
 /// Leaves of all hash trees of one node, for one replica count; 16 bytes each.
 pub const TREE_LEAVES_MAX: u32 = 1 << 18;
 /// Fewest leaves of one hash tree.

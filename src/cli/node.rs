@@ -70,7 +70,7 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
         }
     };
     let data_dir = &config.data_dir;
-    fs::create_dir_all(data_dir).with_context(|| format!("node.data_dir {}", data_dir.display()))?;
+    make_data_dir(data_dir).with_context(|| format!("node.data_dir {}", data_dir.display()))?;
     // Two processes with one node's name and keys would be taken for one.
     let lock = Lock::take(&data_dir.join(LOCK));
     let _lock = lock.with_context(|| format!("node.data_dir {} cannot be used", data_dir.display()))?;
@@ -119,6 +119,18 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
         bail!(
             "another process runs as node {} with the same certificate: give this one a name of its own",
             config.name
+        );
+    }
+    Ok(())
+}
+
+/// Makes the data directory for the node's own user, or takes the one that is there.
+fn make_data_dir(path: &Path) -> std::io::Result<()> {
+    store::create_directory(path)?;
+    if store::is_open_to_others(path)? {
+        tracing::warn!(
+            path = %path.display(),
+            "other users of this host may look into node.data_dir, which holds all values: run chmod 700 on it"
         );
     }
     Ok(())

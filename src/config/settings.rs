@@ -204,7 +204,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("node.name", NODE_NAME, Required, "This node's name: a DNS label, unique in the cluster, and the same as in its certificate."),
     Setting::new("node.zone", ZONE, Value("default"), "The failure zone (rack, hall, region); replicas are spread over zones. By default as in [[members]]."),
     Setting::new("node.weight", WEIGHT, Value("100"), "This node's share of the data in proportion to the other nodes' weights. By default as in [[members]]."),
-    Setting::new("node.data_dir", Kind::Path, Value("data"), "Where the node keeps all its state. Made if it is not there."),
+    Setting::new("node.data_dir", Kind::Path, Value("data"), "Where the node keeps all its state. Made, for its user only, if it is not there."),
     Setting::new("listen.quic", Kind::Listen, Value("0.0.0.0:7400"), "UDP address for nodes and clients (QUIC)."),
     Setting::new("listen.gossip", Kind::Listen, Value("0.0.0.0:7401"), "UDP address for gossip."),
     Setting::new("listen.admin", Kind::Listen, Value("127.0.0.1:7402"), "TCP address for health, metrics and administration over HTTP. It has no authentication of its own: keep it local."),

@@ -50,7 +50,7 @@ pub use identity::Identity;
 pub use link::Link;
 pub use link::LinkSettings;
 pub use link::LinkState;
-pub use peer::Peer;
+pub use peer::{ConnectionNumber, Peer};
 pub use pool::Pool;
 pub use serve::Handler;
 pub use serve::Incoming;

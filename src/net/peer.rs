@@ -10,6 +10,10 @@ use crate::net::identity::Certificate;
 use crate::net::identity::Identity;
 use crate::net::identity::IdentityError;
 
+/// Tells the connections of one process apart, as long as they stand. The order means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionNumber(pub usize);
+
 /// The other side of a connection.
 #[derive(Debug)]
 pub struct Peer {
@@ -43,6 +47,11 @@ impl Peer {
     /// Where it is now; a peer may move to another address and keep its connection.
     pub fn address(&self) -> SocketAddr {
         self.quic.remote_address()
+    }
+
+    /// Which of this process's connections it is.
+    pub fn number(&self) -> ConnectionNumber {
+        ConnectionNumber(self.quic.stable_id())
     }
 
     /// The round trip to it, as QUIC estimates it.

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::ask::Stages;
+use crate::node::gauge::SizeGauge;
 use crate::node::gossip::Gossip;
 use crate::node::hints::HintBudget;
 use crate::node::meters::{Meters, Stage};
@@ -18,11 +19,13 @@ use crate::node::oversight::{Oversight, SlowLog};
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
+use crate::node::status;
 use crate::node::sync::Sync;
 use crate::node::timeouts::Timeouts;
 use crate::node::trees::Trees;
+use crate::node::watch::Watchers;
 use crate::record;
-use crate::store::{Engine, Health, Slot};
+use crate::store::{Engine, Slot};
 use crate::swim::StorageHealth;
 use crate::types::{Namespace, NodeId, PartitionId, Partitions};
 use crate::view::{ClusterView, ViewError};
@@ -49,13 +52,14 @@ pub(crate) struct Core {
     pub(crate) meters: Arc<Meters>,
     pub(crate) oversight: Oversight,
     pub(crate) slow_log: SlowLog,
+    pub(crate) size: Arc<SizeGauge>,
     pub(crate) started: Instant,
     /// Room for work in the background.
     pub(crate) background: Arc<Semaphore>,
     /// Membership by gossip. `None` where members are only those of the configuration.
     pub(crate) gossip: Option<Arc<Gossip>>,
-    /// Room for clients that wait for news of the cluster.
-    pub(crate) watchers: Semaphore,
+    /// Clients that wait for news of the cluster.
+    pub(crate) watchers: Watchers,
     /// The scope of work that outlives the request it belongs to: slow replicas, read repair, hints.
     pub(crate) rest: Env,
 }
@@ -197,16 +201,10 @@ impl Core {
     /// be read from now; this one finds out by trying.
     pub(crate) fn read_rank(&self, node: NodeId) -> Option<ReadRank> {
         if node == self.id {
-            let storage = match self.engine.health() {
-                Health::Ok | Health::ReadOnly { .. } => StorageHealth::Ok,
-                Health::Slow { .. } => StorageHealth::Slow,
-                Health::LosingData { .. } => StorageHealth::LosingData,
-                Health::Down { .. } => StorageHealth::Down,
-            };
-            return Some((storage_rank(storage), false, false, None));
+            return Some((status::grade(&self.engine.health()).read_rank(), false, false, None));
         }
         let seen = self.peers.seen(node);
-        seen.takes_reads().then(|| (storage_rank(seen.storage()), true, !seen.is_prompt(), seen.rtt()))
+        seen.takes_reads().then(|| (seen.storage().read_rank(), true, !seen.is_prompt(), seen.rtt()))
     }
 
     /// Goes on with another description of the cluster: whoever is new is connected to.
@@ -254,15 +252,6 @@ impl Core {
 
 /// See [`Core::read_rank`]: the storage, whether it is another node, whether it was silent of late, the round trip.
 pub(crate) type ReadRank = (u8, bool, bool, Option<Duration>);
-
-fn storage_rank(storage: StorageHealth) -> u8 {
-    match storage {
-        StorageHealth::Ok | StorageHealth::ReadOnly => 0,
-        StorageHealth::Slow => 1,
-        StorageHealth::LosingData => 2,
-        StorageHealth::Down => 3,
-    }
-}
 
 /// A slot in a message.
 pub(crate) fn slot_ref(slot: &Slot) -> SlotRef {

@@ -2,12 +2,12 @@
 //! their connections are gone, instead of waiting for an idle timeout.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::env::Env;
 use crate::net::EndpointKeys;
+use crate::store;
 
 const FILE: &str = "endpoint.keys";
 
@@ -44,12 +44,7 @@ fn decode(bytes: &[u8]) -> io::Result<EndpointKeys> {
 
 fn create(path: &Path, env: &Env) -> io::Result<EndpointKeys> {
     let keys = EndpointKeys::generate(env);
-    let temporary = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&keys.reset)?;
-    file.write_all(&keys.connection_id)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    store::replace_file(path, &[keys.reset.as_slice(), &keys.connection_id].concat())?;
     Ok(keys)
 }
 

@@ -11,6 +11,7 @@ use crate::node::core::Core;
 use crate::node::meters::{Call, Kind, Outcome, Stage};
 use crate::node::readiness;
 use crate::node::status;
+use crate::swim::StorageHealth;
 use crate::wire::gossip::MemberState;
 use crate::wire::rpc::ProcessUsage;
 
@@ -96,8 +97,8 @@ async fn storage(core: &Core) -> Vec<Family> {
     }
     let grade = status::grade(&core.engine.health());
     let help = "The storage's health: 1 for the state it is in, 0 for the others.";
-    let health = status::GRADES.iter().fold(Family::new("dynamomini_storage_health", help), |family, state| {
-        family.with([("state", *state)], Value::Gauge(f64::from(u8::from(*state == grade))))
+    let health = StorageHealth::ALL.iter().fold(Family::new("dynamomini_storage_health", help), |family, state| {
+        family.with([("state", state.as_str())], Value::Gauge(f64::from(u8::from(*state == grade))))
     });
     let mut families = vec![took, errors, health];
     if let Some(size) = status::size(core).await {

@@ -6,6 +6,7 @@
 mod ask;
 mod coordinate;
 mod core;
+mod gauge;
 pub mod gossip;
 mod hints;
 pub mod keys;
@@ -28,6 +29,7 @@ pub use observer::Observer;
 pub use oversight::{Host, NoHost, Oversight};
 pub use timeouts::Timeouts;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +51,9 @@ use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
 use crate::node::serve::Serve;
 use crate::node::sync::Sync;
+use crate::node::timeouts::Budget;
 use crate::node::trees::Trees;
+use crate::node::watch::Watchers;
 use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
@@ -91,6 +95,14 @@ pub enum StartError {
     /// Gossip cannot begin.
     #[error(transparent)]
     Gossip(#[from] GossipError),
+    /// The kept hash trees cannot be put out of use, so that a later start would believe them when they are old.
+    #[error("the kept hash trees in {path} can be neither emptied nor removed ({error}): remove them by hand", path = path.display())]
+    Trees {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// Name, partitions or node differ, which are fixed for a node's life.
     #[error("this is not the description of the running cluster, but of {0}")]
     Another(ClusterName),
@@ -132,7 +144,13 @@ impl Node {
         let trees = Arc::new(Trees::new(&view, engine.epoch()));
         if let Some(path) = kept.clone() {
             let (hash, trees) = (*view.hash(), trees.clone());
-            report_kept(env.blocking(move || sync::file::load(&path, &hash, &trees)).await);
+            let loaded = env.blocking({
+                let path = path.clone();
+                move || sync::file::load(&path, &hash, &trees)
+            });
+            let broken = || Err(io::Error::other("reading them broke off"));
+            let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
+            tracing::debug!(known, "partitions whose hash trees were kept");
         }
         let (meters, identity) = (Arc::new(Meters::default()), (*view.hash(), id));
         let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
@@ -154,8 +172,9 @@ impl Node {
             meters,
             oversight,
             slow_log: SlowLog::default(),
+            size: Arc::default(),
             started: tokio::time::Instant::now(),
-            watchers: Semaphore::new(limits::WATCHERS_MAX),
+            watchers: Watchers::default(),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
             gossip,
             rest: rest.clone(),
@@ -220,36 +239,32 @@ impl Node {
     /// [`StoreError`] when the storage could not be closed cleanly: nothing acknowledged is lost, but it will have a
     /// new epoch at the next start.
     pub async fn shutdown(self) -> Result<(), StoreError> {
-        let patience = self.core.timeouts.shutdown;
+        let budget = Budget::new(self.core.timeouts.shutdown);
         let mut dropped = 0;
         if let Some(gossip) = &self.core.gossip {
             if !gossip.yielded.is_cancelled() {
-                gossip.leave(patience / 4).await;
+                // Most who hear it ask others from then on, so it is worth half of the time.
+                gossip.leave(budget.left() / 2).await;
             }
-            dropped += gossip.env.shutdown(patience / 8).await;
+            dropped += gossip.env.shutdown(budget.left() / 4).await;
         }
         self.core.rest.stop();
-        self.endpoint.close(patience / 2).await;
-        dropped += self.core.rest.shutdown(patience / 4).await;
-        dropped += self.storage.shutdown(patience / 4).await;
+        self.endpoint.close(budget.left() / 2).await;
+        dropped += self.core.rest.shutdown(budget.left() / 2).await;
+        dropped += self.storage.shutdown(budget.left() / 2).await;
         if dropped > 0 {
             tracing::warn!(dropped, "tasks did not end in time and were dropped");
         }
         if let Some(path) = self.trees {
             let (hash, trees) = (self.core.hash, self.core.trees.clone());
             // Nothing is written any more. Without the file the storage is read at the next start, and that is all.
-            if let Some(Err(error)) = self.core.rest.blocking(move || sync::file::save(&path, &hash, &trees)).await {
-                tracing::warn!(%error, "the hash trees could not be kept");
+            let saving = self.core.rest.blocking(move || sync::file::save(&path, &hash, &trees));
+            match tokio::time::timeout(budget.left(), saving).await {
+                Ok(Some(Err(error))) => tracing::warn!(%error, "the hash trees could not be kept"),
+                Ok(_) => {}
+                Err(_) => tracing::warn!("no time to keep the hash trees"),
             }
         }
         self.core.engine.clone().close().await
-    }
-}
-
-fn report_kept(loaded: Option<std::io::Result<usize>>) {
-    match loaded {
-        Some(Ok(known)) => tracing::debug!(known, "partitions whose hash trees were kept"),
-        Some(Err(error)) => tracing::warn!(%error, "the kept hash trees cannot be read; the storage is read instead"),
-        None => tracing::warn!("the kept hash trees were not read"),
     }
 }

@@ -1,16 +1,13 @@
 //! The status report of a node.
 
-use crate::limits;
 use crate::meter::Distribution;
 use crate::node::core::Core;
 use crate::node::meters::{Call, Kind};
 use crate::node::readiness;
 use crate::node::sync;
 use crate::store::{Engine, Health, StoreSize};
+use crate::swim::StorageHealth;
 use crate::wire::rpc::NodeStatus;
-
-/// The grades of a storage's health in a word, best first.
-pub(crate) const GRADES: [&str; 5] = ["ok", "slow", "read-only", "losing-data", "down"];
 
 /// How this node is, now.
 pub(crate) async fn status(core: &Core) -> NodeStatus {
@@ -50,17 +47,8 @@ fn used<const N: usize>(distributions: [(&str, Distribution); N]) -> Vec<(String
 
 /// How much the storage holds. `None` when it does not say in time.
 pub(crate) async fn size(core: &Core) -> Option<StoreSize> {
-    match tokio::time::timeout(limits::STORE_SIZE_PATIENCE, core.engine.size()).await {
-        Ok(Ok(size)) => Some(size),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "the storage's size is not known");
-            None
-        }
-        Err(_) => {
-            tracing::debug!("the storage did not tell its size in time");
-            None
-        }
-    }
+    let engine = core.engine.clone();
+    core.size.read(&core.rest, || async move { engine.size().await }).await
 }
 
 pub(crate) fn engine(engine: &Engine) -> &'static str {
@@ -72,23 +60,24 @@ pub(crate) fn engine(engine: &Engine) -> &'static str {
     }
 }
 
-/// The grade of a storage's health, one of [`GRADES`].
-pub(crate) fn grade(health: &Health) -> &'static str {
+/// The grade of a storage's health, as it is spread and shown.
+pub(crate) fn grade(health: &Health) -> StorageHealth {
     match health {
-        Health::Ok => "ok",
-        Health::Slow { .. } => "slow",
-        Health::ReadOnly { .. } => "read-only",
-        Health::LosingData { .. } => "losing-data",
-        Health::Down { .. } => "down",
+        Health::Ok => StorageHealth::Ok,
+        Health::Slow { .. } => StorageHealth::Slow,
+        Health::ReadOnly { .. } => StorageHealth::ReadOnly,
+        Health::LosingData { .. } => StorageHealth::LosingData,
+        Health::Down { .. } => StorageHealth::Down,
     }
 }
 
 fn health(health: &Health) -> String {
+    let grade = grade(health).as_str();
     match health {
-        Health::Ok => "ok".to_owned(),
-        Health::Slow { average } => format!("slow: {} ms a call", average.as_millis()),
-        Health::ReadOnly { reason } => format!("read-only: {reason}"),
-        Health::LosingData { reason } => format!("losing data: {reason}"),
-        Health::Down { reason } => format!("down: {reason}"),
+        Health::Ok => grade.to_owned(),
+        Health::Slow { average } => format!("{grade}: {} ms a call", average.as_millis()),
+        Health::ReadOnly { reason } | Health::LosingData { reason } | Health::Down { reason } => {
+            format!("{grade}: {reason}")
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Limits of waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
@@ -9,12 +11,44 @@ pub struct Timeouts {
     pub replica: Duration,
     /// The answer of a replica to a read before another one is asked beside it.
     pub hedge: Duration,
-    /// All of shutdown.
+    /// All of shutdown, except for what is short by itself: the last packets to peers, and closing the storage's files.
     pub shutdown: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         Self { replica: Duration::from_secs(2), hedge: Duration::from_millis(50), shutdown: Duration::from_secs(10) }
+    }
+}
+
+/// What is left of a time that several parts share, one after the other: each gets a share of what those before it left.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget(Instant);
+
+impl Budget {
+    /// The whole, from now on.
+    pub(crate) fn new(whole: Duration) -> Self {
+        Self(Instant::now() + whole)
+    }
+
+    /// All that is left.
+    pub(crate) fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_that_each_take_their_share_stay_within_the_whole() {
+        let (whole, began) = (Duration::from_secs(10), Instant::now());
+        let budget = Budget::new(whole);
+        for share in [2, 4, 2, 2, 1, 1] {
+            tokio::time::sleep(budget.left() / share).await;
+        }
+        assert!(began.elapsed() <= whole + Duration::from_millis(2), "{:?}", began.elapsed());
+        assert_eq!(budget.left(), Duration::ZERO);
     }
 }

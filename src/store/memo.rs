@@ -2,19 +2,16 @@
 //!
 //! It is replaced as a whole, so a crash leaves the old or the new one. It decides nothing: see [`super::epoch`].
 
-use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read;
-use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::store::epoch::Memo;
+use crate::store::files::replace_file;
 
 /// Where a memo is kept: a file, which need not exist.
 #[derive(Debug, Clone)]
@@ -56,7 +53,7 @@ impl MemoFile {
 
     /// Replaces the memo; it is on disk when this returns.
     pub(crate) fn save(&self, memo: &Memo, hash: &ClusterHash) -> io::Result<()> {
-        replace(&self.0, &encode(memo, hash)?)
+        replace_file(&self.0, &encode(memo, hash)?)
     }
 }
 
@@ -78,30 +75,10 @@ fn decode(text: &[u8], hash: &ClusterHash) -> Option<Memo> {
     postcard::from_bytes(body).ok()
 }
 
-/// Held while a file is replaced: an engine that was dropped may still be at it when the next one begins.
-static REPLACING: Mutex<()> = Mutex::new(());
-
-/// Replaces a small file as a whole; it is on disk when this returns.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let _replacing = REPLACING.lock().unwrap_or_else(PoisonError::into_inner);
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(directory)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = directory.join(name);
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // The rename itself is durable only with its directory.
-    File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::store::epoch::Mark;
     use crate::types::ClusterName;

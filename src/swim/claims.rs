@@ -146,6 +146,7 @@ impl Swim {
         let longest = gone.min_by_key(|(_, member)| member.since).map(|(node, _)| node);
         if let Some(node) = longest {
             self.table.remove(node);
+            self.events.push(Event::Forgotten(node));
         }
         longest.is_some()
     }

@@ -99,6 +99,8 @@ pub enum Event {
     Failed(NodeId),
     /// A member left by itself.
     Left(NodeId),
+    /// A member that was gone for long is not known any more: others needed its place.
+    Forgotten(NodeId),
     /// A member's record changed otherwise.
     Updated(Arc<Record>),
     /// Two live processes use one name.

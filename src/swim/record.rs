@@ -39,6 +39,38 @@ pub enum StorageHealth {
     Down,
 }
 
+impl StorageHealth {
+    /// All of them, in the order in which storages are preferred.
+    pub const ALL: [Self; 5] = [Self::Ok, Self::Slow, Self::LosingData, Self::ReadOnly, Self::Down];
+
+    /// The grade in a word, as in logs, output and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Slow => "slow",
+            Self::ReadOnly => "read-only",
+            Self::LosingData => "losing-data",
+            Self::Down => "down",
+        }
+    }
+
+    /// Its place in [`StorageHealth::ALL`].
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Slow => 1,
+            Self::LosingData => 2,
+            Self::ReadOnly => 3,
+            Self::Down => 4,
+        }
+    }
+
+    /// The same for reads, to which it does not matter whether a storage takes writes.
+    pub fn read_rank(self) -> u8 {
+        if self == Self::ReadOnly { Self::Ok.rank() } else { self.rank() }
+    }
+}
+
 /// A certificate, in short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {

@@ -231,3 +231,23 @@ fn a_record_survives_the_disk_and_a_changed_byte_is_noticed() {
     bytes.push(0);
     assert_eq!(Signed::from_bytes(&bytes, cluster, &Plain), Err(RecordError::Malformed));
 }
+
+#[test]
+fn who_is_forgotten_to_make_room_is_said_to_be() {
+    let mut swim = swim(&["bb"]);
+    let gone: Vec<Record> = (0..limits::MEMBERS_REMEMBERED_MAX + 5)
+        .map(|number| Record { name: NodeName::new(format!("g{number}")).unwrap(), left: true, ..record("ccc") })
+        .collect();
+    for record in &gone {
+        let signed = Signed::new(record.clone(), &Plain).unwrap();
+        swim.answer_ping(Duration::ZERO, &datagram("bb", Belief::Up(3), &[Part::Record(signed.envelope())]));
+    }
+    let missing = gone.iter().map(Record::node).filter(|node| swim.member(*node).is_none());
+    let missing: std::collections::BTreeSet<NodeId> = missing.collect();
+    let forgotten = swim.take_events().into_iter().filter_map(|event| match event {
+        Event::Forgotten(node) => Some(node),
+        _ => None,
+    });
+    assert_eq!(forgotten.collect::<std::collections::BTreeSet<_>>(), missing);
+    assert_eq!(missing.len(), 6, "the member that is up, and those that are gone, fill the table");
+}

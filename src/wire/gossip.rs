@@ -2,6 +2,8 @@
 //!
 //! What the membership protocol itself says travels as bytes that only it understands. Positional like all messages.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::types::{ClusterName, NodeName};
@@ -29,6 +31,16 @@ pub enum GossipReply {
     Hello(Box<Hello>),
 }
 
+/// Bytes that do not show in logs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretBlob(pub Blob);
+
+impl fmt::Debug for SecretBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} secret bytes", self.0.len())
+    }
+}
+
 /// What a member tells another one it is connected to, and is told in return.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
@@ -41,7 +53,7 @@ pub struct Hello {
     /// Its wall clock, in milliseconds since the Unix epoch.
     pub wall_ms: u64,
     /// The keyring it has, encoded. Keys travel only here, between nodes.
-    pub keyring: Blob,
+    pub keyring: SecretBlob,
     /// Credentials of members, encoded, its own first.
     pub credentials: Vec<Blob>,
     /// Fingerprints of certificates that it lacks.
@@ -188,11 +200,12 @@ mod tests {
             boot: 1,
             gossip: "g".to_owned(),
             wall_ms: 2,
-            keyring: Blob::copy(b"k"),
+            keyring: SecretBlob(Blob::copy(b"k")),
             credentials: vec![Blob::copy(b"x")],
             want: vec![[3; 32]],
             want_all: true,
         };
+        assert!(format!("{hello:?}").contains("keyring: 1 secret bytes"));
         let bytes = postcard::to_stdvec(&GossipRequest::Hello(Box::new(hello))).unwrap();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, format!("02016301016702016b01017801{}01", "03".repeat(32)));

@@ -14,10 +14,12 @@ use dynamomini::client::{Client, ClientBuilder};
 use dynamomini::env::Env;
 use dynamomini::net::{
     BindConfig, Endpoint, EndpointKeys, Expect, Link, LinkSettings, PemFile, Socket, TlsMaterial, TransportSettings,
-    tls,
+    Udp, tls,
 };
+use dynamomini::node::gossip::GossipParts;
 use dynamomini::node::{Node, Oversight, Parts, Timeouts};
 use dynamomini::store::{Durability, Engine, StoreConfig, StoreIdentity};
+use dynamomini::swim;
 use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, TraceId, Zone};
 use dynamomini::wire::blob;
 use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request, Traced};
@@ -36,12 +38,14 @@ pub(crate) struct Setup {
     pub(crate) namespaces: Vec<(&'static str, NamespacePolicy)>,
     /// Whether nodes keep their data on disk, so that they can be started again.
     pub(crate) on_disk: bool,
+    /// The gossip address of all nodes; without one they do not gossip.
+    pub(crate) gossip: Option<&'static str>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let namespaces = vec![("default", NamespacePolicy::default())];
-        Self { nodes: 3, partitions: 64, namespaces, on_disk: false }
+        Self { nodes: 3, partitions: 64, namespaces, on_disk: false, gossip: None }
     }
 }
 
@@ -52,6 +56,7 @@ pub(crate) struct Cluster {
     members: Vec<Member>,
     dir: tempfile::TempDir,
     on_disk: bool,
+    gossip: Option<&'static str>,
 }
 
 struct Member {
@@ -145,7 +150,7 @@ impl Cluster {
         };
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("the authority");
-        let mut cluster = Self { authority, info, members, dir, on_disk: setup.on_disk };
+        let mut cluster = Self { authority, info, members, dir, on_disk: setup.on_disk, gossip: setup.gossip };
         for at in 0..cluster.members.len() {
             cluster.start_node(at).await;
         }
@@ -178,6 +183,8 @@ impl Cluster {
             keys: member.keys.clone(),
             settings: TransportSettings::default(),
         };
+        let gossip =
+            self.gossip.map(|address| gossip(address, &member.info(), material(&issued, &self.authority.root)));
         let parts = Parts {
             cluster: ClusterInfo { node: name, ..self.info.clone() },
             engine,
@@ -185,7 +192,7 @@ impl Cluster {
             links: links(),
             timeouts: Timeouts::default(),
             clock_drift: Duration::from_secs(60),
-            gossip: None,
+            gossip,
             oversight: Oversight::default(),
             trees: None,
         };
@@ -338,6 +345,22 @@ pub(crate) fn material(issued: &Issued, root: &str) -> TlsMaterial {
     let key = PemFile { name: "key", bytes: issued.key.as_bytes() };
     let roots = PemFile { name: "roots", bytes: root.as_bytes() };
     TlsMaterial::from_pem(chain, key, roots, &tls::ring_provider()).unwrap()
+}
+
+fn gossip(address: &str, member: &MemberInfo, material: TlsMaterial) -> GossipParts {
+    GossipParts {
+        config: swim::Config::local(),
+        seeds: Vec::new(),
+        socket: Arc::new(Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap()),
+        quic: member.quic.clone(),
+        gossip: address.to_owned(),
+        admin: None,
+        zone: member.zone.clone(),
+        weight: member.weight,
+        material,
+        provider: tls::ring_provider(),
+        data_dir: None,
+    }
 }
 
 fn links() -> LinkSettings {

@@ -166,3 +166,17 @@ async fn a_scan_of_many_partitions_comes_through_under_a_short_deadline() {
     assert_eq!(scan.next().await.unwrap().unwrap().0, "only");
     assert!(scan.next().await.unwrap().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_gossip_name_does_not_resolve_still_tells_its_status() {
+    let cluster = Cluster::start(Setup { gossip: Some("nowhere.invalid:7"), ..Setup::default() }).await;
+    let wire = &cluster.wires()[0];
+    let patience = Duration::from_secs(10);
+    let asked = tokio::time::timeout(patience, wire.ask(&Request::Status)).await;
+    let Reply::Status(status) = asked.expect("the status hangs") else { panic!("no status") };
+    assert!(status.gossip.contains("has not begun"), "{}", status.gossip);
+    let asked = tokio::time::timeout(patience, wire.ask(&Request::Members)).await;
+    assert!(error(asked.expect("the members hang")).to_string().contains("has not begun"));
+    let client = cluster.client().await;
+    client.put("k", "v", PutOptions::default()).await.unwrap();
+}

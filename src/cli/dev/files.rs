@@ -22,6 +22,7 @@ use crate::cli::dev::ports::Ports;
 use crate::cli::dev::settings;
 use crate::config::value::Value;
 use crate::net::TlsFiles;
+use crate::store::create_directory;
 use crate::types::ClusterName;
 use crate::types::NodeName;
 
@@ -86,7 +87,7 @@ pub(super) fn configurations(layout: &Layout, spec: &Spec, ports: &Ports) -> any
     let values = settings::values(&spec.settings)?;
     for index in 0..spec.nodes {
         let name = node_name(index);
-        std::fs::create_dir_all(layout.node(&name))?;
+        create_directory(&layout.node(&name))?;
         let table = node_table(layout, spec, ports, index, &values);
         let note = "# Written by `dynamomini dev` at each start: give settings to it, after --.\n";
         folder::write_whole(&layout.node_config(&name), &format!("{note}\n{}", toml::to_string(&table)?))?;

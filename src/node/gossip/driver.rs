@@ -121,43 +121,57 @@ impl Driver {
             gossip,
         };
         driver.sealer.follow(&driver.gossip.keys.ring(), now);
+        driver.gossip.begun.cancel();
         Ok(driver)
     }
 
     async fn run(&mut self, mut inbox: mpsc::Receiver<Order>) {
         let env = self.gossip.env.clone();
         let mut buffer = vec![0; limits::GOSSIP_DATAGRAM_MAX + 1];
+        let mut datagrams = 0;
         loop {
             let due = self.swim.deadline().map_or(self.next_pause, |at| self.gossip.started + at);
             let socket = self.socket.clone();
+            // What clients ask must not hold up what the other members say, nor that everything else for long.
             tokio::select! {
                 biased;
                 () = env.stopped() => break,
+                received = receive(&*socket, &mut buffer), if datagrams < limits::GOSSIP_DATAGRAMS_IN_A_ROW => {
+                    datagrams += 1;
+                    match received {
+                        Ok((length, from)) => self.take(from, &buffer[..length]),
+                        Err(error) => tracing::debug!(%error, "the socket of gossip failed for a moment"),
+                    }
+                }
                 order = inbox.recv() => match order {
-                    Some(order) => self.obey(order),
+                    Some(order) => {
+                        datagrams = 0;
+                        self.obey(order);
+                    }
                     None => break,
                 },
-                received = receive(&*socket, &mut buffer) => match received {
-                    Ok((length, from)) => self.take(from, &buffer[..length]),
-                    Err(error) => tracing::debug!(%error, "the socket of gossip failed for a moment"),
-                },
                 () = sleep_until(due.min(self.next_pause)) => {}
+                () = std::future::ready(()), if datagrams >= limits::GOSSIP_DATAGRAMS_IN_A_ROW => datagrams = 0,
             }
-            // Whatever came, time passes: a flood of junk must not hold up what is due.
-            let now = self.gossip.now();
-            if self.swim.deadline().is_some_and(|at| at <= now) {
-                self.swim.handle(now, Input::Timer);
-            }
-            self.carry_out();
-            self.pass_on();
-            if Instant::now() >= self.next_pause {
-                self.next_pause = Instant::now() + PAUSE;
-                self.learn();
-                self.save_later();
-            }
+            self.keep_time();
         }
         let _alone = self.writing.acquire().await;
         self.file.clone().save(self.kept(), &env).await;
+    }
+
+    /// Whatever came, time passes: neither a flood of junk nor one of questions holds up what is due.
+    fn keep_time(&mut self) {
+        let now = self.gossip.now();
+        if self.swim.deadline().is_some_and(|at| at <= now) {
+            self.swim.handle(now, Input::Timer);
+        }
+        self.carry_out();
+        self.pass_on();
+        if Instant::now() >= self.next_pause {
+            self.next_pause = Instant::now() + PAUSE;
+            self.learn();
+            self.save_later();
+        }
     }
 
     /// Opens a datagram and hands it to the state machine.
@@ -337,11 +351,9 @@ impl Driver {
                 Event::Failed(node) => self.say(node, "failed"),
                 Event::Left(node) => {
                     self.say(node, "left");
-                    if !self.core.view().members().contains_key(&node) {
-                        self.core.peers.forget(node);
-                        self.core.peers.follow(&self.core.view());
-                    }
+                    self.forget(node);
                 }
+                Event::Forgotten(node) => self.forget(node),
                 Event::Updated(record) => self.take_record(&record),
                 Event::Conflict { node, addresses, yields } => {
                     let name = self.name_of(node);
@@ -356,6 +368,14 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// Drops the connection to somebody who is gone, unless the cluster's description lists it.
+    fn forget(&self, node: NodeId) {
+        if !self.core.view().members().contains_key(&node) {
+            self.core.peers.forget(node);
+            self.core.peers.follow(&self.core.view());
         }
     }
 

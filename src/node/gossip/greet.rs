@@ -23,7 +23,7 @@ use crate::node::peers::encode;
 use crate::seal::{Boot, Keyring};
 use crate::types::{NodeId, NodeName};
 use crate::wire::blob::{self, Blob};
-use crate::wire::gossip::{GossipReply, GossipRequest, Hello};
+use crate::wire::gossip::{GossipReply, GossipRequest, Hello, SecretBlob};
 use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
 /// Pause between looks at who is to be greeted.
@@ -62,7 +62,7 @@ impl Gossip {
             boot: self.boot.0,
             gossip: address.map(|address| address.to_string()).unwrap_or_default(),
             wall_ms: self.env.wall_ms(),
-            keyring: Blob(keyring.into()),
+            keyring: SecretBlob(Blob(keyring.into())),
             credentials: vec![self.notary.own()],
             want: self.notary.lacking(),
             want_all,
@@ -70,13 +70,13 @@ impl Gossip {
     }
 
     /// Takes in what a member said in a greeting, asked or unasked. Returns its keyring's digest.
-    async fn heed(&self, node: NodeId, name: &NodeName, hello: &Hello) -> Result<u64, ServeError> {
+    fn heed(&self, node: NodeId, name: &NodeName, hello: &Hello) -> Result<u64, ServeError> {
         if hello.cluster != self.cluster {
             let text = format!("this is cluster {}, not {}: correct cluster.seeds", self.cluster, hello.cluster);
             return Err(ServeError::Forbidden(text));
         }
         let unreadable = |_| ServeError::Invalid("the keyring cannot be read: is the other side newer?".to_owned());
-        let ring: Keyring = postcard::from_bytes(&hello.keyring).map_err(unreadable)?;
+        let ring: Keyring = postcard::from_bytes(&hello.keyring.0).map_err(unreadable)?;
         let (before, _) = self.notary.progress();
         let merged = self.keys.change(|own| own.merge(&ring));
         let changed = merged.map_err(|error| {
@@ -88,20 +88,20 @@ impl Gossip {
             tracing::info!(from = %name, "the keyring of gossip changed");
             self.greet.notify_one();
         }
-        self.order(Order::Expect(node, Boot(hello.boot))).await;
+        self.tell(Order::Expect(node, Boot(hello.boot)));
         if changed.1 || self.notary.progress().0 != before || !hello.credentials.is_empty() {
-            self.order(Order::Learnt).await;
+            self.tell(Order::Learnt);
         }
         Ok(ring.digest())
     }
 
     /// Answers a greeting.
-    pub(crate) async fn welcome(&self, name: &NodeName, node: NodeId, hello: &Hello) -> Result<Hello, ServeError> {
+    pub(crate) fn welcome(&self, name: &NodeName, node: NodeId, hello: &Hello) -> Result<Hello, ServeError> {
         if *name == self.name {
             let text = format!("this is node {name}, too: two processes have one name and certificate");
             return Err(ServeError::Forbidden(text));
         }
-        self.heed(node, name, hello).await?;
+        self.heed(node, name, hello)?;
         let mut reply = self.hello(false);
         reply.credentials = self.notary.credentials(&hello.want, hello.want_all);
         Ok(reply)
@@ -109,7 +109,7 @@ impl Gossip {
 
     /// Keeps what a member answered to this node's greeting.
     async fn took(&self, node: NodeId, name: &NodeName, hello: &Hello, told: u64, asked: (u64, Duration)) {
-        let digest = match self.heed(node, name, hello).await {
+        let digest = match self.heed(node, name, hello) {
             Ok(digest) => digest,
             Err(error) => {
                 tracing::warn!(peer = %name, %error, "a greeting was answered in a way that cannot be used");

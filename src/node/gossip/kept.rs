@@ -1,14 +1,14 @@
-//! Files in the data directory that are replaced as a whole: checksummed, readable by the node's user only, and with
-//! the one before kept beside them. What is in them is not known here.
+//! Files in the data directory that are replaced as a whole: checksummed, readable by the node's user only, and, unless
+//! they hold secrets, with the one before kept beside them. What is in them is not known here.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ring::digest;
 
 use crate::limits;
+use crate::store;
 
 const CHECKSUM: usize = 32;
 
@@ -18,12 +18,19 @@ pub(crate) struct KeptFile {
     path: PathBuf,
     /// What its content begins with; another version has another one.
     magic: &'static [u8; 8],
+    /// Whether what was there before is kept beside it.
+    keeps_before: bool,
 }
 
 impl KeptFile {
     /// The file of this name in a directory.
     pub(crate) fn new(directory: &Path, name: &str, magic: &'static [u8; 8]) -> Self {
-        Self { path: directory.join(name), magic }
+        Self { path: directory.join(name), magic, keeps_before: true }
+    }
+
+    /// The same for secrets: what was there before is gone once it is replaced.
+    pub(crate) fn secret(directory: &Path, name: &str, magic: &'static [u8; 8]) -> Self {
+        Self { keeps_before: false, ..Self::new(directory, name, magic) }
     }
 
     /// Its path, for messages.
@@ -37,28 +44,24 @@ impl KeptFile {
         self.path.with_file_name(name)
     }
 
-    /// Replaces the content; it is on disk when this returns, and what was there before is kept beside it.
+    /// Replaces the content; it is on disk when this returns, and what was there before is kept beside it or gone.
     pub(crate) fn save(&self, body: &[u8]) -> io::Result<()> {
-        let (new, old) = (self.beside(".new"), self.beside(".old"));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(self.magic)?;
-        file.write_all(&self.checksum(body))?;
-        file.write_all(body)?;
-        file.sync_all()?;
-        match fs::rename(&self.path, &old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let old = self.beside(".old");
+        if self.keeps_before {
+            match fs::rename(&self.path, &old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
-        fs::rename(&new, &self.path)?;
-        // The renames are durable only with their directory.
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        store::replace_file(&self.path, &[self.magic.as_slice(), &self.checksum(body), body].concat())?;
+        if self.keeps_before { Ok(()) } else { store::remove_file(&old) }
     }
 
     /// The content, or that of the one before if the file is missing or damaged. `None` when there is neither.
     pub(crate) fn load(&self) -> io::Result<Option<Vec<u8>>> {
         let mut damaged = false;
-        for path in [self.path.clone(), self.beside(".old")] {
+        let before = self.keeps_before.then(|| self.beside(".old"));
+        for path in std::iter::once(self.path.clone()).chain(before) {
             let Some(bytes) = read(&path)? else { continue };
             match self.body(&bytes) {
                 Some(body) => {
@@ -71,7 +74,7 @@ impl KeptFile {
             }
         }
         if damaged {
-            tracing::warn!(file = %self.path.display(), "damaged, and so is the one before it: begun anew");
+            tracing::warn!(file = %self.path.display(), "damaged, and no undamaged one before it: begun anew");
         }
         Ok(None)
     }
@@ -124,6 +127,20 @@ mod tests {
         fs::remove_file(file.path()).unwrap();
         assert_eq!(file.load().unwrap().as_deref(), Some(b"one".as_slice()), "a crash between the renames");
         fs::write(file.beside(".old"), b"junk").unwrap();
+        assert_eq!(file.load().unwrap(), None);
+    }
+
+    #[test]
+    fn of_a_secret_nothing_older_is_kept_nor_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        KeptFile::new(dir.path(), "keys", b"DMTEST01").save(b"zero").unwrap();
+        KeptFile::new(dir.path(), "keys", b"DMTEST01").save(b"one").unwrap();
+        let file = KeptFile::secret(dir.path(), "keys", b"DMTEST01");
+        file.save(b"two").unwrap();
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["keys"]);
+        fs::write(file.beside(".old"), fs::read(file.path()).unwrap()).unwrap();
+        fs::write(file.path(), b"junk").unwrap();
         assert_eq!(file.load().unwrap(), None);
     }
 

@@ -18,6 +18,8 @@ use crate::wire::gossip::KeyStatus;
 pub(crate) struct Keys {
     state: Mutex<State>,
     file: Option<KeptFile>,
+    /// Held while the file is written, so that an older keyring never replaces a newer one.
+    saving: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -28,13 +30,24 @@ struct State {
 }
 
 impl Keys {
-    /// Reads the keyring of a data directory; without one it lives in memory only.
+    /// Reads the keyring of a data directory; without one it lives in memory only. A keyring that is whole but not
+    /// understood is an error: to begin without it would forget which keys were removed.
     pub(crate) fn open(data_dir: Option<&Path>) -> io::Result<Self> {
-        let file = data_dir.map(|dir| KeptFile::new(dir, "gossip.keys", b"DMKEYS01"));
+        let file = data_dir.map(|dir| KeptFile::secret(dir, "gossip.keys", b"DMKEYS01"));
         let bytes = file.as_ref().map(KeptFile::load).transpose()?.flatten();
-        let ring: Keyring = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default();
+        let ring: Keyring = match bytes {
+            Some(bytes) => postcard::from_bytes(&bytes).map_err(|error| {
+                let text = format!("gossip.keys holds no keyring of this version ({error}); remove it to begin anew");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?,
+            None => Keyring::default(),
+        };
         let digest = ring.digest();
-        Ok(Self { state: Mutex::new(State { ring: Arc::new(ring), digest, saved: digest }), file })
+        Ok(Self {
+            state: Mutex::new(State { ring: Arc::new(ring), digest, saved: digest }),
+            file,
+            saving: tokio::sync::Mutex::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -76,6 +89,7 @@ impl Keys {
 
     /// Writes the keyring to the disk if it changed since.
     pub(crate) async fn save(self: &Arc<Self>, env: &Env) {
+        let _alone = self.saving.lock().await;
         let (ring, digest) = {
             let state = self.lock();
             if state.saved == state.digest {
@@ -135,5 +149,25 @@ mod tests {
         assert!(again.ring().key(first).is_none());
         let report = again.report(Some(second));
         assert_eq!(report.iter().filter(|key| key.removed).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_last_of_many_changes_is_what_is_kept_and_nothing_else() {
+        let (dir, env) = (tempfile::tempdir().unwrap(), Env::real());
+        let keys = Arc::new(Keys::open(Some(dir.path())).unwrap());
+        let saves = (0..20).map(|_| {
+            keys.make(&env).unwrap();
+            keys.save(&env)
+        });
+        futures_util::future::join_all(saves).await;
+        assert_eq!(Keys::open(Some(dir.path())).unwrap().digest(), keys.digest());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a copy lies beside the keys");
+    }
+
+    #[test]
+    fn a_keyring_that_is_not_understood_is_no_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        KeptFile::secret(dir.path(), "gossip.keys", b"DMKEYS01").save(&[0xff; 40]).unwrap();
+        assert!(Keys::open(Some(dir.path())).unwrap_err().to_string().contains("holds no keyring"));
     }
 }

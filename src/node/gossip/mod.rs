@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rustls::crypto::CryptoProvider;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +49,7 @@ use crate::node::gossip::keys::Keys;
 use crate::node::gossip::members::{Kept, MembersFile};
 use crate::node::gossip::notary::CertificateNotary;
 use crate::node::gossip::orders::Order;
-use crate::node::gossip::tally::Tally;
+use crate::node::gossip::tally::{Tally, one};
 use crate::seal::Boot;
 use crate::swim::Config;
 use crate::types::{ClusterName, NodeId, NodeName, Zone};
@@ -84,7 +85,7 @@ pub struct GossipParts {
 #[derive(Debug, thiserror::Error)]
 pub enum GossipError {
     /// A file of the data directory cannot be read.
-    #[error("the state of gossip in the data directory cannot be read ({0}): make it readable for the node's user")]
+    #[error("the state of gossip in the data directory cannot be read: {0}; it must be readable for the node's user")]
     Kept(#[from] io::Error),
     /// The certificate's key cannot sign.
     #[error(transparent)]
@@ -106,6 +107,8 @@ pub(crate) struct Gossip {
     pub(crate) met: Mutex<BTreeMap<NodeId, Met>>,
     /// There is somebody to greet.
     pub(crate) greet: Notify,
+    /// Set once this node's own address is known and orders are carried out.
+    pub(crate) begun: CancellationToken,
     /// Set when another process with this node's name was there first.
     pub(crate) yielded: CancellationToken,
     /// Room for requests over connections.
@@ -149,6 +152,7 @@ impl Gossip {
             address: Mutex::default(),
             met: Mutex::default(),
             greet: Notify::new(),
+            begun: CancellationToken::new(),
             yielded: CancellationToken::new(),
             streams: Arc::new(Semaphore::new(limits::GOSSIP_STREAMS_MAX)),
             started: Instant::now(),
@@ -177,22 +181,41 @@ impl Gossip {
         self.started.elapsed()
     }
 
-    /// Hands something to the task that owns the state machine. Without one it is lost, as the node is ending.
+    /// Hands something to the task that owns the state machine, and waits for room in its queue: for gossip's own tasks.
+    /// Without that task it is lost, as the node is ending.
     pub(crate) async fn order(&self, order: Order) {
         if self.orders.send(order).await.is_err() {
             tracing::debug!("gossip has ended");
         }
     }
 
-    /// Asks the task that owns the state machine. `None` when the node is ending.
+    /// Hands something over without waiting, for those who answer a request. Without room it is dropped and counted.
+    pub(crate) fn tell(&self, order: Order) {
+        match self.orders.try_send(order) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => one(&self.tally.orders_crowded),
+            Err(TrySendError::Closed(_)) => tracing::debug!("gossip has ended"),
+        }
+    }
+
+    /// Asks the task that owns the state machine. `None` when it does not answer soon: it has not begun, has too much to
+    /// do, or is ending.
     pub(crate) async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.order(order(reply)).await;
-        answer.await.ok()
+        let answer = async {
+            // Until then nobody reads the queue, and questions that nobody waits for any more would fill it.
+            self.begun.cancelled().await;
+            let (reply, answer) = oneshot::channel();
+            self.order(order(reply)).await;
+            answer.await.ok()
+        };
+        tokio::time::timeout(limits::GOSSIP_ANSWER_PATIENCE, answer).await.ok().flatten()
     }
 
     /// Tells the others that this node leaves, and gives them time to hear it.
     pub(crate) async fn leave(&self, patience: Duration) {
+        if !self.begun.is_cancelled() {
+            return;
+        }
         let farewell = async {
             if let Some(until) = self.ask(Order::Leave).await {
                 tokio::time::sleep(until.saturating_sub(self.now())).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::node::core::Core;
 use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
-use crate::swim::{ClusterState, Counters, Record, Seen, Standing, StorageHealth, Swim};
+use crate::swim::{ClusterState, Counters, Record, Seen, Standing, Swim};
 use crate::wire::gossip::{MemberState, MemberStatus, MembersReport};
 use crate::wire::rpc::ServeError;
 
@@ -45,17 +45,6 @@ pub(crate) fn state_of(standing: Standing) -> MemberState {
     }
 }
 
-/// The word for a storage's health.
-pub(crate) fn storage_word(health: StorageHealth) -> &'static str {
-    match health {
-        StorageHealth::Ok => "ok",
-        StorageHealth::Slow => "slow",
-        StorageHealth::ReadOnly => "read-only",
-        StorageHealth::LosingData => "losing data",
-        StorageHealth::Down => "down",
-    }
-}
-
 fn ownership(state: ClusterState) -> &'static str {
     match state {
         ClusterState::Joining => "joining",
@@ -75,7 +64,7 @@ fn status(record: &Record, state: MemberState, since: Duration, rtt: Option<Dura
         gossip: record.gossip.to_string(),
         zone: record.zone.to_string(),
         weight: record.weight,
-        storage: storage_word(record.storage).to_owned(),
+        storage: record.storage.as_str().to_owned(),
         software: record.software.clone(),
         protocol: record.protocol,
         rtt_us: rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
@@ -89,7 +78,13 @@ fn status(record: &Record, state: MemberState, since: Duration, rtt: Option<Dura
 impl Gossip {
     async fn portrait(&self) -> Result<Portrait, ServeError> {
         let portrait = self.ask(Order::Portrait).await;
-        portrait.ok_or_else(|| ServeError::Unavailable("gossip does not answer now".to_owned()))
+        portrait.ok_or_else(|| {
+            let why = match self.begun.is_cancelled() {
+                true => "gossip does not answer now",
+                false => "gossip has not begun: does this node's advertised gossip address resolve?",
+            };
+            ServeError::Unavailable(why.to_owned())
+        })
     }
 
     /// Everything about the members.

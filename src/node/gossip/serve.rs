@@ -34,7 +34,7 @@ pub(crate) async fn serve(gossip: &Gossip, from: &NodeName, request: GossipReque
             Ok(GossipReply::Sync(Blob(answer.ok_or_else(ending)?.into())))
         }
         GossipRequest::Hello(hello) => {
-            gossip.welcome(from, node, &hello).await.map(|hello| GossipReply::Hello(Box::new(hello)))
+            gossip.welcome(from, node, &hello).map(|hello| GossipReply::Hello(Box::new(hello)))
         }
     }
 }
@@ -65,7 +65,7 @@ pub(crate) async fn keys(core: &Arc<Core>, gossip: &Gossip, order: KeyOrder) -> 
         }
     };
     gossip.keys.save(&gossip.env).await;
-    gossip.order(Order::Learnt).await;
+    gossip.tell(Order::Learnt);
     let (agree, missed) = spread(core, gossip).await;
     let seals = gossip.ask(Order::Seals).await.flatten();
     Ok(KeysReport { keys: gossip.keys.report(seals), subject: subject.map(|id| id.0), agree, missed })

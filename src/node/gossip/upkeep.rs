@@ -12,7 +12,8 @@ use crate::node::core::Core;
 use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
 use crate::node::replica::marker;
-use crate::store::{Engine, Health, Mutation, StoreError};
+use crate::node::status;
+use crate::store::{Engine, Mutation, StoreError};
 use crate::swim::StorageHealth;
 
 /// Pause between looks.
@@ -77,12 +78,12 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
             checked = check(&core).await;
             check_at = Instant::now() + CHECK;
         }
-        let found = worse(grade(&core.engine.health()), checked);
-        if rank(found) >= rank(told) {
+        let found = worse(status::grade(&core.engine.health()), checked);
+        if found.rank() >= told.rank() {
             better_since = None;
         }
-        let calm = rank(found) > rank(told)
-            || (rank(found) < rank(told) && *better_since.get_or_insert_with(Instant::now) + CALM <= Instant::now());
+        let calm = found.rank() > told.rank()
+            || (found.rank() < told.rank() && *better_since.get_or_insert_with(Instant::now) + CALM <= Instant::now());
         if calm {
             (told, better_since) = (found, None);
             gossip.order(Order::Change(Box::new(move |record| record.storage = found))).await;
@@ -109,30 +110,8 @@ fn clock_offset(gossip: &Gossip) -> Option<i32> {
     i32::try_from((-median).clamp(-bound, bound)).ok()
 }
 
-/// The grade that is spread.
-pub(crate) fn grade(health: &Health) -> StorageHealth {
-    match health {
-        Health::Ok => StorageHealth::Ok,
-        Health::Slow { .. } => StorageHealth::Slow,
-        Health::ReadOnly { .. } => StorageHealth::ReadOnly,
-        Health::LosingData { .. } => StorageHealth::LosingData,
-        Health::Down { .. } => StorageHealth::Down,
-    }
-}
-
-/// The order in which storages are preferred, best first.
-pub(crate) fn rank(health: StorageHealth) -> u8 {
-    match health {
-        StorageHealth::Ok => 0,
-        StorageHealth::Slow => 1,
-        StorageHealth::LosingData => 2,
-        StorageHealth::ReadOnly => 3,
-        StorageHealth::Down => 4,
-    }
-}
-
 fn worse(one: StorageHealth, other: StorageHealth) -> StorageHealth {
-    if rank(one) >= rank(other) { one } else { other }
+    if one.rank() >= other.rank() { one } else { other }
 }
 
 /// Writes a small record of the node's own and reads it back, which an idle node's other work would not.
@@ -175,11 +154,12 @@ mod tests {
 
     #[test]
     fn the_worse_of_two_grades_is_told() {
-        use StorageHealth::{Down, LosingData, Ok, ReadOnly, Slow};
-        for (at, grade) in [Ok, Slow, LosingData, ReadOnly, Down].into_iter().enumerate() {
-            assert_eq!(usize::from(rank(grade)), at);
-            assert_eq!((worse(grade, Ok), worse(Down, grade)), (grade, Down));
+        for (at, grade) in StorageHealth::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(grade.rank()), at);
+            assert_eq!(
+                (worse(grade, StorageHealth::Ok), worse(StorageHealth::Down, grade)),
+                (grade, StorageHealth::Down)
+            );
         }
-        assert_eq!(grade(&Health::Slow { average: Duration::ZERO }), Slow);
     }
 }

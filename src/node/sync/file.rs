@@ -4,7 +4,6 @@
 //! behind that is older than the storage. It counts only in the epoch in which it was made, and only if its checksum
 //! holds and its trees add up. Without it everything is read anew.
 
-use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read;
@@ -57,18 +56,20 @@ pub(crate) fn save(path: &Path, hash: &ClusterHash, trees: &Trees) -> io::Result
 }
 
 /// Reads what was kept, if anything, and removes it. Returns the number of partitions that are known now.
+///
+/// # Errors
+/// When the file can be neither emptied nor removed: a later start would believe it, however old it is by then.
 pub(crate) fn load(path: &Path, hash: &ClusterHash, trees: &Trees) -> io::Result<usize> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(limits::TREE_FILE_MAX).read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error),
+    let read = read(path);
+    invalidate(path)?;
+    let bytes = match read {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(0),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the kept hash trees cannot be read; the storage is read anew");
+            return Ok(0);
+        }
     };
-    fs::remove_file(path)?;
-    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        // Removed for good, also after a power cut.
-        File::open(directory)?.sync_all()?;
-    }
     let Some(kept) = decode(&bytes, hash) else {
         tracing::warn!(path = %path.display(), "the kept hash trees are damaged; the storage is read anew");
         return Ok(0);
@@ -89,6 +90,31 @@ pub(crate) fn load(path: &Path, hash: &ClusterHash, trees: &Trees) -> io::Result
     })
 }
 
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(limits::TREE_FILE_MAX).read_to_end(&mut bytes).map(|_| Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sees to it that nobody believes the file any more, also after a power cut: it is emptied, and then removed. One of the
+/// two is enough.
+fn invalidate(path: &Path) -> io::Result<()> {
+    let emptied = match File::options().write(true).truncate(true).open(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) => Err(error),
+    };
+    match store::remove_file(path) {
+        Err(error) if emptied.is_ok() => {
+            tracing::warn!(path = %path.display(), %error, "the kept hash trees could be emptied only, not removed");
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
 fn restore(shape: Shape, kept: KeptTree) -> Option<(u8, Tree)> {
     Some((kept.copies, Tree::from_leaves(shape, kept.leaves, kept.root, kept.records)?))
 }
@@ -103,6 +129,8 @@ fn decode(bytes: &[u8], hash: &ClusterHash) -> Option<Kept> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use bytes::Bytes;
 
     use super::*;
@@ -142,6 +170,16 @@ mod tests {
             assert_eq!(forest.take_page(&window, vec![item], false), Page::Built);
         });
         trees
+    }
+
+    #[test]
+    fn trees_that_cannot_be_removed_are_emptied_or_no_node_starts_on_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, view) = (dir.path().join("trees"), view(3));
+        // A directory with something in it can be neither emptied nor removed like a file.
+        fs::create_dir_all(path.join("stuck")).unwrap();
+        load(&path, view.hash(), &Trees::new(&view, Epoch(7))).unwrap_err();
+        assert!(path.exists());
     }
 
     #[test]

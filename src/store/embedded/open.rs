@@ -1,6 +1,5 @@
 //! Opening the embedded engine: whose storage is it, is it sound, and may its epoch stay.
 
-use std::fs;
 use std::fs::File;
 use std::fs::TryLockError;
 use std::io;
@@ -34,6 +33,7 @@ use crate::store::embedded::recent::Recent;
 use crate::store::epoch;
 use crate::store::epoch::Mark;
 use crate::store::epoch::Verdict;
+use crate::store::files::create_directory;
 use crate::store::health::Pulse;
 use crate::store::memo::Found;
 use crate::store::memo::MemoFile;
@@ -54,7 +54,7 @@ pub(super) fn name(directory: &Path) -> String {
 impl Opening {
     pub(super) fn run(self) -> Result<(Core, Vec<Warning>), OpenError> {
         let directory = self.directory.join("db");
-        fs::create_dir_all(&directory).map_err(|error| self.file_error(error))?;
+        create_directory(&directory).map_err(|error| self.file_error(error))?;
         // Locked before anything is looked at, so that two processes share neither the database nor the memo.
         let lock = self.lock()?;
         let tail = journal::trim(&directory, None).map_err(|error| self.fault(Fault::Disk(error.into())))?;
