@@ -221,6 +221,7 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
         return settle(core, peer, tree, RootVerdict::Later);
     };
     let began = Instant::now();
+    let work = core.works.begin();
     let outcome = match exchange.run(tree).await {
         Ok(moved) => {
             let TreeId { partition, copies } = tree;
@@ -229,7 +230,7 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
         }
         Err(error) => Err(error),
     };
-    drop(hold);
+    drop((hold, work));
     let verdict = outcome.unwrap_or_else(|error| {
         tracing::debug!(%peer, partition = %tree.partition, %error, "trees were not brought together");
         RootVerdict::Differs
