@@ -208,6 +208,23 @@ pub const BACKGROUND_MAX: usize = 4 * 1024;
 pub const RESERVATIONS_MAX: usize = 16 * 1024;
 /// Longest time for which a key is reserved before its write begins.
 pub const RESERVATION_LEASE_MAX: Duration = Duration::from_secs(10);
+/// Shortest age at which a record without a live version may be dropped: whatever was asked for before has ended by then.
+pub const REAP_AFTER_MIN: Duration = Duration::from_secs(2 * DEADLINE_MAX.as_secs());
+/// Longest wait for the work that a node had begun.
+pub const REAP_SETTLING_MAX: Duration = Duration::from_secs(60);
+/// Longest time from the first question about a dead record to the order to drop it.
+pub const REAP_ROUND_MAX: Duration = DEADLINE_MAX;
+/// Dead records of one round.
+pub const REAP_KEYS_MAX: usize = 4 * 1024;
+/// Dead records in one message.
+pub const REAP_MESSAGE_KEYS_MAX: usize = 128;
+/// Largest count of a node's own dots in a record that is dropped: it becomes the least for all keys, and clients name
+/// counts, too.
+pub const REAP_COUNT_MAX: u64 = 1 << 40;
+/// How long a node remembers the context of a record that was dropped.
+pub const GRAVE_LASTS: Duration = Duration::from_secs(3 * DEADLINE_MAX.as_secs());
+/// Bytes of all contexts that are remembered so. Beyond, nothing more is dropped until some lapse.
+pub const GRAVES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Hints one node keeps for one target. Beyond, further ones are refused and counted.
 pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
 /// Hints for one target that are delivered before trees are compared with it. With more, both go on together.
@@ -367,3 +384,7 @@ const _: () = assert!(TREE_LEAVES_MIN * PARTITIONS_MAX <= TREE_LEAVES_MAX, "all 
 const _: () = assert!(TREE_PAGE_MAX <= SCAN_PAGE_MAX && SYNC_RECORDS_MAX <= BATCH_KEYS_MAX);
 const _: () = assert!(SYNC_BYTES + RECORD_MAX + SYNC_HELD_MAX * 16 <= FRAME_MAX, "an answer ends after what fills it");
 const _: () = assert!(SYNC_ROOTS_MAX * 32 <= LANE_FRAME_MAX && SYNC_SUMS_MAX * 32 <= LANE_FRAME_MAX);
+const _: () = assert!(REAP_AFTER_MIN.as_secs() > DEADLINE_MAX.as_secs(), "no request is older than what is dropped");
+const _: () = assert!(2 * REAP_SETTLING_MAX.as_secs() < REAP_ROUND_MAX.as_secs(), "a round must end");
+const _: () = assert!(GRAVE_LASTS.as_secs() >= 2 * REAP_ROUND_MAX.as_secs(), "graves outlast the round that dug them");
+const _: () = assert!(REAP_MESSAGE_KEYS_MAX * (STORE_KEY_MAX + CONTEXT_ACTORS_MAX * 32 + 64) <= FRAME_MAX);

@@ -176,7 +176,7 @@ mod tests {
                 expires_at: (sequence % 2 == 0).then_some(sequence),
                 value: value.clone().map(Bytes::from),
             };
-            siblings.put(&Context::new(), new, actor);
+            siblings.put(&Context::new(), new, actor, 0);
         }
         siblings
     }

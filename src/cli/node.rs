@@ -168,8 +168,9 @@ async fn start(
         StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: cluster.partitions };
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let given = &config.timeouts;
     let timeouts =
-        Timeouts { replica: config.timeouts.replica, hedge: config.timeouts.hedge, shutdown: config.timeouts.shutdown };
+        Timeouts { replica: given.replica, hedge: given.hedge, reap_after: given.reap_after, shutdown: given.shutdown };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
     let trees = Some(config.data_dir.join(TREES));

@@ -136,6 +136,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Between signs of life on a quiet connection.
     pub keepalive: Duration,
+    /// Age at which deleted and expired records may be dropped; `None` keeps them.
+    pub reap_after: Option<Duration>,
     /// For work under way at shutdown.
     pub shutdown: Duration,
 }
@@ -458,8 +460,14 @@ fn timeouts(settled: &mut Settled) -> Timeouts {
         hedge: millis(settled, "timeouts.hedge_ms"),
         idle: millis(settled, "timeouts.idle_ms"),
         keepalive: millis(settled, "timeouts.keepalive_ms"),
+        reap_after: Some(millis(settled, "storage.reap_after_ms")).filter(|after| !after.is_zero()),
         shutdown: millis(settled, "timeouts.shutdown_ms"),
     };
+    if let Some(after) = timeouts.reap_after.filter(|after| *after < limits::REAP_AFTER_MIN) {
+        let (least, key) = (limits::REAP_AFTER_MIN.as_millis(), "storage.reap_after_ms");
+        let what = format!("{key} = {} is less than {least}, by which every request has ended", after.as_millis());
+        settled.report(key, what, format!("write at least {least}, or 0 to keep what is deleted"));
+    }
     at_most(settled, "timeouts.replica_ms", "timeouts.request_ms", 1);
     at_most(settled, "timeouts.hedge_ms", "timeouts.replica_ms", 1);
     at_most(settled, "timeouts.keepalive_ms", "timeouts.idle_ms", 2);

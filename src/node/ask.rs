@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::node::meters::Stage;
+use crate::node::works::Work;
 use crate::types::TraceId;
 
 /// Under which number and until when something is done.
@@ -31,6 +32,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) trace: TraceId,
     pub(crate) deadline: Instant,
     pub(crate) stages: &'a Stages,
+    /// What it is part of, for whatever it leaves to the background.
+    pub(crate) work: &'a Work,
 }
 
 impl Ask<'_> {

@@ -24,6 +24,8 @@ use crate::node::sync::Sync;
 use crate::node::timeouts::Timeouts;
 use crate::node::trees::Trees;
 use crate::node::watch::Watchers;
+use crate::node::works::Work;
+use crate::node::works::Works;
 use crate::record;
 use crate::store::{Engine, Slot};
 use crate::swim::StorageHealth;
@@ -48,6 +50,10 @@ pub(crate) struct Core {
     /// What anti-entropy compares, kept by the replica.
     pub(crate) trees: Arc<Trees>,
     pub(crate) sync: Sync,
+    /// What this node is doing with records.
+    pub(crate) works: Works,
+    /// Tells this life of the process from any other.
+    pub(crate) life: u64,
     pub(crate) timeouts: Timeouts,
     pub(crate) meters: Arc<Meters>,
     pub(crate) oversight: Oversight,
@@ -111,10 +117,12 @@ impl Core {
     pub(crate) fn finish_later<T: Future<Output = ()> + Send + 'static>(
         &self,
         name: &'static str,
+        part_of: &Work,
         work: T,
     ) -> Option<T> {
         let Ok(permit) = self.background.clone().try_acquire_owned() else { return Some(work) };
-        self.rest.spawn(name, work.map(|()| drop(permit)));
+        let part_of = part_of.clone();
+        self.rest.spawn(name, work.map(move |()| drop((permit, part_of))));
         None
     }
 

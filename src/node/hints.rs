@@ -209,6 +209,7 @@ async fn deliver_page(core: &Arc<Core>, target: NodeId, items: Vec<(Bytes, Bytes
 
 async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes) -> Result<(), ServeError> {
     let broken = || ServeError::Internal("a hint marker is damaged".to_owned());
+    let _work = core.works.begin();
     let slot = marker::record_slot(&key).ok_or_else(broken)?;
     let record = core.replica.fetch(vec![slot.clone()]).await?.pop().flatten();
     let Some(Marker { digest: marked, .. }) = Marker::decode(&value) else {

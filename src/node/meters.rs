@@ -55,6 +55,8 @@ labels! {
         SyncSums => "sync_sums",
         SyncRecords => "sync_records",
         Repair => "repair",
+        Reap => "reap",
+        Settle => "settle",
         Unreadable => "unreadable",
     }
 }
@@ -123,6 +125,8 @@ impl Kind {
             Request::SyncSums(_) => Self::SyncSums,
             Request::SyncRecords(_) => Self::SyncRecords,
             Request::Repair(_) => Self::Repair,
+            Request::Reap(_) => Self::Reap,
+            Request::Settle => Self::Settle,
         }
     }
 }
@@ -150,7 +154,8 @@ impl Outcome {
             | Reply::SyncRoots(_)
             | Reply::SyncSums(_)
             | Reply::SyncRecords(_)
-            | Reply::Repair(_) => None,
+            | Reply::Repair(_)
+            | Reply::Reap(_) => None,
         };
         match error {
             None => Self::Ok,
@@ -201,6 +206,12 @@ pub(crate) struct Meters {
     pub(crate) trees_checked: Counter,
     /// Those whose trees were wrong.
     pub(crate) trees_corrected: Counter,
+    /// Dead records that this node has dropped.
+    pub(crate) reaped: Counter,
+    /// Dead records that this node proposed to drop, and some node could not agree.
+    pub(crate) reap_disagreed: Counter,
+    /// Rounds that broke off because a member was away, restarted, or busy for too long.
+    pub(crate) reap_broken_off: Counter,
     /// Slow requests, logged or not.
     pub(crate) slow_requests: Counter,
     /// Requests that are being worked on.
@@ -258,7 +269,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 21] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 24] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -284,6 +295,17 @@ impl Meters {
             ("trees_built", "Partitions read for their hash trees, of which nothing was known.", &self.trees_built),
             ("trees_checked", "Partitions read again whose hash trees were right.", &self.trees_checked),
             ("trees_corrected", "Partitions read again whose hash trees were wrong.", &self.trees_corrected),
+            ("reaped", "Deleted and expired records that this node dropped.", &self.reaped),
+            (
+                "reap_disagreed",
+                "Records proposed for dropping that another node holds otherwise or has a hint for.",
+                &self.reap_disagreed,
+            ),
+            (
+                "reap_broken_off",
+                "Rounds of dropping that ended because a member was away, restarted or too busy.",
+                &self.reap_broken_off,
+            ),
             ("slow_requests", "Requests that took longer than log.slow_ms.", &self.slow_requests),
         ]
     }

@@ -16,6 +16,7 @@ mod observer;
 mod oversight;
 mod peers;
 mod readiness;
+mod reap;
 mod replica;
 mod reservations;
 mod serve;
@@ -24,6 +25,7 @@ mod sync;
 mod timeouts;
 mod trees;
 mod watch;
+mod works;
 
 pub use observer::Observer;
 pub use oversight::{Host, NoHost, Oversight};
@@ -34,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::sync::Semaphore;
 
 use crate::env::Env;
@@ -54,6 +57,7 @@ use crate::node::sync::Sync;
 use crate::node::timeouts::Budget;
 use crate::node::trees::Trees;
 use crate::node::watch::Watchers;
+use crate::node::works::Works;
 use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
@@ -168,6 +172,8 @@ impl Node {
             reservations: Reservations::default(),
             trees,
             sync: Sync::new(env.rng("sync")),
+            works: Works::default(),
+            life: env.rng("life").next_u64(),
             timeouts,
             meters,
             oversight,
@@ -182,6 +188,7 @@ impl Node {
         rest.spawn("hints", hints::deliver(core.clone()));
         rest.spawn("trees", sync::check::run(core.clone()));
         rest.spawn("sync", sync::run(core.clone()));
+        rest.spawn("reap", reap::run(core.clone()));
         endpoint.serve(Serve(core.clone()));
         if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
             Gossip::start(&core, gossip, prepared);

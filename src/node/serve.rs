@@ -16,10 +16,12 @@ use crate::node::core::Core;
 use crate::node::gossip::{self, Gossip};
 use crate::node::meters::{Kind, Outcome};
 use crate::node::peers::encode;
+use crate::node::reap;
 use crate::node::replica::Apply;
 use crate::node::status;
 use crate::node::sync;
 use crate::node::watch;
+use crate::node::works::Works;
 use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
 use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
@@ -42,9 +44,12 @@ impl Handler for Serve {
         };
         // To wait for news is no work.
         let _in_flight = (kind != Kind::Watch).then(|| core.meters.in_flight.hold());
+        // What only waits counts nowhere: it holds no record, and one of the two waits for all work.
+        let waits = matches!(kind, Kind::Watch | Kind::Settle);
+        let work = if waits { Works::default().begin() } else { core.works.begin() };
         let reply = match decoded {
             Ok(Traced { request, .. }) => {
-                let ask = Ask { trace, deadline: answer_by(&incoming), stages: &stages };
+                let ask = Ask { trace, deadline: answer_by(&incoming), stages: &stages, work: &work };
                 self.reply(&incoming.peer, request, ask).await.unwrap_or_else(Reply::Error)
             }
             Err(error) => Reply::Error(ServeError::Invalid(format!(
@@ -135,6 +140,11 @@ impl Serve {
             Request::SyncRoots(roots) => sync::answer::roots(core, from, &roots).map(Reply::SyncRoots),
             Request::SyncSums(sums) => sync::answer::sums(core, from, &sums).map(Reply::SyncSums),
             Request::SyncRecords(records) => sync::answer::records(core, from, records).await.map(Reply::SyncRecords),
+            Request::Reap(order) => reap::obey(core, order).await.map(Reply::Reap),
+            Request::Settle => {
+                core.works.settled().await;
+                Ok(Reply::Done)
+            }
             Request::Repair(repair) => sync::repair(core, repair).map(|done| Reply::Repair(Box::new(done))),
         }
     }
@@ -249,6 +259,8 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         | Request::Gossip(_)
         | Request::SyncRoots(_)
         | Request::SyncSums(_)
-        | Request::SyncRecords(_) => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
+        | Request::SyncRecords(_)
+        | Request::Reap(_)
+        | Request::Settle => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
     }
 }

@@ -74,6 +74,16 @@ impl Siblings {
         Self::default()
     }
 
+    /// The state of a key of which this much has been seen and nothing is left.
+    pub fn seen(context: Context) -> Self {
+        Self { context, versions: Vec::new() }
+    }
+
+    /// Whether every version was written, and deleted or expired, by this time.
+    pub fn is_dead(&self, wall_ms: u64) -> bool {
+        self.versions.iter().all(|version| version.stamp.wall_ms() <= wall_ms && !version.is_live(wall_ms))
+    }
+
     /// Takes parts from outside. `None` unless the versions are sorted by dot without repetition and covered by
     /// the context.
     pub fn from_parts(context: Context, versions: Vec<Version>) -> Option<Self> {
@@ -164,8 +174,8 @@ impl Siblings {
     }
 
     /// Adds a write that has seen `seen`: it supersedes exactly the versions which that covers, and is concurrent
-    /// with the others.
-    pub fn put(&mut self, seen: &Context, new: NewVersion, actor: Actor) -> Put {
+    /// with the others. Its dot counts from above `floor`: what the actor may have named in a record that was forgotten.
+    pub fn put(&mut self, seen: &Context, new: NewVersion, actor: Actor, floor: u64) -> Put {
         let same = self.versions.iter().find(|version| version.request == new.request);
         if let Some(same) = same.or_else(|| self.successor(new.request)) {
             return Put::Repeated(same.dot);
@@ -173,7 +183,7 @@ impl Siblings {
         let stamp = self.latest_stamp().map_or(new.stamp, |latest| new.stamp.max(latest.next()));
         let supersedes = self.supersede(seen, new.after);
         self.context.merge(seen);
-        let dot = Dot { actor, counter: self.context.count(actor) + 1 };
+        let dot = Dot { actor, counter: self.context.count(actor).max(floor) + 1 };
         self.context.add(dot);
         let NewVersion { request, expires_at, value, .. } = new;
         let version = Version { dot, stamp, request, expires_at, value, supersedes };

@@ -27,15 +27,15 @@ fn values(siblings: &Siblings) -> Vec<Bytes> {
 #[test]
 fn two_puts_under_one_context_are_siblings_and_their_joint_context_leaves_one() {
     let (mut a, mut b) = (Siblings::new(), Siblings::new());
-    a.put(&Context::new(), write(1, "first"), actor(1));
+    a.put(&Context::new(), write(1, "first"), actor(1), 0);
     b.merge(&a);
     let seen = a.context().clone();
-    a.put(&seen, write(2, "left"), actor(1));
-    b.put(&seen, write(3, "right"), actor(2));
+    a.put(&seen, write(2, "left"), actor(1), 0);
+    b.put(&seen, write(3, "right"), actor(2), 0);
     a.merge(&b);
     assert_eq!(values(&a), ["left", "right"]);
     let joint = a.context().clone();
-    b.put(&joint, write(4, "joined"), actor(2));
+    b.put(&joint, write(4, "joined"), actor(2), 0);
     a.merge(&b);
     assert_eq!(values(&a), ["joined"]);
 }
@@ -48,7 +48,7 @@ fn interleaved_clients_do_not_multiply_siblings() {
     for turn in 0..100 {
         for context in [&mut alice, &mut bob] {
             let sequence = turn * 2 + state.context().count(actor(1)) % 2;
-            let Put::Added(dot) = state.put(context, write(sequence, "x"), actor(1)) else { panic!("repeated") };
+            let Put::Added(dot) = state.put(context, write(sequence, "x"), actor(1), 0) else { panic!("repeated") };
             context.add(dot);
         }
         assert!(state.versions().len() <= 2, "{} siblings after turn {turn}", state.versions().len());
@@ -58,18 +58,18 @@ fn interleaved_clients_do_not_multiply_siblings() {
 #[test]
 fn a_repeated_request_changes_nothing() {
     let mut state = Siblings::new();
-    let first = state.put(&Context::new(), write(1, "x"), actor(1));
+    let first = state.put(&Context::new(), write(1, "x"), actor(1), 0);
     let before = state.clone();
     let Put::Added(dot) = first else { panic!("{first:?}") };
-    assert_eq!(state.put(&Context::new(), write(1, "x"), actor(1)), Put::Repeated(dot));
+    assert_eq!(state.put(&Context::new(), write(1, "x"), actor(1), 0), Put::Repeated(dot));
     assert_eq!(state, before);
 }
 
 #[test]
 fn a_request_coordinated_twice_is_read_once() {
     let (mut a, mut b) = (Siblings::new(), Siblings::new());
-    a.put(&Context::new(), write(1, "x"), actor(1));
-    b.put(&Context::new(), write(1, "x"), actor(2));
+    a.put(&Context::new(), write(1, "x"), actor(1), 0);
+    b.put(&Context::new(), write(1, "x"), actor(2), 0);
     a.merge(&b);
     assert_eq!(values(&a), ["x"]);
     assert_eq!(a.versions().len(), 2);
@@ -80,9 +80,9 @@ fn a_request_coordinated_twice_is_read_once() {
 #[test]
 fn a_request_coordinated_twice_counts_once_against_the_limits_of_a_key() {
     let (mut a, mut b) = (Siblings::new(), Siblings::new());
-    a.put(&Context::new(), write(1, "twice"), actor(1));
-    b.put(&Context::new(), write(1, "twice"), actor(2));
-    b.put(&Context::new(), write(2, "once"), actor(2));
+    a.put(&Context::new(), write(1, "twice"), actor(1), 0);
+    b.put(&Context::new(), write(1, "twice"), actor(2), 0);
+    b.put(&Context::new(), write(2, "once"), actor(2), 0);
     a.merge(&b);
     assert_eq!((a.versions().len(), a.writes()), (3, (2, 9)));
 }
@@ -90,19 +90,22 @@ fn a_request_coordinated_twice_counts_once_against_the_limits_of_a_key() {
 #[test]
 fn a_request_coordinated_twice_is_superseded_under_either_of_its_dots() {
     let (mut a, mut b) = (Siblings::new(), Siblings::new());
-    a.put(&Context::new(), write(1, "old"), actor(1));
+    a.put(&Context::new(), write(1, "old"), actor(1), 0);
     let seen = a.context().clone();
-    b.put(&Context::new(), write(1, "old"), actor(2));
+    b.put(&Context::new(), write(1, "old"), actor(2), 0);
     let late = b.clone();
     b.merge(&a);
-    b.put(&seen, write(2, "new"), actor(2));
+    b.put(&seen, write(2, "new"), actor(2), 0);
     assert_eq!(values(&b), ["new"]);
-    a.put(&seen, write(2, "new"), actor(1));
+    a.put(&seen, write(2, "new"), actor(1), 0);
     a.merge(&late);
     assert_eq!(values(&a), ["new"], "the twin came after its successor");
     assert_eq!(a.latest(0).and_then(|version| version.value.clone()), Some(Bytes::from_static(b"new")));
     let before = a.clone();
-    assert!(matches!(a.put(&Context::new(), write(1, "old"), actor(1)), Put::Repeated(_)), "a retry of the old write");
+    assert!(
+        matches!(a.put(&Context::new(), write(1, "old"), actor(1), 0), Put::Repeated(_)),
+        "a retry of the old write"
+    );
     assert_eq!(a, before);
 }
 
@@ -111,7 +114,7 @@ fn expiry_and_tombstones_hide_values_but_keep_the_context() {
     let mut state = Siblings::new();
     let mut new = write(1, "x");
     new.expires_at = Some(100);
-    state.put(&Context::new(), new, actor(1));
+    state.put(&Context::new(), new, actor(1), 0);
     assert_eq!(state.live(99).count(), 1);
     assert_eq!(state.live(100).count(), 0);
     assert!(state.latest(100).is_none());
@@ -121,8 +124,8 @@ fn expiry_and_tombstones_hide_values_but_keep_the_context() {
 #[test]
 fn stamps_of_one_key_rise_even_when_a_coordinator_lags() {
     let mut state = Siblings::new();
-    state.put(&Context::new(), write(9_000, "early"), actor(1));
-    state.put(&Context::new(), write(1, "late"), actor(2));
+    state.put(&Context::new(), write(9_000, "early"), actor(1), 0);
+    state.put(&Context::new(), write(1, "late"), actor(2), 0);
     assert_eq!(state.latest(0).and_then(|version| version.value.clone()), Some(Bytes::from_static(b"late")));
 }
 
@@ -150,7 +153,7 @@ fn run(steps: &[Step]) -> [Siblings; 3] {
         match *step {
             Step::Put { replica, client, blind } => {
                 let seen = if blind { Context::new() } else { contexts[client].clone() };
-                replicas[replica].put(&seen, write(sequence, "v"), actor(replica as u64));
+                replicas[replica].put(&seen, write(sequence, "v"), actor(replica as u64), 0);
             }
             Step::Read { replica, client } => contexts[client].merge(replicas[replica].context()),
             Step::Merge { from, to } => {
@@ -225,16 +228,16 @@ proptest! {
 #[test]
 fn a_write_that_two_coordinated_has_been_seen_with_either_of_its_versions() {
     let (mut a, mut b) = (Siblings::new(), Siblings::new());
-    a.put(&Context::new(), write(1, "x"), actor(1));
+    a.put(&Context::new(), write(1, "x"), actor(1), 0);
     let read = a.context().clone();
-    b.put(&Context::new(), write(1, "x"), actor(2));
+    b.put(&Context::new(), write(1, "x"), actor(2), 0);
     a.merge(&b);
     assert_eq!(a.unseen(&read, None).count(), 0, "its twin is the same write");
     // The writer deletes it where only one of the two is; the other comes later and stays hidden.
     let mut deleted = Siblings::new();
-    deleted.put(&Context::new(), write(1, "x"), actor(1));
+    deleted.put(&Context::new(), write(1, "x"), actor(1), 0);
     let delete = NewVersion { value: None, after: Some(RequestId { client: 1, sequence: 1 }), ..write(2, "") };
-    deleted.put(&Context::new(), delete, actor(1));
+    deleted.put(&Context::new(), delete, actor(1), 0);
     let seen = deleted.context().clone();
     deleted.merge(&b);
     assert_eq!(deleted.versions().len(), 2);

@@ -2,5 +2,6 @@
 
 pub mod blob;
 pub mod gossip;
+pub mod reap;
 pub mod rpc;
 pub mod sync;

@@ -16,6 +16,7 @@ use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
+use crate::wire::reap::{ReapAnswer, ReapOrder};
 use crate::wire::sync::{RecordsPage, RecordsRequest, RepairProgress, RepairRequest, RootVerdict, SumsRequest};
 use crate::wire::sync::{SyncStatus, TreeRoot};
 
@@ -90,6 +91,10 @@ pub enum Request {
     SyncRecords(RecordsRequest),
     /// Administrators only: compare with the other owners now, or tell how far that has come.
     Repair(RepairRequest),
+    /// Peers only: a step towards dropping dead records.
+    Reap(ReapOrder),
+    /// Peers only: answered when all work has ended that the node had begun when this came.
+    Settle,
 }
 
 /// A write of one or more keys.
@@ -281,6 +286,8 @@ pub enum Reply {
     SyncRecords(RecordsPage),
     /// How far a repair has come.
     Repair(Box<RepairProgress>),
+    /// What became of a step towards dropping dead records.
+    Reap(ReapAnswer),
 }
 
 /// A write that was acknowledged.
@@ -608,6 +615,11 @@ mod tests {
         let repair = RepairRequest { partition: None, since_ms: None };
         assert_eq!(hex(&Request::Repair(repair)), "120000");
         assert_eq!(hex(&Reply::SyncSums(vec![1])), "110101");
+        assert_eq!(hex(&Request::Settle), "14");
+        let order = ReapOrder { view: 1, life: None, keys: Vec::new() };
+        assert_eq!(hex(&Request::Reap(order)), "13010000");
+        let life = crate::wire::reap::Life { process: 1, epoch: crate::types::Epoch(2) };
+        assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true] })), "1401020101");
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) struct Cluster {
     pub(crate) info: ClusterInfo,
     running: BTreeMap<usize, Running>,
     lives: u32,
+    reap_after: Option<Duration>,
 }
 
 /// One life of a node.
@@ -62,6 +63,16 @@ fn gossip_address(number: usize) -> SocketAddr {
 impl Cluster {
     /// Starts a cluster whose founding members these are.
     pub(crate) async fn start(simulation: Simulation, conditions: Conditions, nodes: usize) -> Self {
+        Self::start_reaping(simulation, conditions, nodes, None).await
+    }
+
+    /// The same, whose nodes drop what has been dead for so long.
+    pub(crate) async fn start_reaping(
+        simulation: Simulation,
+        conditions: Conditions,
+        nodes: usize,
+        reap_after: Option<Duration>,
+    ) -> Self {
         let network = Network::new(&simulation, conditions);
         let member = |number| MemberInfo {
             name: NodeName::new(format!("n{number}")).unwrap(),
@@ -78,7 +89,7 @@ impl Cluster {
         };
         let authority = Authority::new("simulated");
         let running = BTreeMap::new();
-        let mut cluster = Self { simulation, network, authority, info, running, lives: 0 };
+        let mut cluster = Self { simulation, network, authority, info, running, lives: 0, reap_after };
         for number in 1..=nodes {
             cluster.start_node(number).await;
         }
@@ -104,7 +115,11 @@ impl Cluster {
             engine: engine.clone(),
             endpoint,
             links: LinkSettings::default(),
-            timeouts: Timeouts { replica: Duration::from_millis(500), ..Timeouts::default() },
+            timeouts: Timeouts {
+                replica: Duration::from_millis(500),
+                reap_after: self.reap_after,
+                ..Timeouts::default()
+            },
             clock_drift: Duration::from_secs(60),
             oversight: Oversight::default(),
             trees: None,

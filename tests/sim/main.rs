@@ -14,5 +14,6 @@ mod client;
 mod cluster;
 mod gossip;
 mod membership;
+mod reap;
 mod sync;
 mod transport;

@@ -183,6 +183,11 @@ fn values_must_fit_each_other() {
             "D/f3.toml:14: timeouts.replica_ms: timeouts.replica_ms = 6000 is more than timeouts.request_ms = 5000; lower timeouts.replica_ms or raise timeouts.request_ms",
         ),
         (
+            "f3a",
+            "[storage]\nreap_after_ms = 599999\n",
+            "D/f3a.toml:14: storage.reap_after_ms: storage.reap_after_ms = 599999 is less than 600000, by which every request has ended; write at least 600000, or 0 to keep what is deleted",
+        ),
+        (
             "f4",
             "[timeouts]\nidle_ms = 1500\n",
             "D/f4.toml:14: timeouts.idle_ms: timeouts.keepalive_ms = 1000 is more than half of timeouts.idle_ms = 1500; lower timeouts.keepalive_ms or raise timeouts.idle_ms",

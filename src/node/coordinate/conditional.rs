@@ -16,10 +16,12 @@ use crate::node::ask::By;
 use crate::node::coordinate::{quorum_error, silent};
 use crate::node::core::Core;
 use crate::node::peers::PeerError;
+use crate::node::replica::marker;
 use crate::quorum::Miss;
 use crate::record;
 use crate::store::Slot;
 use crate::types::{Condition, NodeId, TraceId};
+use crate::version::Causality::{After, Equal};
 use crate::version::{Context, Siblings};
 use crate::wire::rpc::{Reply, Request, ReserveRequest, ServeError, Verb};
 
@@ -167,7 +169,7 @@ impl<'a> Round<'a> {
                 }
             }
         };
-        if background.finish_later("release", release).is_some() {
+        if background.finish_later("release", &background.works.begin(), release).is_some() {
             tracing::debug!("no room to release a reservation; it lapses");
         }
     }
@@ -217,10 +219,28 @@ pub(crate) async fn grant(core: &Core, ask: &ReserveRequest) -> Result<Option<Co
     checked.map(Some)
 }
 
+/// Refuses a condition that names what was read, where nothing is here and records were dropped before: the record may have
+/// been deleted since it was read, and its tombstone be forgotten.
+async fn check_forgotten(core: &Core, ask: &ReserveRequest) -> Result<(), ServeError> {
+    let names_nothing = ask.seen.is_empty() && ask.after.is_none();
+    if ask.condition != Condition::IfCurrent || names_nothing {
+        return Ok(());
+    }
+    match core.replica.fetch(vec![marker::floor_slot(core.id)]).await?.pop().flatten() {
+        None => Ok(()),
+        Some(_) => Err(ServeError::Unavailable(
+            "nothing is stored here of a key that was read: it may have been deleted since; read it again".to_owned(),
+        )),
+    }
+}
+
 async fn check(core: &Core, slot: &Slot, ask: &ReserveRequest) -> Result<Context, ServeError> {
     let record = core.replica.fetch(vec![slot.clone()]).await?.pop().flatten();
     let state = match record {
-        None => Siblings::new(),
+        None => {
+            check_forgotten(core, ask).await?;
+            Siblings::new()
+        }
         Some(record) => record::decode(&core.hash, &slot.key, &record).map_err(|error| {
             core.replica.note_unreadable(slot.partition, &error);
             ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
@@ -228,7 +248,10 @@ async fn check(core: &Core, slot: &Slot, ask: &ReserveRequest) -> Result<Context
     };
     let met = match ask.condition {
         Condition::IfAbsent => state.live(core.rest.wall_ms()).next().is_none(),
-        Condition::IfCurrent => state.unseen(&ask.seen, ask.after).next().is_none(),
+        Condition::IfCurrent => {
+            let gone = state.versions().is_empty() && !matches!(ask.seen.compare(state.context()), After | Equal);
+            !gone && state.unseen(&ask.seen, ask.after).next().is_none()
+        }
     };
     // An earlier attempt at this very write is no reason against it, nor is what came after it.
     let met = met || state.has_done(ask.request);

@@ -323,7 +323,7 @@ impl<'a> Asking<'a> {
         let count = behind.len();
         let repair = repair(self.core.clone(), self.by.trace, self.slot.clone(), merged, behind);
         // Where there is no room for it, the next read repairs.
-        if self.core.finish_later("read-repair", repair).is_none() {
+        if self.core.finish_later("read-repair", self.by.work, repair).is_none() {
             self.core.meters.read_repairs.count(count);
         }
     }

@@ -214,7 +214,7 @@ impl Coordination<'_> {
         };
         if !spread.is_done() {
             // Where there is no room for it, the client waits for the slow replicas: that slows it down.
-            if let Some(rest) = core.finish_later("put-rest", spread.rest()) {
+            if let Some(rest) = core.finish_later("put-rest", self.ask.work, spread.rest()) {
                 rest.await;
                 core.passed(self.ask.stages, Stage::PutRest, began);
             }

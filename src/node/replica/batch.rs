@@ -11,8 +11,9 @@ use rand::rngs::StdRng;
 
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::node::replica::forgotten::Forgotten;
 use crate::node::replica::marker::{self, Marker};
-use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
+use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op, Reap, Step};
 use crate::record::{self, RecordError};
 use crate::store::{Mutation, Slot};
 use crate::types::{Epoch, NodeId, PartitionId};
@@ -33,6 +34,8 @@ pub(crate) struct Minter<'a> {
     pub(crate) wall_ms: u64,
     /// Where the epochs of stays come from.
     pub(crate) rng: &'a mut StdRng,
+    /// What it remembers of records that were dropped.
+    pub(crate) forgotten: &'a mut Forgotten,
 }
 
 /// What one operation came to.
@@ -41,6 +44,8 @@ pub(crate) enum Outcome {
     Minted(Dot),
     /// Done.
     Done,
+    /// Whether a step towards dropping a record was taken.
+    Reaped(bool),
 }
 
 /// What a batch does to one record, for the hash trees.
@@ -127,6 +132,7 @@ pub(crate) fn slots(ops: &[Op]) -> Vec<Slot> {
             Op::Mint(mint, _) => (&mint.slot, &mint.stand_in_for),
             Op::Apply(apply, _) => (&apply.slot, &apply.hints),
             Op::Hint(slot, targets, _) => (slot, targets),
+            Op::Reap(reap, _) => (&reap.slot, &reap.owners),
             Op::HintDone(done, _) => {
                 slots.push(marker::slot(done.target, &done.slot));
                 (&done.slot, done.drop_with.as_deref().unwrap_or_default())
@@ -168,7 +174,7 @@ pub(crate) fn damaged(stored: &[Stored]) -> usize {
 pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &mut Minter<'_>) -> Plan {
     let cells = slots.into_iter().zip(stored).map(|(slot, stored)| (slot, Cell::new(stored)));
     let mut batch = Batch { cells: cells.collect(), minter };
-    let outcomes = ops.iter().map(|op| batch.apply(op)).collect();
+    let outcomes: Vec<_> = ops.iter().map(|op| batch.apply(op)).collect();
     let (mut mutations, mut changed) = (Vec::new(), Vec::new());
     let mut cells = batch.cells;
     for (slot, cell) in &mut cells {
@@ -177,6 +183,12 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
         }
     }
     renew_markers(ops, &mut cells);
+    let drops = |op: &Op| matches!(op, Op::Reap(reap, _) if matches!(reap.step, Step::Drop { .. }));
+    // Also where it is stored already: a storage that was flushed under the node has lost it.
+    if ops.iter().zip(&outcomes).any(|(op, outcome)| drops(op) && matches!(outcome, Ok(Outcome::Reaped(true)))) {
+        let slot = marker::floor_slot(minter.node);
+        mutations.push(Mutation::Put { slot, value: minter.forgotten.encode_floor(minter.hash) });
+    }
     for (slot, cell) in &cells {
         let after = match &cell.record {
             _ if cell.drop => None,
@@ -202,7 +214,7 @@ fn renew_markers(ops: &[Op], cells: &mut BTreeMap<Slot, Cell>) {
             Op::Mint(mint, _) => (&mint.slot, &mint.stand_in_for),
             Op::Apply(apply, _) => (&apply.slot, &apply.hints),
             Op::Hint(slot, targets, _) => (slot, targets),
-            Op::HintDone(..) => continue,
+            Op::HintDone(..) | Op::Reap(..) => continue,
         };
         let Some(digest) = cells.get(slot).and_then(|cell| record::digest(cell.record.as_ref()?)) else { continue };
         for target in targets {
@@ -230,6 +242,7 @@ impl Batch<'_, '_> {
                 self.hint_done(done);
                 Ok(Outcome::Done)
             }
+            Op::Reap(reap, _) => Ok(Outcome::Reaped(self.reap(reap))),
         }
     }
 
@@ -239,12 +252,16 @@ impl Batch<'_, '_> {
         if let Some(newer) = &cell.newer {
             return Err(ServeError::Unavailable(newer.to_string()));
         }
-        let state = cell.state.clone().unwrap_or_default();
+        // What was dropped here lately has been seen: whatever is left of it on its way comes to nothing.
+        let forgotten = || self.minter.forgotten.seen(slot).map(Siblings::seen);
+        let state = cell.state.clone().or_else(forgotten).unwrap_or_default();
         Ok((cell, state))
     }
 
     fn mint(&mut self, mint: &Mint) -> Result<Dot, ServeError> {
         let actor = Actor { node: self.minter.node, epoch: self.minting_epoch(mint) };
+        // A stay names under an epoch of its own, and forgets that with the record.
+        let floor = if actor.epoch == self.minter.epoch { self.minter.forgotten.floor } else { 0 };
         let stamp = self.minter.clock.tick(self.minter.wall_ms);
         let (cell, mut state) = self.load(&mint.slot)?;
         let all = if mint.seen.is_none() { state.context().clone() } else { Context::new() };
@@ -256,7 +273,7 @@ impl Batch<'_, '_> {
             expires_at: mint.expires_at,
             value: mint.value.clone(),
         };
-        match state.put(seen, new, actor) {
+        match state.put(seen, new, actor, floor) {
             Put::Added(dot) => {
                 check_limits(&state)?;
                 *cell = Cell { state: Some(state), dirty: true, before: cell.before, ..Cell::default() };
@@ -329,6 +346,46 @@ impl Batch<'_, '_> {
         {
             cell.drop = true;
         }
+    }
+}
+
+impl Batch<'_, '_> {
+    /// Takes a step towards dropping a record; false where it is not as it must be.
+    fn reap(&mut self, reap: &Reap) -> bool {
+        let hinted = |owner: &NodeId| {
+            let marker = self.cells.get(&marker::slot(*owner, &reap.slot));
+            marker.is_some_and(|cell| cell.dirty || (cell.record.is_some() && !cell.drop))
+        };
+        if reap.owners.iter().any(hinted) {
+            return false;
+        }
+        let Some(cell) = self.cells.get_mut(&reap.slot) else { return false };
+        let forgotten = &mut *self.minter.forgotten;
+        let (digest, dead_ms) = match reap.step {
+            Step::Bury => {
+                let nothing = cell.before == Before::Nothing && !cell.dirty;
+                return nothing && forgotten.bury(&reap.slot, &reap.seen);
+            }
+            Step::Confirm { digest, dead_ms } | Step::Drop { digest, dead_ms } => (digest, dead_ms),
+        };
+        let Some(state) = cell.state.as_ref().filter(|_| !cell.dirty && !cell.drop) else { return false };
+        let own = Actor { node: self.minter.node, epoch: self.minter.epoch };
+        let count = state.context().count(own);
+        let as_told = cell.before == Before::Digest(digest) && *state.context() == reap.seen;
+        let dead = self.minter.wall_ms.checked_sub(dead_ms).is_some_and(|since| state.is_dead(since));
+        // A record that came back lately may have more behind it.
+        let fresh = forgotten.seen(&reap.slot).is_some();
+        if !as_told || !dead || fresh || count > limits::REAP_COUNT_MAX {
+            return false;
+        }
+        if let Step::Drop { .. } = reap.step {
+            if !forgotten.bury(&reap.slot, &reap.seen) {
+                return false;
+            }
+            forgotten.raise(count);
+            (cell.drop, cell.state, cell.record) = (true, None, None);
+        }
+        true
     }
 }
 

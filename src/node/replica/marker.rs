@@ -41,6 +41,14 @@ pub(crate) fn check_slot(own: NodeId) -> Slot {
     Slot { partition: PartitionId::HINTS, key: key.freeze() }
 }
 
+/// The place of the least count of this node's dots, which is no marker either.
+pub(crate) fn floor_slot(own: NodeId) -> Slot {
+    let mut key = BytesMut::with_capacity(FIXED + 1);
+    key.put_u64(own.0);
+    key.put_slice(b"floor");
+    Slot { partition: PartitionId::HINTS, key: key.freeze() }
+}
+
 /// The place of the marker for this target and record.
 pub(crate) fn slot(target: NodeId, of: &Slot) -> Slot {
     let mut key = BytesMut::with_capacity(FIXED + of.key.len());

@@ -5,6 +5,7 @@
 //! batches, and no lock is needed. Coordinated puts, replicated puts, read repair and hints all come through here.
 
 pub(crate) mod batch;
+pub(crate) mod forgotten;
 pub(crate) mod marker;
 mod op;
 #[cfg(test)]
@@ -23,7 +24,8 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::meters::{Call, Meters, Stage};
 use crate::node::replica::batch::{Minter, Outcome, Plan};
-pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted};
+use crate::node::replica::forgotten::{Forgotten, decode_floor};
+pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Reap, Step};
 use crate::node::replica::op::{Op, ReplyTo};
 use crate::node::trees::Trees;
 use crate::record::{self, RecordError};
@@ -88,6 +90,8 @@ impl Replica {
             env: env.clone(),
             meters: meters.clone(),
             trees: trees.clone(),
+            forgotten: Forgotten::default(),
+            floor_known: false,
         };
         env.spawn("replica-writes", writer.run(inbox));
         env.spawn("replica-reads", serve_reads(engine, reading, meters.clone(), env.clone()));
@@ -118,6 +122,11 @@ impl Replica {
     /// Forgets a hint that was delivered.
     pub(crate) async fn hint_done(&self, done: HintDone) -> Result<(), ServeError> {
         self.ask(|reply| Op::HintDone(done, reply)).await
+    }
+
+    /// Takes a step towards dropping a dead record; false where it is not as it must be.
+    pub(crate) async fn reap(&self, reap: Reap) -> Result<bool, ServeError> {
+        self.ask(|reply| Op::Reap(reap, reply)).await
     }
 
     /// The records of these places as stored, unchecked.
@@ -188,6 +197,9 @@ struct Writer {
     env: Env,
     meters: Arc<Meters>,
     trees: Arc<Trees>,
+    forgotten: Forgotten,
+    /// Whether the floor was read.
+    floor_known: bool,
 }
 
 impl Writer {
@@ -226,8 +238,32 @@ impl Writer {
         ops.into_iter().for_each(|op| refuse(op, &error));
     }
 
+    /// Reads the floor, before anything is named. False when the storage lost its epoch meanwhile. From then on it is
+    /// kept here: in a storage that went back it may be less, but there the epoch is another.
+    async fn read_floor(&mut self) -> Result<bool, ServeError> {
+        let read = match self.engine.get_many(&[marker::floor_slot(self.node)]).await {
+            Err(StoreError::EpochChanged) => return Ok(false),
+            read => read.map_err(|error| storage_error(&error))?,
+        };
+        if let Some(stored) = read.into_iter().flatten().next() {
+            match decode_floor(&self.hash, &stored) {
+                Some(floor) => self.forgotten.raise(floor),
+                None => {
+                    let renewed = self.engine.renew_epoch("the least count of new versions is damaged").await;
+                    renewed.map_err(|error| storage_error(&error))?;
+                    self.forgotten.raise(1);
+                }
+            }
+        }
+        self.floor_known = true;
+        Ok(true)
+    }
+
     /// Decides and stores a batch. `None` when the storage lost its epoch meanwhile: nothing was written.
     async fn try_write(&mut self, ops: &[Op]) -> Result<Option<Plan>, ServeError> {
+        if !self.floor_known && !self.read_floor().await? {
+            return Ok(None);
+        }
         let slots = batch::slots(ops);
         let mut epoch = self.engine.epoch();
         let began = Instant::now();
@@ -249,8 +285,8 @@ impl Writer {
                 .map_err(|error| storage_error(&error))?;
         }
         let wall_ms = self.env.wall_ms();
-        let (clock, rng) = (&mut self.clock, &mut self.rng);
-        let mut minter = Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, rng };
+        let (clock, rng, forgotten) = (&mut self.clock, &mut self.rng, &mut self.forgotten);
+        let mut minter = Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, rng, forgotten };
         let mut plan = batch::plan(ops, slots, stored, &mut minter);
         let mutations = std::mem::take(&mut plan.mutations);
         if !mutations.is_empty() {
@@ -313,9 +349,12 @@ fn answer(ops: Vec<Op>, mut plan: Plan) {
                 let minted = minted.ok_or_else(|| ServeError::Internal("a minted version has no record".to_owned()));
                 drop(reply.send(minted));
             }
-            (Op::Apply(_, reply) | Op::Hint(_, _, reply) | Op::HintDone(_, reply), Ok(_)) => drop(reply.send(Ok(()))),
+            (Op::Apply(_, reply) | Op::Hint(_, _, reply) | Op::HintDone(_, reply), Ok(Outcome::Done)) => {
+                drop(reply.send(Ok(())))
+            }
+            (Op::Reap(_, reply), Ok(Outcome::Reaped(agreed))) => drop(reply.send(Ok(agreed))),
             (op, Err(error)) => refuse(op, &error),
-            (op, Ok(Outcome::Done)) => refuse(op, &ServeError::Internal("an operation has no outcome".to_owned())),
+            (op, Ok(_)) => refuse(op, &ServeError::Internal("an operation has no outcome".to_owned())),
         }
     }
 }
@@ -323,6 +362,7 @@ fn answer(ops: Vec<Op>, mut plan: Plan) {
 fn refuse(op: Op, error: &ServeError) {
     match op {
         Op::Mint(_, reply) => drop(reply.send(Err(error.clone()))),
+        Op::Reap(_, reply) => drop(reply.send(Err(error.clone()))),
         Op::Apply(_, reply) | Op::Hint(_, _, reply) | Op::HintDone(_, reply) => drop(reply.send(Err(error.clone()))),
     }
 }

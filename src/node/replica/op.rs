@@ -22,6 +22,42 @@ pub(crate) enum Op {
     Hint(Slot, Vec<NodeId>, ReplyTo<()>),
     /// A hint was delivered.
     HintDone(HintDone, ReplyTo<()>),
+    /// A step towards dropping a dead record.
+    Reap(Reap, ReplyTo<bool>),
+}
+
+/// A dead record that is to be dropped everywhere.
+#[derive(Debug)]
+pub(crate) struct Reap {
+    /// Its place.
+    pub(crate) slot: Slot,
+    /// Its owners, for any of which there may be a hint.
+    pub(crate) owners: Vec<NodeId>,
+    /// What this node is to do.
+    pub(crate) step: Step,
+    /// What the record has seen.
+    pub(crate) seen: Context,
+}
+
+/// A part in dropping a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Agree to have nothing of it, and from now on to take nothing that it has seen.
+    Bury,
+    /// Agree to have just this record.
+    Confirm {
+        /// Its digest.
+        digest: u64,
+        /// Milliseconds for which all of it must have been dead.
+        dead_ms: u64,
+    },
+    /// Drop it, if it still is this one.
+    Drop {
+        /// Its digest.
+        digest: u64,
+        /// Milliseconds for which all of it must have been dead.
+        dead_ms: u64,
+    },
 }
 
 /// A new version to be named and stored.
@@ -90,6 +126,7 @@ impl Op {
             Self::Mint(mint, _) => mint.stand_in_for.len(),
             Self::Apply(apply, _) => apply.hints.len(),
             Self::Hint(_, targets, _) => targets.len(),
+            Self::Reap(reap, _) => reap.owners.len(),
             Self::HintDone(done, _) => 1 + done.drop_with.as_ref().map_or(0, Vec::len),
         }
     }
@@ -101,6 +138,7 @@ impl Op {
             Self::Apply(apply, _) => apply.record.len() + apply.slot.key.len(),
             Self::Hint(slot, ..) => slot.key.len(),
             Self::HintDone(done, _) => done.slot.key.len(),
+            Self::Reap(reap, _) => reap.slot.key.len() + reap.seen.len() * size_of::<(Dot, u64)>(),
         }
     }
 }

@@ -13,9 +13,10 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::replica::Write;
 use crate::node::replica::batch::{Before, Changed, Minter, Outcome, damaged as count_damaged, decode, plan, slots};
+use crate::node::replica::forgotten::{Forgotten, decode_floor};
 use crate::node::replica::gather;
 use crate::node::replica::marker;
-use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op};
+use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op, Reap, Step};
 use crate::record;
 use crate::store::{Mutation, Slot, UNREADABLE};
 use crate::types::{ClusterName, Epoch, NodeId, PartitionId};
@@ -31,6 +32,9 @@ struct Bench {
     rng: StdRng,
     stored: BTreeMap<Slot, Bytes>,
     sequence: u64,
+    forgotten: Forgotten,
+    /// The answer to the last step towards dropping a record.
+    agreed: bool,
 }
 
 fn key(name: &'static str) -> Slot {
@@ -41,7 +45,8 @@ impl Bench {
     fn new(node: u64) -> Self {
         let hash = ClusterHash::new(&ClusterName::new("demo").unwrap());
         let (clock, rng) = (Clock::new(1_000), StdRng::seed_from_u64(node));
-        Self { hash, node: NodeId(node), epoch: Epoch(1), clock, rng, stored: BTreeMap::new(), sequence: node * 1_000 }
+        let (stored, sequence, forgotten) = (BTreeMap::new(), node * 1_000, Forgotten::default());
+        Self { hash, node: NodeId(node), epoch: Epoch(1), clock, rng, stored, sequence, forgotten, agreed: false }
     }
 
     fn run(&mut self, ops: &[Op]) -> Vec<Result<Option<Minted>, ServeError>> {
@@ -55,6 +60,7 @@ impl Bench {
             clock: &mut self.clock,
             wall_ms: 1,
             rng: &mut self.rng,
+            forgotten: &mut self.forgotten,
         };
         let mut plan = plan(ops, slots, stored, &mut minter);
         let before = self.digests();
@@ -71,6 +77,10 @@ impl Bench {
             .map(|(op, outcome)| {
                 Ok(match (op, outcome?) {
                     (Op::Mint(mint, _), Outcome::Minted(dot)) => plan.minted(&mint.slot, dot),
+                    (Op::Reap(..), Outcome::Reaped(agreed)) => {
+                        self.agreed = agreed;
+                        None
+                    }
                     _ => None,
                 })
             })
@@ -138,6 +148,8 @@ fn replay(mut digests: BTreeMap<Slot, u64>, changed: Vec<Changed>) -> BTreeMap<S
     }
     digests
 }
+
+mod reap;
 
 #[test]
 fn puts_of_one_batch_see_each_other() {

@@ -236,6 +236,7 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
         return settle(core, peer, tree, RootVerdict::Later);
     };
     let began = Instant::now();
+    let work = core.works.begin();
     let outcome = match exchange.run(tree).await {
         Ok(moved) => {
             let TreeId { partition, copies } = tree;
@@ -244,7 +245,7 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
         }
         Err(error) => Err(error),
     };
-    drop(hold);
+    drop((hold, work));
     let verdict = outcome.unwrap_or_else(|error| {
         note_failure(core, peer, tree, &error);
         RootVerdict::Differs

@@ -1,0 +1,217 @@
+//! Dropping dead records in simulated clusters: in the end none is left, none comes back, and nothing that lives is lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamomini::client::{CausalContext, Client, GetOptions, PutOptions};
+use dynamomini::hash::ClusterHash;
+use dynamomini::record;
+use dynamomini::store::{Engine, Mutation, Slot};
+use dynamomini::types::{Consistency, PartitionId};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::cluster::Cluster;
+use crate::network::Conditions;
+use crate::world::{EPOCH_MS, Simulation, simulate};
+
+/// When dead records may be dropped.
+const AFTER: Duration = Duration::from_secs(600);
+/// By then they are, if nobody is away: one pass finds them old enough, and a member may have been busy at the one before.
+const GONE_AFTER: Duration = Duration::from_secs(2_400);
+const KEYS: usize = 24;
+
+/// What each key must show: its value, or nothing. And every context that a client ever read of it.
+#[derive(Default)]
+struct Model {
+    values: BTreeMap<String, Option<String>>,
+    contexts: BTreeMap<String, Vec<CausalContext>>,
+}
+
+fn key(number: usize) -> String {
+    format!("key{number}")
+}
+
+/// Dead records in the storage of one node.
+async fn dead(cluster: &Cluster, engine: &Engine) -> Vec<(Slot, Bytes)> {
+    let hash = ClusterHash::new(&cluster.info.cluster);
+    let wall_ms = EPOCH_MS + u64::try_from(cluster.simulation.elapsed().as_millis()).unwrap();
+    let mut dead = Vec::new();
+    for partition in cluster.info.partitions.iter() {
+        let page = engine.scan(partition, b"", None, 1_000, usize::MAX).await.unwrap();
+        assert!(!page.more, "the page is not the whole partition");
+        for (key, stored) in page.items {
+            if record::decode(&hash, &key, &stored).unwrap().live(wall_ms).count() == 0 {
+                dead.push((Slot { partition, key }, stored));
+            }
+        }
+    }
+    dead
+}
+
+async fn dead_everywhere(cluster: &Cluster) -> BTreeMap<usize, usize> {
+    let mut counts = BTreeMap::new();
+    for (number, engine) in cluster.engines() {
+        counts.insert(number, dead(cluster, &engine).await.len());
+    }
+    counts
+}
+
+/// Reads a key until it can be read.
+async fn read(client: &Client, key: &str, r: Consistency) -> (Vec<String>, CausalContext) {
+    for _ in 0..60 {
+        let options = GetOptions { r: Some(r), timeout: Some(Duration::from_secs(10)) };
+        if let Ok(found) = client.get_with(key.to_owned(), options).await {
+            let values = found.siblings.iter().map(|one| String::from_utf8(one.value.to_vec()).unwrap()).collect();
+            return (values, found.context);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("{key} cannot be read");
+}
+
+/// Writes until it is acknowledged that the key shows this and nothing else.
+async fn settle(client: &Client, key: &str, value: Option<&str>, model: &mut Model) {
+    for _ in 0..60 {
+        let (_, context) = read(client, key, Consistency::Quorum).await;
+        model.contexts.entry(key.to_owned()).or_default().push(context.clone());
+        let options = PutOptions::after(&context);
+        let done = match value {
+            Some(value) => client.put(key.to_owned(), value.to_owned(), options).await.map(drop),
+            None => client.delete(key.to_owned(), options).await.map(drop),
+        };
+        if done.is_ok() {
+            model.values.insert(key.to_owned(), value.map(str::to_owned));
+            return;
+        }
+    }
+    panic!("{key} cannot be written");
+}
+
+/// Puts and deletes, some of them on keys whose tombstones may be gone, some under contexts from long ago.
+async fn work(client: &Client, rng: &mut StdRng, model: &mut Model, round: usize) {
+    for number in 0..KEYS {
+        let key = key(number);
+        if rng.random_bool(0.3) {
+            continue;
+        }
+        if rng.random_bool(0.3) {
+            // What an old context does not name must survive it: it was written since.
+            let contexts = model.contexts.get(&key).cloned().unwrap_or_default();
+            let context = contexts.first().cloned().unwrap_or_default();
+            let stale = format!("{key} stale in {round}");
+            if client.put(key.clone(), stale.clone(), PutOptions::after(&context)).await.is_ok() {
+                let (values, _) = read(client, &key, Consistency::All).await;
+                assert!(values.contains(&stale), "{key}: {stale:?} was lost, found {values:?}");
+            }
+        }
+        let value = rng.random_bool(0.4).then(|| format!("{key} in {round}"));
+        settle(client, &key, value.as_deref(), model).await;
+    }
+}
+
+/// Whether each key shows what it must; otherwise what is wrong.
+async fn wrong(client: &Client, model: &Model) -> Option<String> {
+    for (key, value) in &model.values {
+        let (values, _) = read(client, key, Consistency::All).await;
+        let expected: Vec<String> = value.iter().cloned().collect();
+        if values != expected {
+            return Some(format!("{key} shows {values:?}, not {expected:?}"));
+        }
+    }
+    None
+}
+
+async fn gone(cluster: &Cluster) {
+    let give_up = cluster.simulation.elapsed() + GONE_AFTER;
+    loop {
+        let left = dead_everywhere(cluster).await;
+        if left.values().all(|dead| *dead == 0) {
+            return;
+        }
+        assert!(cluster.simulation.elapsed() < give_up, "after {GONE_AFTER:?} there are dead records still: {left:?}");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+}
+
+/// Writes among cuts and lost disks; a member that is away for long; writes again where tombstones were.
+async fn scenario(simulation: Simulation) -> u64 {
+    let mut rng = simulation.rng("reap");
+    let conditions = Conditions { loss: rng.random_range(0.0..0.03), ..Conditions::default() };
+    let nodes = rng.random_range(3..=5);
+    let mut cluster = Cluster::start_reaping(simulation.clone(), conditions, nodes, Some(AFTER)).await;
+    let client = cluster.client(1).await;
+    let mut model = Model::default();
+    for round in 0..2 {
+        work(&client, &mut rng, &mut model, 2 * round).await;
+        let victim = rng.random_range(1..=nodes);
+        let loses_disk = rng.random_bool(0.3);
+        if loses_disk {
+            cluster.crash(victim);
+        } else {
+            cluster.cut(victim, true);
+        }
+        deletes(&client, &mut rng, &mut model).await;
+        tokio::time::sleep(AFTER * rng.random_range(0..4)).await;
+        let before = dead_everywhere(&cluster).await.values().sum::<usize>();
+        tokio::time::sleep(AFTER).await;
+        let after = dead_everywhere(&cluster).await.values().sum::<usize>();
+        assert!(before > 0 && after >= before, "dropped while n{victim} was away: {before}, then {after}");
+        if loses_disk {
+            cluster.start_node(victim).await;
+        } else {
+            cluster.cut(victim, false);
+        }
+        gone(&cluster).await;
+        assert_eq!(wrong(&client, &model).await, None);
+    }
+    cluster.network.trace()
+}
+
+/// Deletes while a node may be away: with a quorum of two, as long as one other owner is there.
+async fn deletes(client: &Client, rng: &mut StdRng, model: &mut Model) {
+    for number in 0..KEYS {
+        if rng.random_bool(0.5) || number == 0 {
+            settle(client, &key(number), None, model).await;
+        }
+    }
+}
+
+#[test]
+fn dead_records_go_when_all_are_there_and_nothing_deleted_returns() {
+    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(2, |text| text.parse().expect("SIM_SEEDS is a number"));
+    for seed in 900..900 + seeds {
+        simulate(seed, 0.1, scenario);
+    }
+}
+
+/// The judge of the scenario above must notice what a node would do that went by the clock alone.
+#[test]
+fn dropping_by_the_clock_alone_is_found_out() {
+    simulate(1, 0.1, |simulation| async move {
+        let mut rng = simulation.rng("reap");
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        let mut model = Model::default();
+        for number in 0..KEYS {
+            settle(&client, &key(number), Some("value"), &mut model).await;
+        }
+        cluster.cut(3, true);
+        deletes(&client, &mut rng, &mut model).await;
+        tokio::time::sleep(AFTER).await;
+        assert_eq!(wrong(&cluster.client(2).await, &Model::default()).await, None);
+        for engine in [1, 2].map(|number| cluster.engines().remove(&number).unwrap()) {
+            let dead = dead(&cluster, &engine).await.into_iter().map(|(slot, _)| slot);
+            let page = engine.scan(PartitionId::HINTS, b"", None, 1_000, usize::MAX).await.unwrap();
+            let hints = page.items.into_iter().map(|(key, _)| Slot { partition: PartitionId::HINTS, key });
+            let slots: BTreeSet<Slot> = dead.chain(hints).collect();
+            assert!(!slots.is_empty());
+            let drop_all = slots.into_iter().map(|slot| Mutation::Delete { slot }).collect();
+            engine.write(engine.epoch(), drop_all).await.unwrap();
+        }
+        cluster.cut(3, false);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(wrong(&client, &model).await.is_some(), "what was deleted did not return");
+    });
+}
