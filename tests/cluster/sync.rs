@@ -237,3 +237,49 @@ async fn repair_waits_until_all_is_compared_and_says_how_it_stands() {
     let output = run(&["--partition", "999999"]).await;
     assert_eq!(output.status.code(), Some(1), "a partition that does not exist");
 }
+
+/// The tables of a node's storage that hold this value.
+fn tables_with(cluster: &Cluster, node: usize, value: &str) -> Vec<(PathBuf, usize)> {
+    let (mut folders, mut found) = (vec![PathBuf::from(cluster.text(node, "dir")).join("data")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        // What is being written may be gone again.
+        for path in std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if folder.ends_with("tables") {
+                let bytes = std::fs::read(&path).unwrap_or_default();
+                let place = bytes.windows(value.len()).position(|window| window == value.as_bytes());
+                found.extend(place.map(|place| (path, place)));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_damaged_place_in_a_table_is_told_and_repaired_from_the_other_owners() {
+    let mut cluster = Cluster::start(&[]).await;
+    let client = cluster.client().await;
+    fill(&client).await;
+    // Enough to have the records before it written to tables.
+    let large = bytes::Bytes::from(vec![7; 256 * 1024]);
+    let victim = value(sizes().0 - 100);
+    let mut number = 0;
+    while tables_with(&cluster, 1, &victim).is_empty() {
+        client.put(format!("large/{number}"), large.clone(), PutOptions::default()).await.unwrap();
+        number += 1;
+        assert!(number < 1_000, "no table was written");
+    }
+    converged(&client, &cluster, "before damage").await;
+    cluster.kill(1).await;
+    for (path, place) in tables_with(&cluster, 1, &victim) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[place] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    cluster.launch(1);
+    cluster.whole().await;
+    converged(&client, &cluster, "after damage").await;
+    assert!(crate::processes::counter(&statuses(&client, &cluster).await[1], "records_damaged") > 0, "nobody was told");
+    holds_all(&mut cluster, 1).await;
+}
