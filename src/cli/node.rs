@@ -1,6 +1,7 @@
 //! `dynamomini node`: runs one node until it is told to stop.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,13 +128,18 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
 /// Makes the data directory for the node's own user, or takes the one that is there.
 fn make_data_dir(path: &Path) -> std::io::Result<()> {
     store::create_directory(path)?;
-    if store::is_open_to_others(path)? {
+    if is_open_to_others(path)? {
         tracing::warn!(
             path = %path.display(),
             "other users of this host may look into node.data_dir, which holds all values: run chmod 700 on it"
         );
     }
     Ok(())
+}
+
+/// Whether users beyond this one and its group may look into a directory.
+fn is_open_to_others(path: &Path) -> std::io::Result<bool> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o007 != 0)
 }
 
 /// Opens the network.
@@ -289,4 +295,20 @@ fn store_config(config: &NodeConfig) -> anyhow::Result<StoreConfig> {
             })
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_is_made_for_this_user_and_one_that_exists_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        make_data_dir(&data).unwrap();
+        assert!(!is_open_to_others(&data).unwrap());
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+        make_data_dir(&data).unwrap();
+        assert!(is_open_to_others(&data).unwrap());
+    }
 }

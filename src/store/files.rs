@@ -9,13 +9,9 @@ use std::io;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-
-/// What keeps a file's or directory's content from other users, the group aside.
-const OTHERS: u32 = 0o007;
 
 /// Held while a file is replaced: two tasks, or an engine that was dropped and the next, may be at the same one.
 static REPLACING: Mutex<()> = Mutex::new(());
@@ -60,20 +56,14 @@ fn directory_of(path: &Path) -> &Path {
 ///
 /// # Errors
 /// When it cannot be made.
-pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+pub fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Whether users beyond this one and its group may look into a file or directory.
-///
-/// # Errors
-/// When it cannot be asked about.
-pub(crate) fn is_open_to_others(path: &Path) -> io::Result<bool> {
-    Ok(fs::metadata(path)?.permissions().mode() & OTHERS != 0)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -86,13 +76,9 @@ mod tests {
         let (deep, file) = (dir.path().join("a/b"), dir.path().join("a/b/file"));
         replace_file(&file, b"one").unwrap();
         assert_eq!((mode(&deep), mode(&file)), (0o700, 0o600));
-        assert!(!is_open_to_others(&deep).unwrap());
         fs::set_permissions(&deep, fs::Permissions::from_mode(0o755)).unwrap();
         create_directory(&deep).unwrap();
         assert_eq!(mode(&deep), 0o755);
-        assert!(is_open_to_others(&deep).unwrap());
-        fs::set_permissions(&deep, fs::Permissions::from_mode(0o750)).unwrap();
-        assert!(!is_open_to_others(&deep).unwrap());
         replace_file(&file, b"two").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
         remove_file(&file).unwrap();
