@@ -10,7 +10,7 @@ use dynamomini::version::RequestId;
 use dynamomini::wire::blob::Blob;
 use dynamomini::wire::rpc::{GetRequest, KeyContext, PutItem, PutRequest, Reply, Request, ServeError};
 
-use crate::inprocess::{Cluster, Setup, Wire, namespace};
+use crate::inprocess::{Cluster, Setup, Wire, eventually, namespace};
 
 fn item(key: &[u8], value: usize, sequence: u64) -> PutItem {
     PutItem {
@@ -98,8 +98,11 @@ async fn siblings_are_limited_in_number_and_bytes_until_somebody_resolves_them()
         client.put("many", format!("{number}"), PutOptions::default()).await.unwrap();
     }
     let error = client.put("many", "one more", PutOptions::default()).await.unwrap_err();
-    assert!(matches!(error, ClientError::Rejected(ServeError::Limit(_))), "{error}");
-    assert!(error.to_string().starts_with("the key has 32 siblings, the most there may be: read it"), "{error}");
+    let limit = |error: &ClientError| {
+        matches!(error, ClientError::Rejected(ServeError::Limit(_)) | ClientError::Uncertain(ServeError::Limit(_)))
+    };
+    assert!(limit(&error), "{error}");
+    assert!(error.to_string().contains("the key has 32 siblings, the most there may be: read it"), "{error}");
     let found = client.get("many").await.unwrap();
     assert_eq!(found.siblings.len(), limits::SIBLINGS_MAX);
     client.put("many", "resolved", PutOptions::after(&found.context)).await.unwrap();
@@ -110,7 +113,8 @@ async fn siblings_are_limited_in_number_and_bytes_until_somebody_resolves_them()
         client.put("heavy", vec![0; limits::VALUE_MAX], patient()).await.unwrap();
     }
     let error = client.put("heavy", "x", patient()).await.unwrap_err();
-    assert!(error.to_string().starts_with("the key's siblings would hold 16777217 bytes"), "{error}");
+    // On a busy machine an earlier attempt may have met silence, and the error says so first.
+    assert!(error.to_string().contains("the key's siblings would hold 16777217 bytes"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +146,9 @@ async fn r_and_w_above_n_are_refused_and_all_up_to_n_served() {
     for (level, count) in [(Consistency::One, 1), (Consistency::Quorum, 2), (Consistency::All, 3)] {
         let written = client.put("k", "v", w(level)).await.unwrap();
         assert!(written.acks >= count, "{level}: {}", written.acks);
-        assert!(client.get_with("k", r(level)).await.unwrap().exists());
+        // One replica that is asked need not be the one that was written, at first.
+        let what = format!("it is read at {level}");
+        eventually(&what, async || client.get_with("k", r(level)).await.unwrap().exists().then_some(())).await;
     }
 }
 
