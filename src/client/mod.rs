@@ -270,14 +270,17 @@ impl Client {
         }
     }
 
-    /// Gives an order to the keys of gossip through the pinned node, or else any. For administrators only.
+    /// Gives an order to the keys of gossip through the pinned node, or else one that answers. For administrators only.
     ///
     /// # Errors
     /// When it is refused or no node answers. An addition that was not answered may have happened.
     pub async fn gossip_keys(&self, order: KeyOrder) -> Result<KeysReport, ClientError> {
-        let call = Call { once: true, ..self.call(self.deadline(None)) };
         // One node only: a key that was added twice would do no harm, but would have to be removed again.
-        match call.send(self.anyone().one(), Request::Keys(order)).await? {
+        let node = match &self.inner.pinned {
+            Some(pinned) => pinned.clone(),
+            None => self.members().await?.node,
+        };
+        match self.ask_node(&node, Request::Keys(order)).await? {
             Reply::Keys(report) => Ok(report),
             _ => Err(unexpected()),
         }

@@ -30,15 +30,13 @@ pub(crate) struct Order<'a> {
     table: Option<Arc<Table>>,
     /// The owners that were given out, by their place in the preference list.
     given: u32,
-    /// How many more may be given out.
-    left: usize,
     /// Who comes after the owners, once that matters; last first.
     rest: Option<Vec<Arc<Target>>>,
 }
 
 impl<'a> Order<'a> {
     pub(crate) fn new(routes: &'a Routes, whom: Whom<'a>, pick: Pick) -> Self {
-        Self { routes, whom, pick, table: routes.table(), given: 0, left: usize::MAX, rest: None }
+        Self { routes, whom, pick, table: routes.table(), given: 0, rest: None }
     }
 
     /// The cluster as it was known when this round began.
@@ -51,11 +49,6 @@ impl<'a> Order<'a> {
         Self { whom, ..self }
     }
 
-    /// Only the best of them.
-    pub(crate) fn one(self) -> Self {
-        Self { left: 1, ..self }
-    }
-
     /// Begins another round.
     pub(crate) fn again(&mut self) {
         *self = Self::new(self.routes, self.whom, self.pick);
@@ -64,7 +57,6 @@ impl<'a> Order<'a> {
     /// Whether there is but one node to ask.
     pub(crate) fn is_single(&self) -> bool {
         match (&self.whom, &self.table) {
-            _ if self.left < 2 => true,
             (Whom::One(_), _) => true,
             (Whom::Owners(..), Some(table)) => table.targets.len() == 1,
             _ => false,
@@ -73,7 +65,6 @@ impl<'a> Order<'a> {
 
     /// The best node that was not given out in this round.
     pub(crate) fn next(&mut self) -> Option<Arc<Target>> {
-        self.left = self.left.checked_sub(1)?;
         if let Some(owner) = self.owner() {
             return Some(owner);
         }

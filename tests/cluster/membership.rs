@@ -110,7 +110,7 @@ async fn all_nodes_started_again_find_each_other_at_other_addresses() {
 
 #[tokio::test]
 async fn the_key_is_changed_while_the_cluster_runs() {
-    let cluster = Cluster::start(&["--nodes", "3"]).await;
+    let mut cluster = Cluster::start(&["--nodes", "3"]).await;
     all_alive(&cluster).await;
     let listed = ask(&cluster, &["cluster", "keys", "list"]).await.unwrap();
     let old = listed["keys"][0]["id"].as_str().unwrap().to_owned();
@@ -136,6 +136,11 @@ async fn the_key_is_changed_while_the_cluster_runs() {
     assert!(refused.contains("was removed"), "{refused}");
     for node in 0..3 {
         assert!(!log(&cluster, node).contains(" failed"), "somebody was lost on the way: {}", log(&cluster, node));
+    }
+    // Whoever is asked answers, although one node is gone.
+    cluster.kill(1).await;
+    for _ in 0..6 {
+        ask(&cluster, &["cluster", "keys", "list"]).await.unwrap();
     }
 }
 
