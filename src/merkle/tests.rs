@@ -41,7 +41,9 @@ struct Bench {
     forest: Forest,
     stored: BTreeMap<Bytes, u64>,
     flying: Vec<(Flight, Vec<Change>, bool)>,
-    page: Option<(Window, Vec<Item>, bool)>,
+    /// The page that is to be read, and what was read.
+    window: Option<Window>,
+    page: Option<(Vec<Item>, bool)>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,7 +53,9 @@ enum Act {
     Stored,
     Refused,
     InDoubt,
-    /// Reads a page of so many records.
+    /// Asks which page to read.
+    Open,
+    /// Reads it, up to so many records.
     Read(usize),
     Take,
 }
@@ -63,6 +67,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         4 => Just(Act::Stored),
         1 => Just(Act::Refused),
         1 => Just(Act::InDoubt),
+        5 => Just(Act::Open),
         5 => (1..8_usize).prop_map(Act::Read),
         5 => Just(Act::Take),
     ];
@@ -72,7 +77,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 impl Bench {
     fn new() -> Self {
         let forest = Forest::new(hash(), partitions(1024), Epoch(1));
-        Self { forest, stored: BTreeMap::new(), flying: Vec::new(), page: None }
+        Self { forest, stored: BTreeMap::new(), flying: Vec::new(), window: None, page: None }
     }
 
     fn run(&mut self, act: Act) {
@@ -83,10 +88,11 @@ impl Bench {
             Act::Refused => self.end(|forest, flight| forest.refused(flight), false),
             // Such a batch may well be there.
             Act::InDoubt => self.end(|forest, flight| forest.in_doubt(flight), true),
+            Act::Open => self.open(),
             Act::Read(count) => self.read(count),
             Act::Take => {
-                if let Some((window, items, more)) = self.page.take() {
-                    self.forest.take_page(&window, items, more);
+                if let Some((items, more)) = self.page.take() {
+                    self.forest.take_page(&self.window.take().unwrap(), items, more);
                 }
             }
         }
@@ -131,21 +137,24 @@ impl Bench {
         tell(&mut self.forest, &flight);
     }
 
-    fn read(&mut self, count: usize) {
-        if self.page.is_some() {
+    fn open(&mut self) {
+        if self.window.is_some() {
             return;
         }
         if self.forest.checking().is_none() {
             self.forest.begin_check(PARTITION);
         }
-        let Some(window) = self.forest.next_page() else { return };
-        let after = window.after.clone();
-        let rest = self.stored.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
+        self.window = self.forest.next_page();
+    }
+
+    fn read(&mut self, count: usize) {
+        let Some(window) = self.window.as_ref().filter(|_| self.page.is_none()) else { return };
+        let rest = self.stored.iter().filter(|(key, _)| window.after.as_ref().is_none_or(|after| *key > after));
         let mut items: Vec<Item> =
             rest.map(|(key, digest)| Item { key: key.clone(), copies: 3, digest: Some(*digest) }).collect();
         let more = items.len() > count;
         items.truncate(count);
-        self.page = Some((window, items, more));
+        self.page = Some((items, more));
     }
 }
 
@@ -162,8 +171,8 @@ proptest! {
         while !bench.flying.is_empty() {
             bench.run(Act::Stored);
         }
-        bench.run(Act::Take);
         for _ in 0..100 {
+            bench.run(Act::Open);
             bench.run(Act::Read(5));
             bench.run(Act::Take);
         }
