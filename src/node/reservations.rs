@@ -70,9 +70,9 @@ impl Reservations {
     ///
     /// # Errors
     /// `Unavailable` when it has lapsed: nothing must be written then.
-    pub(crate) fn begin<'a>(&'a self, slot: &'a Slot, token: u64) -> Result<Writing<'a>, ServeError> {
+    pub(crate) fn begin(&self, slot: Slot, token: u64) -> Result<Writing<'_>, ServeError> {
         let mut table = self.table();
-        match table.get_mut(slot) {
+        match table.get_mut(&slot) {
             Some(held) if held.token == token && held.stands() => {
                 held.writing = true;
                 Ok(Writing { reservations: self, slot, token })
@@ -94,15 +94,15 @@ impl Reservations {
 #[derive(Debug)]
 pub(crate) struct Writing<'a> {
     reservations: &'a Reservations,
-    slot: &'a Slot,
+    slot: Slot,
     token: u64,
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         let mut table = self.reservations.table();
-        if table.get(self.slot).is_some_and(|held| held.token == self.token) {
-            table.remove(self.slot);
+        if table.get(&self.slot).is_some_and(|held| held.token == self.token) {
+            table.remove(&self.slot);
         }
     }
 }
@@ -132,7 +132,7 @@ mod tests {
         table.release(&key, 1);
         assert!(reserve(&key, 2));
         tokio::time::advance(LEASE).await;
-        assert!(table.begin(&key, 2).is_err(), "it has lapsed");
+        assert!(table.begin(key.clone(), 2).is_err(), "it has lapsed");
         assert!(reserve(&key, 3));
     }
 
@@ -140,12 +140,12 @@ mod tests {
     async fn a_write_that_has_begun_keeps_its_reservation_and_ends_it() {
         let (table, key) = (Reservations::default(), slot("k"));
         assert!(table.reserve(&key, 1, LEASE).unwrap());
-        let writing = table.begin(&key, 1).unwrap();
+        let writing = table.begin(key.clone(), 1).unwrap();
         tokio::time::advance(LEASE * 2).await;
         table.release(&key, 1);
         assert!(!table.reserve(&key, 2, LEASE).unwrap(), "the write is not done");
         drop(writing);
-        assert!(table.begin(&key, 1).is_err(), "a reservation is for one write");
+        assert!(table.begin(key.clone(), 1).is_err(), "a reservation is for one write");
         assert!(table.reserve(&key, 2, LEASE).unwrap());
     }
 

@@ -176,8 +176,7 @@ impl Serve {
             return Err(ServeError::Unavailable(text));
         }
         // Ends with the write.
-        let _writing = write.reservation.map(|token| core.reservations.begin(&slot, token)).transpose()?;
-        let slot = slot.clone();
+        let _writing = write.reservation.map(|token| core.reservations.begin(slot.clone(), token)).transpose()?;
         core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await
     }
 }

@@ -106,7 +106,7 @@ impl Coordination<'_> {
             KeyContext { position: place.position, context: item.context.context.clone(), wrote: Some(item.request) };
         let began = Instant::now();
         let minted = {
-            let begin = |reserved: &Reserved| core.reservations.begin(&place.slot, reserved.token);
+            let begin = |reserved: &Reserved| core.reservations.begin(place.slot.clone(), reserved.token);
             let _writing = reserved.as_ref().map(begin).transpose()?;
             let mut mint = self.version(item, &place, reserved.as_ref());
             mint.stand_in_for = if owner { Vec::new() } else { owners.to_vec() };

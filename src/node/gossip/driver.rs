@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +21,6 @@ use crate::node::core::Core;
 use crate::node::gossip::members::{Kept, MembersFile};
 use crate::node::gossip::orders::Order;
 use crate::node::gossip::report::Portrait;
-use crate::node::gossip::tally::one;
 use crate::node::gossip::warn::Warnings;
 use crate::node::gossip::{Gossip, GossipParts, Prepared};
 use crate::node::peers::Judged;
@@ -187,7 +185,7 @@ impl Driver {
                 return;
             }
         };
-        one(&self.gossip.tally.opened);
+        self.gossip.tally.opened.one();
         let (unknown, _) = self.gossip.notary.progress();
         self.swim.handle(now, Input::Datagram { from, bytes: &opened.message });
         if self.gossip.notary.progress().0 > unknown {
@@ -275,16 +273,16 @@ impl Driver {
     fn send(&mut self, to: SocketAddr, message: &[u8]) {
         let tally = &self.gossip.tally;
         let Some(datagram) = self.sealer.seal(message) else {
-            one(&tally.unsealed);
+            tally.unsealed.one();
             return;
         };
         match self.socket.send(to, &datagram) {
             Ok(()) => {
-                one(&tally.sent);
-                tally.sent_bytes.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+                tally.sent.one();
+                tally.sent_bytes.count(datagram.len());
             }
             Err(error) => {
-                one(&tally.unsent);
+                tally.unsent.one();
                 tracing::trace!(%to, %error, "a datagram of gossip was not sent");
             }
         }
@@ -298,7 +296,7 @@ impl Driver {
         let Ok(permit) = gossip.streams.clone().try_acquire_owned() else { return };
         self.gossip.env.spawn("gossip/knock", async move {
             if closed.await {
-                one(&gossip.tally.closed_ports);
+                gossip.tally.closed_ports.one();
                 gossip.order(Order::Closed(address)).await;
             }
             drop(permit);
@@ -316,7 +314,7 @@ impl Driver {
         let (core, gossip) = (self.core.clone(), self.gossip.clone());
         let permit = gossip.streams.clone().try_acquire_owned().ok();
         if permit.is_none() {
-            one(&gossip.tally.streams_crowded);
+            gossip.tally.streams_crowded.one();
         }
         self.gossip.env.spawn("gossip/stream", async move {
             let mut reply = None;

@@ -5,7 +5,6 @@
 //! Seeds are greeted wherever their names lead, for ever.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +17,6 @@ use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
-use crate::node::gossip::tally::one;
 use crate::node::peers::encode;
 use crate::seal::{Boot, Keyring};
 use crate::types::{NodeId, NodeName};
@@ -116,7 +114,7 @@ impl Gossip {
                 return;
             }
         };
-        one(&self.tally.greetings);
+        self.tally.greetings.one();
         let Ok(gossip) = hello.gossip.parse() else { return };
         let (sent_ms, rtt) = asked;
         let half = u64::try_from(rtt.as_millis() / 2).unwrap_or(0);
@@ -163,7 +161,7 @@ impl Gossip {
     /// Greets a member over its link. Returns whether it answered.
     pub(crate) async fn greet_peer(&self, core: &Core, node: NodeId) -> bool {
         let told = self.keys.digest();
-        let hello = self.hello(self.tally.greetings.load(Ordering::Relaxed) < ASK_ALL);
+        let hello = self.hello(self.tally.greetings.get() < ASK_ALL);
         let asked = (hello.wall_ms, Instant::now());
         let request = Request::Gossip(GossipRequest::Hello(Box::new(hello)));
         let answer = core.peers.request(node, request, By::itself(PATIENCE)).await;

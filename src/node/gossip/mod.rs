@@ -49,7 +49,7 @@ use crate::node::gossip::keys::Keys;
 use crate::node::gossip::members::{Kept, MembersFile};
 use crate::node::gossip::notary::CertificateNotary;
 use crate::node::gossip::orders::Order;
-use crate::node::gossip::tally::{Tally, one};
+use crate::node::gossip::tally::Tally;
 use crate::seal::Boot;
 use crate::swim::Config;
 use crate::types::{ClusterName, NodeId, NodeName, Zone};
@@ -193,7 +193,7 @@ impl Gossip {
     pub(crate) fn tell(&self, order: Order) {
         match self.orders.try_send(order) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => one(&self.tally.orders_crowded),
+            Err(TrySendError::Full(_)) => self.tally.orders_crowded.one(),
             Err(TrySendError::Closed(_)) => tracing::debug!("gossip has ended"),
         }
     }

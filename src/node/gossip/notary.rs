@@ -4,13 +4,13 @@
 //! refused for now and noted as lacking.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::crypto::CryptoProvider;
 
 use crate::env::Env;
 use crate::limits;
+use crate::meter::Counter;
 use crate::net::tls::TlsError;
 use crate::net::{Credential, RecordSigner, TlsMaterial, Vouched};
 use crate::swim;
@@ -28,11 +28,11 @@ pub(crate) struct CertificateNotary {
     env: Env,
     state: Mutex<State>,
     /// Records whose signature is wrong.
-    pub(crate) forged: AtomicU64,
+    pub(crate) forged: Counter,
     /// Records whose certificate had not come yet.
-    pub(crate) unknown: AtomicU64,
+    pub(crate) unknown: Counter,
     /// Credentials that were not believed.
-    pub(crate) refused: AtomicU64,
+    pub(crate) refused: Counter,
 }
 
 #[derive(Default)]
@@ -58,9 +58,9 @@ impl CertificateNotary {
             signer: RecordSigner::new(material, cluster)?,
             env: env.clone(),
             state: Mutex::default(),
-            forged: AtomicU64::new(0),
-            unknown: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            forged: Counter::default(),
+            unknown: Counter::default(),
+            refused: Counter::default(),
         };
         notary.learn(&[notary.own()]);
         Ok(notary)
@@ -91,7 +91,7 @@ impl CertificateNotary {
     pub(crate) fn learn(&self, credentials: &[Blob]) {
         for encoded in credentials.iter().take(limits::CREDENTIALS_MAX) {
             let Ok(credential) = postcard::from_bytes::<Credential>(encoded) else {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+                self.refused.one();
                 continue;
             };
             let known = credential.fingerprint().is_some_and(|print| self.lock().vouched.contains_key(&print));
@@ -101,7 +101,7 @@ impl CertificateNotary {
             match credential.check(&self.cluster, &self.material, &self.provider, self.env.wall_ms()) {
                 Ok(vouched) => self.keep(vouched, Blob::copy(encoded)),
                 Err(error) => {
-                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    self.refused.one();
                     tracing::debug!(%error, "a member's credential is not believed");
                 }
             }
@@ -112,7 +112,7 @@ impl CertificateNotary {
         let print = vouched.certificate.fingerprint;
         let mut state = self.lock();
         if state.vouched.len() >= limits::CREDENTIALS_MAX {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.refused.one();
             return;
         }
         state.lacking.remove(&print);
@@ -149,7 +149,7 @@ impl CertificateNotary {
 
     /// Records named more certificates that are not here than this, and credentials that came, since the start.
     pub(crate) fn progress(&self) -> (u64, u64) {
-        (self.unknown.load(Ordering::Relaxed), self.lock().generation)
+        (self.unknown.get(), self.lock().generation)
     }
 }
 
@@ -166,7 +166,7 @@ impl swim::Notary for CertificateNotary {
         let print = record.certificate.fingerprint;
         let mut state = self.lock();
         let Some((vouched, _)) = state.vouched.get(&print) else {
-            self.unknown.fetch_add(1, Ordering::Relaxed);
+            self.unknown.one();
             if state.lacking.len() >= limits::CREDENTIALS_WANTED_MAX {
                 // What was invented never comes, and must not stand in the way of what will.
                 state.lacking.clear();
@@ -176,7 +176,7 @@ impl swim::Notary for CertificateNotary {
         };
         let good = vouched.node == record.name && vouched.key == *record.key && vouched.signed(bytes, signature);
         if !good {
-            self.forged.fetch_add(1, Ordering::Relaxed);
+            self.forged.one();
         }
         good
     }
@@ -232,7 +232,7 @@ mod tests {
         two.learn(&one.credentials(&two.lacking(), false));
         assert!(two.lacking().is_empty());
         assert!(Signed::from_bytes(&bytes, 1, &two).is_ok());
-        assert_eq!(two.forged.load(Ordering::Relaxed), 0);
+        assert_eq!(two.forged.get(), 0);
     }
 
     #[test]
@@ -249,14 +249,14 @@ mod tests {
         for forged in [named, borrowed, stolen] {
             assert_eq!(Signed::from_bytes(&forged, 1, &two), Err(RecordError::Forged));
         }
-        assert_eq!(two.forged.load(Ordering::Relaxed), 3);
+        assert_eq!(two.forged.get(), 3);
     }
 
     #[test]
     fn credentials_that_are_junk_are_counted_and_not_kept() {
         let notary = notary("n1");
         notary.learn(&[Blob::copy(b"junk"), Blob::copy(&[0; 200])]);
-        assert_eq!(notary.refused.load(Ordering::Relaxed), 2);
+        assert_eq!(notary.refused.get(), 2);
         assert_eq!(notary.credentials(&[], true).len(), 2, "its own, twice");
     }
 

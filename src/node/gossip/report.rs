@@ -135,11 +135,10 @@ impl Gossip {
             ("refused_stale", swim.stale),
             ("refused_crowded", swim.crowded + swim.records_crowded),
         ];
-        let load = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
         let of_notary = [
-            ("records_forged", load(&self.notary.forged)),
-            ("records_without_certificate", load(&self.notary.unknown)),
-            ("credentials_refused", load(&self.notary.refused)),
+            ("records_forged", self.notary.forged.get()),
+            ("records_without_certificate", self.notary.unknown.get()),
+            ("credentials_refused", self.notary.refused.get()),
         ];
         let all = self.tally.list().into_iter().chain(of_swim).chain(of_notary);
         all.map(|(name, count)| (name.to_owned(), count)).collect()

@@ -1,40 +1,34 @@
 //! Counts of what came to the socket of gossip and was dropped, by kind.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use crate::meter::Counter;
 use crate::seal::Refused;
 
 /// The counts.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) opened: AtomicU64,
-    pub(crate) sent: AtomicU64,
-    pub(crate) sent_bytes: AtomicU64,
-    pub(crate) unsent: AtomicU64,
-    pub(crate) unsealed: AtomicU64,
-    pub(crate) greetings: AtomicU64,
-    pub(crate) closed_ports: AtomicU64,
-    pub(crate) streams_crowded: AtomicU64,
-    pub(crate) orders_crowded: AtomicU64,
-    junk: AtomicU64,
-    truncated: AtomicU64,
-    wrong_cluster: AtomicU64,
-    unknown_key: AtomicU64,
-    replayed: AtomicU64,
-    old_boot: AtomicU64,
-    forged: AtomicU64,
-    own_name: AtomicU64,
-}
-
-/// Counts one more.
-pub(crate) fn one(count: &AtomicU64) {
-    count.fetch_add(1, Ordering::Relaxed);
+    pub(crate) opened: Counter,
+    pub(crate) sent: Counter,
+    pub(crate) sent_bytes: Counter,
+    pub(crate) unsent: Counter,
+    pub(crate) unsealed: Counter,
+    pub(crate) greetings: Counter,
+    pub(crate) closed_ports: Counter,
+    pub(crate) streams_crowded: Counter,
+    pub(crate) orders_crowded: Counter,
+    junk: Counter,
+    truncated: Counter,
+    wrong_cluster: Counter,
+    unknown_key: Counter,
+    replayed: Counter,
+    old_boot: Counter,
+    forged: Counter,
+    own_name: Counter,
 }
 
 impl Tally {
     /// A datagram was dropped.
     pub(crate) fn refused(&self, why: Refused) {
-        one(match why {
+        let count = match why {
             Refused::Junk => &self.junk,
             Refused::Truncated => &self.truncated,
             Refused::WrongCluster => &self.wrong_cluster,
@@ -43,7 +37,8 @@ impl Tally {
             Refused::OldBoot => &self.old_boot,
             Refused::Forged => &self.forged,
             Refused::OwnName => &self.own_name,
-        });
+        };
+        count.one();
     }
 
     /// All counts by name.
@@ -67,6 +62,6 @@ impl Tally {
             ("dropped_forged", &self.forged),
             ("dropped_own_name", &self.own_name),
         ];
-        named.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed))).collect()
+        named.into_iter().map(|(name, count)| (name, count.get())).collect()
     }
 }
