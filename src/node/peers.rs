@@ -13,6 +13,7 @@ use crate::limits;
 use crate::net::link::{Link, LinkSettings, LinkState};
 use crate::net::{Endpoint, Expect, NetError};
 use crate::node::ask::By;
+use crate::node::timeouts::millis;
 use crate::swim::{Standing, StorageHealth};
 use crate::types::{NodeId, NodeName, TraceId};
 use crate::view::ClusterView;
@@ -325,7 +326,7 @@ impl Peers {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.started.elapsed())
     }
 }
 

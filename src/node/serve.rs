@@ -20,6 +20,7 @@ use crate::node::reap;
 use crate::node::replica::Apply;
 use crate::node::status;
 use crate::node::sync;
+use crate::node::timeouts::millis;
 use crate::node::watch;
 use crate::node::works::Works;
 use crate::types::{Namespace, TraceId};
@@ -89,7 +90,7 @@ impl Serve {
         core.meters.slow_requests.one();
         if let Some(left_out) = core.slow_log.admit() {
             let Slow { kind, trace, outcome, took, from, stages } = slow;
-            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            let took_ms = millis(*took);
             tracing::warn!(
                 request = %trace, kind = kind.label(), from, outcome = outcome.label(), took_ms, %stages, left_out,
                 "slow request"

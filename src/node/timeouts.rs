@@ -7,6 +7,11 @@ use tokio::time::Instant;
 #[cfg(doc)]
 use crate::limits;
 
+/// Whole milliseconds.
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Limits of waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {

@@ -18,6 +18,7 @@ use crate::node::core::{Core, Place, slot_ref};
 use crate::node::meters::Stage;
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
+use crate::node::timeouts::millis;
 use crate::quorum::{Miss, PutQuorum, PutStep, Send};
 use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId, TraceId};
 use crate::view::ClusterView;
@@ -131,10 +132,7 @@ impl Coordination<'_> {
 
     /// The version to be named for an item.
     fn version(&self, item: PutItem, place: &Place, reserved: Option<&Reserved>) -> Mint {
-        let expires_at = item
-            .ttl
-            .or(self.policy.ttl)
-            .map(|ttl| self.core.rest.wall_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
+        let expires_at = item.ttl.or(self.policy.ttl).map(|ttl| self.core.rest.wall_ms().saturating_add(millis(ttl)));
         // A delete that names nothing means all that is here: a tombstone beside the values would delete none of them.
         let deletes_all = item.value.is_none() && item.context.is_empty();
         let names_what_it_saw = self.policy.conflict == ConflictPolicy::Siblings && !deletes_all;
@@ -172,7 +170,7 @@ impl Coordination<'_> {
             after: item.context.wrote,
             request: item.request,
             token: 0,
-            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+            lease_ms: millis(lease),
         };
         // Two majorities of owners share one.
         let needed = self.needed.max(self.policy.n / 2 + 1);

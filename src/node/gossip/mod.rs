@@ -6,6 +6,8 @@
 //! data, nowhere here.
 
 mod driver;
+#[cfg(test)]
+mod fixture;
 mod founding;
 mod greet;
 mod kept;

@@ -188,7 +188,8 @@ mod tests {
     use crate::net::PemFile;
     use crate::net::tests::certs;
     use crate::net::tls::ring_provider;
-    use crate::swim::{ClusterState, Record, RecordError, Signed, StorageHealth};
+    use crate::node::gossip::fixture;
+    use crate::swim::{Record, RecordError, Signed};
 
     fn notary(name: &str) -> CertificateNotary {
         let authority = certs::Authority::new("notaries");
@@ -200,27 +201,8 @@ mod tests {
     }
 
     fn record(notary: &CertificateNotary, name: &str) -> Record {
-        Record {
-            cluster: 1,
-            name: name.parse().unwrap(),
-            instance: 1,
-            incarnation: 0,
-            rival: None,
-            left: false,
-            gossip: "127.0.0.1:1".parse().unwrap(),
-            quic: "127.0.0.1:2".to_owned(),
-            admin: None,
-            zone: "z".parse().unwrap(),
-            weight: 100,
-            software: "0.1.0".to_owned(),
-            protocol: 1,
-            state: ClusterState::Active,
-            storage: StorageHealth::Ok,
-            clock_offset_ms: None,
-            certificate: notary.certificate(),
-            key: notary.public_key(),
-            config: 7,
-        }
+        let (certificate, key) = (notary.certificate(), notary.public_key());
+        Record { certificate, key, ..fixture::record(name) }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::node::core::Core;
 use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
+use crate::node::timeouts::millis;
 use crate::swim::{ClusterState, Counters, Record, Seen, Standing, Swim};
 use crate::wire::gossip::{MemberState, MemberStatus, MembersReport};
 use crate::wire::rpc::ServeError;
@@ -58,7 +59,7 @@ fn status(record: &Record, state: MemberState, since: Duration, rtt: Option<Dura
     MemberStatus {
         name: record.name.clone(),
         state,
-        since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        since_ms: millis(since),
         ownership: ownership(record.state).to_owned(),
         quic: record.quic.clone(),
         gossip: record.gossip.to_string(),

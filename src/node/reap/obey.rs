@@ -1,7 +1,6 @@
 //! The part of every member: to say what it has, and to drop what it is told to, if that is still so.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -9,6 +8,7 @@ use crate::limits;
 use crate::node::core::Core;
 use crate::node::reap::seek::owners;
 use crate::node::replica::{Reap, Step, storage_error};
+use crate::node::timeouts::millis;
 use crate::record;
 use crate::store::{Engine, Health, Slot};
 use crate::version::Context;
@@ -84,8 +84,4 @@ async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool,
 pub(super) fn keeps(core: &Core) -> bool {
     let surely = matches!(core.engine, Engine::Embedded(_) | Engine::Memory(_));
     surely && matches!(core.engine.health(), Health::Ok | Health::Slow { .. })
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -27,6 +27,7 @@ use crate::node::replica::batch::{Minter, Outcome, Plan};
 use crate::node::replica::forgotten::{Forgotten, decode_floor};
 pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Reap, Step};
 use crate::node::replica::op::{Op, ReplyTo};
+use crate::node::timeouts::millis;
 use crate::node::trees::Trees;
 use crate::record::{self, RecordError};
 use crate::store::{Engine, Slot, StoreError};
@@ -78,7 +79,7 @@ impl Replica {
         let (hash, node) = identity;
         let (writes, inbox) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
         let (reads, reading) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
-        let drift_ms = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
+        let drift_ms = millis(drift);
         let clock = Clock::new(drift_ms);
         let rng = env.rng("replica");
         let writer = Writer {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::node::core::Core;
 use crate::node::sync::lock;
 use crate::node::sync::schedule::Progress;
+use crate::node::timeouts::millis;
 use crate::types::NodeId;
 use crate::wire::rpc::ServeError;
 use crate::wire::sync::{PeerSync, RepairProgress, RepairRequest, SyncStatus, TreeAge, TreeId};
@@ -18,7 +19,7 @@ pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgre
     }
     let now = Instant::now();
     // A beginning that is still to come was told by the process before this one.
-    let running_ms = ms(now - core.started);
+    let running_ms = millis(now - core.started);
     let since_ms = request.since_ms.filter(|since| *since <= running_ms).unwrap_or_else(|| {
         core.sync.schedule().hurry(None, request.partition, now);
         running_ms
@@ -30,7 +31,7 @@ pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgre
         tree,
         peers: progress.pairs,
         done: progress.done,
-        age_ms: progress.oldest.map(|oldest| ms(now - oldest)),
+        age_ms: progress.oldest.map(|oldest| millis(now - oldest)),
     };
     Ok(RepairProgress { since_ms, trees: trees.into_iter().map(age).collect(), sync: status(core) })
 }
@@ -51,14 +52,10 @@ fn with_peer(core: &Core, peer: NodeId) -> Option<PeerSync> {
         name: core.view().name_of(peer),
         trees: progress.pairs.into(),
         verified: progress.verified.into(),
-        oldest_ms: progress.oldest.map(|oldest| ms(oldest.elapsed())),
+        oldest_ms: progress.oldest.map(|oldest| millis(oldest.elapsed())),
         records_in: traffic.records_in,
         records_out: traffic.records_out,
         bytes_in: traffic.bytes_in,
         bytes_out: traffic.bytes_out,
     })
-}
-
-fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
