@@ -25,6 +25,7 @@ use dynamomini::net::Socket;
 use dynamomini::net::TlsMaterial;
 use dynamomini::net::TransportSettings;
 use dynamomini::net::tls::ring_provider;
+use dynamomini::node::Bounds;
 use dynamomini::node::Node;
 use dynamomini::node::Oversight;
 use dynamomini::node::Parts;
@@ -90,6 +91,7 @@ async fn node(authority: &Authority, info: &ClusterInfo, socket: UdpSocket, name
         endpoint: Endpoint::bind(bind, &env).unwrap(),
         links: LinkSettings::default(),
         timeouts: Timeouts { replica: PATIENCE, hedge: PATIENCE, ..Timeouts::default() },
+        bounds: Bounds::CLIENTS,
         clock_drift: Duration::from_secs(60),
         trees: None,
         gossip: None,

@@ -165,6 +165,14 @@ pub const REDIS_BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest file in which a node remembers the state of its storage.
 pub const STORE_MEMO_MAX: u64 = 4 * 1024;
 
+/// Keys that clients have a node read or write at the same time, as their coordinator.
+pub const CLIENT_WORK_MAX: usize = 2 * 1024;
+/// Keys that may wait for that. Beyond, requests are turned away.
+pub const CLIENT_WORK_WAITING_MAX: usize = 16 * 1024;
+/// Keys that other nodes have a node read or write at the same time. Beyond, their requests are turned away.
+pub const NODE_WORK_MAX: usize = 64 * 1024;
+/// Bytes of the requests that a node works on or that wait there: those of clients, and as many of other nodes.
+pub const WORK_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Operations that may wait for the replica before callers wait too.
 pub const REPLICA_QUEUE_MAX: usize = 4 * 1024;
 
@@ -353,6 +361,9 @@ pub const BENCH_POINTS_MAX: usize = 10_000;
 
 const _: () = assert!(DEADLINE_MAX.as_secs() < BENCH_LATENCY_MAX.as_secs(), "an operation's latency must be told");
 const _: () = assert!(BENCH_CLIENTS_MAX <= CONNECTIONS_MAX && BENCH_CLIENTS_MAX <= BENCH_IN_FLIGHT_MAX);
+const _: () = assert!(FRAME_MAX <= WORK_BYTES_MAX, "the largest request must be admitted");
+const _: () = assert!(BATCH_KEYS_MAX <= CLIENT_WORK_MAX && BATCH_KEYS_MAX <= NODE_WORK_MAX);
+const _: () = assert!(CLIENT_WORK_MAX < NODE_WORK_MAX, "what was let in at one node must not be turned away at the next");
 const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among the siblings");
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");

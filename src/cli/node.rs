@@ -21,7 +21,7 @@ use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Datagrams, Endpoint, Socket, TlsMaterial, TransportSettings, Udp, tls};
 use crate::node::gossip::{Founding, GossipParts};
-use crate::node::{Node, Oversight, Parts, Timeouts, keys};
+use crate::node::{Bounds, Node, Oversight, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
 use crate::swim;
 use crate::types::Namespace;
@@ -181,7 +181,7 @@ async fn start(
     let links = LinkSettings { lanes, ..LinkSettings::default() };
     let trees = Some(config.data_dir.join(TREES));
     let parts =
-        Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, gossip, oversight, trees };
+        Parts { cluster, engine, endpoint, links, timeouts, bounds: Bounds::CLIENTS, clock_drift: CLOCK_DRIFT, gossip, oversight, trees };
     Ok(Node::start(parts, env).await?)
 }
 

@@ -29,6 +29,8 @@ use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
 /// Most patience with one, however long its answer may take.
 const CONNECT_PATIENCE_MAX: Duration = Duration::from_millis(300);
+/// What a node that turns a request away counts as having taken for it, in microseconds.
+const OVERLOAD_US: u64 = 200_000;
 /// First pause after all nodes were tried in vain; doubled each round, with full jitter.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause.
@@ -254,7 +256,13 @@ impl<'a> Drive<'a> {
             // Whatever is refused here may have been done there.
             self.record.maybe |= errand.unanswered();
         }
-        match errand.take(&attempt.sent, reply) {
+        let taken = errand.take(&attempt.sent, reply);
+        if matches!(&taken, Ok(Some(ServeError::Overloaded(_)))) {
+            // A refusal comes fast, and must not make the node look as if its answers did.
+            attempt.target.load.took(OVERLOAD_US.max(took), now_us / 1_000);
+            self.routes().meter.overloads.one();
+        }
+        match taken {
             Ok(None) => {
                 self.call.calls.patience.answered(self.size, Duration::from_micros(took));
                 match attempt.reason {

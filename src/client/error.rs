@@ -151,6 +151,7 @@ fn numbered(error: ServeError, trace: TraceId) -> ServeError {
         ServeError::Unavailable(text) => ServeError::Unavailable(with(text)),
         ServeError::Deadline(text) => ServeError::Deadline(with(text)),
         ServeError::Internal(text) => ServeError::Internal(with(text)),
+        ServeError::Overloaded(text) => ServeError::Overloaded(with(text)),
         ServeError::Uncertain(text) => ServeError::Uncertain(with(text)),
         ServeError::Invalid(_)
         | ServeError::Limit(_)

@@ -35,6 +35,7 @@ pub(crate) struct Meter {
     pub(crate) failovers: Counter,
     pub(crate) retries: Counter,
     pub(crate) retries_denied: Counter,
+    pub(crate) overloads: Counter,
     pub(crate) doubts: Counter,
     pub(crate) views: Counter,
     pub(crate) waits: Counter,
@@ -71,6 +72,7 @@ impl Meter {
             failovers: self.failovers.get(),
             retries: self.retries.get(),
             retries_denied: self.retries_denied.get(),
+            overloads: self.overloads.get(),
             doubts: self.doubts.get(),
             views: self.views.get(),
             waits: self.waits.get(),
@@ -113,6 +115,8 @@ pub struct ClientMetrics {
     pub retries: u64,
     /// Times a repetition had to wait for the budget.
     pub retries_denied: u64,
+    /// Requests that a node turned away because it had too much to do.
+    pub overloads: u64,
     /// Times a node let a request down and was avoided from then on.
     pub doubts: u64,
     /// Descriptions of the cluster that were taken up.

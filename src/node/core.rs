@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::node::admission::Admission;
 use crate::node::ask::Stages;
 use crate::node::gauge::SizeGauge;
 use crate::node::gossip::Gossip;
@@ -55,6 +56,10 @@ pub(crate) struct Core {
     /// Tells this life of the process from any other.
     pub(crate) life: u64,
     pub(crate) timeouts: Timeouts,
+    /// The door for what clients ask this node to coordinate.
+    pub(crate) clients: Admission,
+    /// The door for what other nodes ask.
+    pub(crate) nodes: Admission,
     pub(crate) meters: Arc<Meters>,
     pub(crate) oversight: Oversight,
     pub(crate) slow_log: SlowLog,

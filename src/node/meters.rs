@@ -73,6 +73,7 @@ labels! {
         Refused => "refused",
         Invalid => "invalid",
         Limit => "limit",
+        Overloaded => "overloaded",
         Error => "error",
     }
 }
@@ -167,6 +168,7 @@ impl Outcome {
             Some(ServeError::Forbidden(_)) => Self::Refused,
             Some(ServeError::Invalid(_)) => Self::Invalid,
             Some(ServeError::Limit(_)) => Self::Limit,
+            Some(ServeError::Overloaded(_)) => Self::Overloaded,
             Some(ServeError::Internal(_)) => Self::Error,
         }
     }
@@ -212,6 +214,8 @@ pub(crate) struct Meters {
     pub(crate) reap_disagreed: Counter,
     /// Rounds that broke off because a member was away, restarted, or busy for too long.
     pub(crate) reap_broken_off: Counter,
+    /// Reads that nobody waited for any more when their turn came.
+    pub(crate) reads_dropped: Counter,
     /// Slow requests, logged or not.
     pub(crate) slow_requests: Counter,
     /// Requests that are being worked on.
@@ -269,7 +273,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 24] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 25] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -305,6 +309,11 @@ impl Meters {
                 "reap_broken_off",
                 "Rounds of dropping that ended because a member was away, restarted or too busy.",
                 &self.reap_broken_off,
+            ),
+            (
+                "reads_dropped",
+                "Reads that nobody waited for any more when their turn came at the replica.",
+                &self.reads_dropped,
             ),
             ("slow_requests", "Requests that took longer than log.slow_ms.", &self.slow_requests),
         ]

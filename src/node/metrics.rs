@@ -7,6 +7,7 @@ use crate::limits;
 use crate::meter::{Counter, Family, Value};
 use crate::net::NetCounters;
 use crate::net::counters::HandshakeFailure;
+use crate::node::admission::Shed;
 use crate::node::core::Core;
 use crate::node::meters::{Call, Kind, Outcome, Stage};
 use crate::node::readiness;
@@ -121,6 +122,9 @@ fn queues(core: &Core) -> Vec<Family> {
         ("replica_writes", writes, limits::REPLICA_QUEUE_MAX),
         ("replica_reads", reads, limits::REPLICA_QUEUE_MAX),
         ("background", background, limits::BACKGROUND_MAX),
+        ("client_work", core.clients.working(), core.clients.bounds().work),
+        ("client_work_waiting", core.clients.waiting(), core.clients.bounds().waiting),
+        ("node_work", core.nodes.working(), core.nodes.bounds().work),
     ];
     let mut length = Family::new("dynamomini_queue_length", "Work that waits or is under way, by queue.");
     let mut capacity = Family::new("dynamomini_queue_capacity", "Most work that a queue takes before callers wait.");
@@ -128,9 +132,20 @@ fn queues(core: &Core) -> Vec<Family> {
         length = length.with([("queue", queue)], Value::Gauge(total(waiting) as f64));
         capacity = capacity.with([("queue", queue)], Value::Gauge(total(most) as f64));
     }
+    let help = "Requests turned away because there was too much to do, by who asked and why. Nothing was done of them.";
+    let mut shed = Family::new("dynamomini_requests_shed_total", help);
+    let mut bytes = Family::new("dynamomini_request_bytes", "Bytes of the requests that are worked on or wait, by who asked.");
+    for (from, admission) in [("clients", &core.clients), ("nodes", &core.nodes)] {
+        bytes = bytes.with([("from", from)], Value::Gauge(total(admission.bytes()) as f64));
+        for why in Shed::ALL {
+            shed = shed.with([("from", from), ("reason", why.label())], Value::Counter(admission.shed(why) as f64));
+        }
+    }
     vec![
         length,
         capacity,
+        shed,
+        bytes,
         Family::gauge("dynamomini_requests_in_flight", "Requests being worked on.", core.meters.in_flight.get()),
         Family::gauge("dynamomini_hints", "Hints this node keeps for others.", core.hints.total()),
     ]

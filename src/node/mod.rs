@@ -3,6 +3,7 @@
 //! `replica` is the only door into the storage, `coordinate` drives one request, `hints` hands over what owners missed,
 //! `sync` compares what they hold, `serve` is the door for requests. Nothing here reads files of configuration or prints.
 
+mod admission;
 mod ask;
 mod coordinate;
 mod core;
@@ -27,6 +28,7 @@ mod trees;
 mod watch;
 mod works;
 
+pub use admission::Bounds;
 pub use observer::Observer;
 pub use oversight::{Host, NoHost, Oversight};
 pub use timeouts::Timeouts;
@@ -44,6 +46,7 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::Endpoint;
 use crate::net::link::LinkSettings;
+use crate::node::admission::Admission;
 use crate::node::core::{Core, Views};
 use crate::node::gossip::{Gossip, GossipError, GossipParts};
 use crate::node::hints::HintBudget;
@@ -77,6 +80,8 @@ pub struct Parts {
     pub links: LinkSettings,
     /// Limits of waiting.
     pub timeouts: Timeouts,
+    /// How much clients may have it do at the same time.
+    pub bounds: Bounds,
     /// How far a stamp of another node may lead this one's wall clock before it is not followed.
     pub clock_drift: Duration,
     /// Membership by gossip. Without it the members are those of `cluster`, and only connections say who is up.
@@ -134,7 +139,8 @@ impl Node {
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, oversight, trees: kept } = parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, bounds, clock_drift, gossip, oversight, trees: kept } =
+            parts;
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
         if gossip.is_none() && !view.members().contains_key(&id) {
@@ -175,6 +181,8 @@ impl Node {
             works: Works::default(),
             life: env.rng("life").next_u64(),
             timeouts,
+            clients: Admission::new(bounds),
+            nodes: Admission::new(Bounds::NODES),
             meters,
             oversight,
             slow_log: SlowLog::default(),

@@ -30,6 +30,9 @@ use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeE
 /// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
 const ANSWER_MARGIN: Duration = Duration::from_millis(100);
 
+/// Keys that a page of records counts as: reading neighbours is cheaper than reading each.
+const PAGE_UNITS: usize = 32;
+
 /// Serves every connection of a node.
 #[derive(Clone)]
 pub(crate) struct Serve(pub(crate) Arc<Core>);
@@ -51,7 +54,7 @@ impl Handler for Serve {
         let reply = match decoded {
             Ok(Traced { request, .. }) => {
                 let ask = Ask { trace, deadline: answer_by(&incoming), stages: &stages, work: &work };
-                self.reply(&incoming.peer, request, ask).await.unwrap_or_else(Reply::Error)
+                self.admit(&incoming, request, ask).await.unwrap_or_else(Reply::Error)
             }
             Err(error) => Reply::Error(ServeError::Invalid(format!(
                 "the request cannot be read ({error}): is the other side newer?"
@@ -98,6 +101,20 @@ impl Serve {
         }
     }
 
+    /// Answers a request once it has its turn.
+    async fn admit(&self, incoming: &Incoming, request: Request, ask: Ask<'_>) -> Result<Reply, ServeError> {
+        let core = &self.0;
+        let door = match incoming.peer.identity() {
+            Identity::Node(_) => &core.nodes,
+            Identity::Client { .. } | Identity::Admin(_) => &core.clients,
+        };
+        let _admitted = match units(&request) {
+            0 => None,
+            units => Some(door.enter(units, incoming.body.len(), ask.deadline).await?),
+        };
+        self.reply(&incoming.peer, request, ask).await
+    }
+
     async fn reply(&self, peer: &Peer, request: Request, ask: Ask<'_>) -> Result<Reply, ServeError> {
         let (core, from) = (&self.0, peer.identity());
         authorise(core, from, &request)?;
@@ -115,7 +132,7 @@ impl Serve {
                     return Err(ServeError::Limit("too many keys in one fetch".to_owned()));
                 }
                 let slots = slots.into_iter().map(|slot| core.slot_of(slot)).collect::<Result<Vec<_>, _>>()?;
-                Ok(Reply::Fetch(coordinate::fetch(core, slots, digest_only).await))
+                Ok(Reply::Fetch(coordinate::fetch(core, slots, digest_only, ask.deadline).await))
             }
             Request::Reserve(ask) => coordinate::grant(core, &ask).await.map(Reply::Reserved),
             Request::Release { slot, token } => {
@@ -179,6 +196,32 @@ impl Serve {
         // Ends with the write.
         let _writing = write.reservation.map(|token| core.reservations.begin(slot.clone(), token)).transpose()?;
         core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await
+    }
+}
+
+/// How much work a request is, in keys that are read or written; 0 for what is bounded elsewhere and must be answered by a
+/// node with too much to do, too: what it is, how it is, who is there.
+fn units(request: &Request) -> usize {
+    match request {
+        Request::Put(put) => put.items.len().max(1),
+        Request::Get(get) => get.keys.len(),
+        Request::Apply(writes) => writes.len().max(1),
+        Request::Fetch { slots, .. } => slots.len().max(1),
+        Request::Scan(_) | Request::FetchPage(_) | Request::SyncRecords(_) => PAGE_UNITS,
+        Request::Reserve(_) => 1,
+        Request::View
+        | Request::Watch { .. }
+        | Request::Status
+        | Request::Release { .. }
+        | Request::Log(_)
+        | Request::Gossip(_)
+        | Request::Members
+        | Request::Keys(_)
+        | Request::SyncRoots(_)
+        | Request::SyncSums(_)
+        | Request::Repair(_)
+        | Request::Reap(_)
+        | Request::Settle => 0,
     }
 }
 

@@ -478,12 +478,22 @@ pub enum ServeError {
     /// The condition of a write does not hold: nothing was written.
     #[error("{0}")]
     Condition(String),
+    /// The node has more to do than it can and did nothing of this; another may do it, or this one later.
+    #[error("overloaded: {0}; try another node, or later")]
+    Overloaded(String),
 }
 
 impl ServeError {
     /// Whether the same request may succeed at another time or node.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_) | Self::Uncertain(_))
+        match self {
+            Self::Quorum(_)
+            | Self::Unavailable(_)
+            | Self::Deadline(_)
+            | Self::Uncertain(_)
+            | Self::Overloaded(_) => true,
+            Self::Invalid(_) | Self::Limit(_) | Self::Forbidden(_) | Self::Internal(_) | Self::Condition(_) => false,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use dynamomini::net::{
     Udp, tls,
 };
 use dynamomini::node::gossip::GossipParts;
-use dynamomini::node::{Node, Oversight, Parts, Timeouts};
+use dynamomini::node::{Bounds, Node, Oversight, Parts, Timeouts};
 use dynamomini::store::{Durability, Engine, StoreConfig, StoreIdentity};
 use dynamomini::swim;
 use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, TraceId, Zone};
@@ -191,6 +191,7 @@ impl Cluster {
             endpoint: Endpoint::bind(bind, &env).unwrap(),
             links: links(),
             timeouts: Timeouts::default(),
+            bounds: Bounds::CLIENTS,
             clock_drift: Duration::from_secs(60),
             gossip,
             oversight: Oversight::default(),

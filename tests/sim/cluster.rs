@@ -10,7 +10,7 @@ use dynamomini::env::Env;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
-use dynamomini::node::{Node, Oversight, Parts, Timeouts};
+use dynamomini::node::{Bounds, Node, Oversight, Parts, Timeouts};
 use dynamomini::store::{Engine, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
 use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
@@ -120,6 +120,7 @@ impl Cluster {
                 reap_after: self.reap_after,
                 ..Timeouts::default()
             },
+            bounds: Bounds::CLIENTS,
             clock_drift: Duration::from_secs(60),
             oversight: Oversight::default(),
             trees: None,

@@ -346,11 +346,11 @@ async fn ask(
 ) -> (NodeId, Result<Fetched, PeerError>) {
     let answers = if node == core.id && !digest_only {
         // Checked where it is decoded.
-        let records = core.replica.fetch(vec![slot]).await.map_err(PeerError::from);
+        let records = core.replica.fetch_until(vec![slot], Some(by.deadline)).await.map_err(PeerError::from);
         let fetched = |record: Option<Bytes>| record.map_or(Fetched::Missing, |record| Fetched::Record(Blob(record)));
         records.map(|records| records.into_iter().map(|record| Ok(fetched(record))).collect())
     } else if node == core.id {
-        Ok(fetch(&core, vec![slot], digest_only).await)
+        Ok(fetch(&core, vec![slot], digest_only, by.deadline).await)
     } else {
         core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, by).await
     };
@@ -361,9 +361,14 @@ async fn ask(
     (node, answer)
 }
 
-/// What this node's replica holds of these keys, checked; one outcome each.
-pub(crate) async fn fetch(core: &Core, slots: Vec<Slot>, digest_only: bool) -> Vec<Result<Fetched, ServeError>> {
-    let records = match core.replica.fetch(slots.clone()).await {
+/// What this node's replica holds of these keys, checked, for somebody who waits until then; one outcome each.
+pub(crate) async fn fetch(
+    core: &Core,
+    slots: Vec<Slot>,
+    digest_only: bool,
+    until: Instant,
+) -> Vec<Result<Fetched, ServeError>> {
+    let records = match core.replica.fetch_until(slots.clone(), Some(until)).await {
         Ok(records) => records,
         Err(error) => return slots.iter().map(|_| Err(error.clone())).collect(),
     };

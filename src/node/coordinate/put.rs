@@ -241,11 +241,13 @@ impl Coordination<'_> {
             core.passed(self.ask.stages, Stage::PutForward, began);
             let error = match answer {
                 Ok(Reply::Put(mut outcomes)) if outcomes.len() == 1 => match outcomes.remove(0) {
-                    Err(ServeError::Unavailable(why)) => PeerError { why, maybe: false },
+                    Err(ServeError::Unavailable(why) | ServeError::Overloaded(why)) => PeerError { why, maybe: false },
                     Ok(done) => return Ok(done),
                     Err(error) => return Err(after_silence(error, &missed)),
                 },
-                Ok(Reply::Error(ServeError::Unavailable(why))) => PeerError { why, maybe: false },
+                Ok(Reply::Error(ServeError::Unavailable(why) | ServeError::Overloaded(why))) => {
+                    PeerError { why, maybe: false }
+                }
                 Ok(Reply::Error(error)) => return Err(after_silence(error, &missed)),
                 Ok(_) => PeerError { why: "sent a reply of the wrong kind".to_owned(), maybe: true },
                 Err(error) => error,

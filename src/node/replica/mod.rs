@@ -63,6 +63,8 @@ struct Write {
 struct Read {
     slots: Vec<Slot>,
     since: Instant,
+    /// When nobody waits for it any more, if that is known.
+    until: Option<Instant>,
     reply: ReplyTo<Vec<Option<Bytes>>>,
 }
 
@@ -132,8 +134,17 @@ impl Replica {
 
     /// The records of these places as stored, unchecked.
     pub(crate) async fn fetch(&self, slots: Vec<Slot>) -> Result<Vec<Option<Bytes>>, ServeError> {
+        self.fetch_until(slots, None).await
+    }
+
+    /// The same for somebody who waits only so long: what has not begun by then is not done.
+    pub(crate) async fn fetch_until(
+        &self,
+        slots: Vec<Slot>,
+        until: Option<Instant>,
+    ) -> Result<Vec<Option<Bytes>>, ServeError> {
         let (reply, answer) = oneshot::channel();
-        self.reads.send(Read { slots, since: Instant::now(), reply }).await.map_err(|_| stopping())?;
+        self.reads.send(Read { slots, since: Instant::now(), until, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
@@ -382,6 +393,10 @@ async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, meters: Ar
         for read in &reads {
             meters.passed(Stage::ReadQueue, now.saturating_duration_since(read.since));
         }
+        let reads = still_wanted(reads, now, &meters);
+        if reads.is_empty() {
+            continue;
+        }
         let slots: Vec<Slot> = reads.iter().flat_map(|read| read.slots.iter().cloned()).collect();
         let records = read_all(&engine, &slots).await;
         meters.stored(Call::Read, now.elapsed(), &records);
@@ -401,6 +416,21 @@ async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, meters: Ar
             }
         }
     }
+}
+
+/// Those that somebody still waits for; the others are told, if they can be.
+fn still_wanted(reads: Vec<Read>, now: Instant, meters: &Meters) -> Vec<Read> {
+    let is_wanted = |read: &Read| !read.reply.is_closed() && read.until.is_none_or(|until| now < until);
+    if reads.iter().all(is_wanted) {
+        return reads;
+    }
+    let (wanted, others): (Vec<_>, Vec<_>) = reads.into_iter().partition(is_wanted);
+    meters.reads_dropped.count(others.len());
+    for read in others {
+        let late = ServeError::Deadline("the read waited in the replica's queue until nobody wanted it".to_owned());
+        drop(read.reply.send(Err(late)));
+    }
+    wanted
 }
 
 async fn read_all(engine: &Engine, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
