@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use crate::client::budget::{Budget, Rule};
-use crate::client::latency::Recent;
 use crate::client::metrics::Kind;
 use crate::limits;
+use crate::meter::Budget;
+use crate::meter::Recent;
+use crate::meter::Rule;
 
 /// The share of answers of late that are not slow.
 const PERCENTILE: f64 = 0.99;

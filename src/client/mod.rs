@@ -26,13 +26,11 @@
 //! ```
 
 mod batch;
-mod budget;
 mod builder;
 mod call;
 mod choose;
 mod error;
 mod hedge;
-mod latency;
 mod load;
 mod metrics;
 mod order;

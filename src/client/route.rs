@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::client::ClientError;
-use crate::client::latency::micros;
 use crate::client::metrics::Meter;
 use crate::client::table::Table;
 use crate::client::target::Target;
 use crate::env::Env;
+use crate::meter::micros;
 use crate::net::link::{Link, LinkSettings};
 use crate::net::pool::Pool;
 use crate::net::{Endpoint, Expect};

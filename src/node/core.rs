@@ -14,6 +14,7 @@ use crate::node::admission::Admission;
 use crate::node::ask::Stages;
 use crate::node::gauge::SizeGauge;
 use crate::node::gossip::Gossip;
+use crate::node::hedge::ReadHedge;
 use crate::node::hints::HintBudget;
 use crate::node::meters::{Meters, Stage};
 use crate::node::oversight::{Oversight, SlowLog};
@@ -56,6 +57,8 @@ pub(crate) struct Core {
     /// Tells this life of the process from any other.
     pub(crate) life: u64,
     pub(crate) timeouts: Timeouts,
+    /// When reads ask one replica more.
+    pub(crate) read_hedge: ReadHedge,
     /// The door for what clients ask this node to coordinate.
     pub(crate) clients: Admission,
     /// The door for what other nodes ask.

@@ -9,6 +9,7 @@ mod coordinate;
 mod core;
 mod gauge;
 pub mod gossip;
+mod hedge;
 mod hints;
 pub mod keys;
 mod meters;
@@ -49,6 +50,7 @@ use crate::net::link::LinkSettings;
 use crate::node::admission::Admission;
 use crate::node::core::{Core, Views};
 use crate::node::gossip::{Gossip, GossipError, GossipParts};
+use crate::node::hedge::ReadHedge;
 use crate::node::hints::HintBudget;
 use crate::node::meters::Meters;
 use crate::node::oversight::SlowLog;
@@ -180,6 +182,7 @@ impl Node {
             sync: Sync::new(env.rng("sync")),
             works: Works::default(),
             life: env.rng("life").next_u64(),
+            read_hedge: ReadHedge::new(timeouts.hedge),
             timeouts,
             clients: Admission::new(bounds),
             nodes: Admission::new(Bounds::NODES),

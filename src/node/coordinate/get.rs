@@ -114,6 +114,7 @@ async fn read(
     by: Ask<'_>,
 ) -> Result<Siblings, ServeError> {
     let candidates = candidates(core, ring, policy, slot);
+    core.read_hedge.began();
     let began = Instant::now();
     let mut fast = Asking::start(core, slot, by, (needed, began), &candidates, false);
     let step = fast.decide().await;
@@ -233,12 +234,13 @@ impl<'a> Asking<'a> {
         self.asked.push(Box::pin(ask(self.core.clone(), node, self.slot.clone(), digest_only, by)));
     }
 
-    /// Goes on until enough have answered or too few can, or until the deadline; asks one more whenever the hedge time
+    /// Goes on until enough have answered or too few can, or until the deadline; asks one more whenever the patience
     /// passes in silence.
     async fn decide(&mut self) -> GetStep {
-        let (deadline, hedge) = (self.by.deadline, self.core.timeouts.hedge);
+        let (deadline, hedge) = (self.by.deadline, &self.core.read_hedge);
+        let (mut since, mut patience) = (self.began, hedge.patience());
         // One timer for both, which is moved.
-        let mut silence = std::pin::pin!(sleep_until(deadline.min(self.began + hedge)));
+        let mut silence = std::pin::pin!(sleep_until(deadline.min(since + patience)));
         loop {
             tokio::select! {
                 biased;
@@ -250,19 +252,24 @@ impl<'a> Asking<'a> {
                     if step != GetStep::Wait {
                         return step;
                     }
+                    since = Instant::now();
                 }
                 () = &mut silence => {
                     if silence.deadline() >= deadline {
                         return GetStep::Wait;
                     }
-                    if let Some(node) = self.quorum.more() {
-                        self.core.meters.hedges.one();
-                        // The slow one may be the one that was asked for the record.
-                        self.ask(node, false, Instant::now());
+                    if hedge.may(patience) {
+                        since = Instant::now();
+                        if let Some(node) = self.quorum.more() {
+                            self.core.meters.hedges.one();
+                            // The slow one may be the one that was asked for the record.
+                            self.ask(node, false, since);
+                        }
                     }
+                    patience = hedge.longest();
                 }
             }
-            silence.as_mut().reset(deadline.min(Instant::now() + hedge));
+            silence.as_mut().reset(deadline.min(since + patience));
         }
     }
 
@@ -352,7 +359,12 @@ async fn ask(
     } else if node == core.id {
         Ok(fetch(&core, vec![slot], digest_only, by.deadline).await)
     } else {
-        core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, by).await
+        let began = Instant::now();
+        let answer = core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, by).await;
+        if answer.is_ok() {
+            core.read_hedge.answered(began.elapsed());
+        }
+        answer
     };
     let answer = answers.and_then(|mut answers| match answers.pop() {
         Some(answer) => answer.map_err(PeerError::from),

@@ -1,4 +1,4 @@
-//! How much more than asked for a client may send: tokens that operations and time earn and extra requests spend.
+//! How much more than asked for a client or a coordinator may send: tokens that operations and time earn and extra requests spend.
 //!
 //! Pure: time comes in as an argument. What a token buys, and what happens when there is none, is for the caller.
 

@@ -1,5 +1,5 @@
-//! How long an answer takes as a rule: a percentile of latencies of late. What is shown is counted elsewhere (`meter`), for ever
-//! and coarser.
+//! How long an answer takes as a rule: a percentile of latencies of late. What is shown is counted by
+//! histograms, for ever and coarser.
 //!
 //! Pure: nothing here reads a clock. A bucket is a quarter of an octave, so a percentile is at most a quarter too high.
 

@@ -1,0 +1,91 @@
+//! When a coordinator asks one replica more because another is slow, and how often it may.
+//!
+//! A replica is slow when it takes longer than answers take of late. That is extra load, so there is a budget; when that is
+//! spent, or nothing is known yet, the configured time counts, after which a replica is asked whatever it costs.
+
+use std::time::Duration;
+
+use crate::meter::Budget;
+use crate::meter::Recent;
+use crate::meter::Rule;
+
+/// The share of answers of late that are not slow.
+const PERCENTILE: f64 = 0.99;
+/// How many times as long as those an answer may take.
+const FACTOR: f64 = 1.5;
+/// The configured time in terms of the shortest wait, however fast answers are as a rule.
+const SHORTEST: u32 = 5;
+/// One for ten reads, and so many at once.
+const RULE: Rule = Rule { per_operation: 100, per_second: 0, burst: 50 };
+
+/// Patience with replicas that are read.
+#[derive(Debug)]
+pub(crate) struct ReadHedge {
+    recent: Recent,
+    budget: Budget,
+    longest: Duration,
+}
+
+impl ReadHedge {
+    /// After `longest` another replica is asked in any case.
+    pub(crate) fn new(longest: Duration) -> Self {
+        Self { recent: Recent::new(PERCENTILE), budget: Budget::new(RULE), longest }
+    }
+
+    /// A read of one key begins.
+    pub(crate) fn began(&self) {
+        self.budget.earn();
+    }
+
+    /// Another node's replica answered in this time.
+    pub(crate) fn answered(&self, took: Duration) {
+        self.recent.record(took);
+    }
+
+    /// How long to wait for a replica before it counts as slow.
+    pub(crate) fn patience(&self) -> Duration {
+        let usual = self.recent.percentile().map_or(self.longest / 2, |usual| usual.mul_f64(FACTOR));
+        usual.clamp(self.longest / SHORTEST, self.longest)
+    }
+
+    /// How long to wait at most.
+    pub(crate) fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    /// Whether a replica more may be asked after so long.
+    pub(crate) fn may(&self, waited: Duration) -> bool {
+        waited >= self.longest || self.budget.take(1, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn patience_follows_what_answers_take_within_its_bounds() {
+        let hedge = ReadHedge::new(LONGEST);
+        assert_eq!(hedge.patience(), LONGEST / 2);
+        (0..1_000).for_each(|_| hedge.answered(Duration::from_micros(300)));
+        assert_eq!(hedge.patience(), LONGEST / 5);
+        (0..10_000).for_each(|_| hedge.answered(Duration::from_millis(20)));
+        assert!(hedge.patience() >= Duration::from_millis(30) && hedge.patience() < LONGEST, "{:?}", hedge.patience());
+        (0..10_000).for_each(|_| hedge.answered(Duration::from_secs(1)));
+        assert_eq!(hedge.patience(), LONGEST);
+    }
+
+    #[test]
+    fn a_tenth_of_reads_may_be_hedged_early_and_all_after_the_longest_wait() {
+        let hedge = ReadHedge::new(LONGEST);
+        let early = (0..10_000).filter(|_| {
+            hedge.began();
+            hedge.may(LONGEST / 2)
+        });
+        let early = early.count();
+        assert!((1_000..=1_060).contains(&early), "{early}");
+        assert!((0..100).all(|_| hedge.may(LONGEST)));
+    }
+}
