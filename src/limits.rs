@@ -86,6 +86,8 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const HANDSHAKES_MAX: usize = 512;
 /// Handshakes in progress above which a new peer must first prove that it owns its address.
 pub const HANDSHAKES_UNPROVEN_MAX: usize = 64;
+/// Nodes and directions that an endpoint tells apart in the count of its connections.
+pub const CENSUS_MAX: usize = 2 * MEMBERS_MAX;
 /// Refused peers (address and reason) a node remembers, so that it logs each once.
 pub const REFUSALS_REMEMBERED_MAX: usize = 1024;
 /// Longest time a handshake may take.

@@ -22,6 +22,8 @@ use tokio::time::timeout_at;
 use crate::env::Env;
 use crate::limits;
 use crate::net::bulk;
+use crate::net::census::Direction;
+use crate::net::census::Party;
 use crate::net::counters::NetCounters;
 use crate::net::error::CloseCode;
 use crate::net::error::NetError;
@@ -67,6 +69,8 @@ struct Shared {
     bulk: Semaphore,
     answered: AtomicBool,
     counters: Arc<NetCounters>,
+    /// Counts it among the connections with its peer.
+    party: Arc<Party>,
     patience: Duration,
 }
 
@@ -83,7 +87,9 @@ pub(crate) struct ConnectionParts {
 
 impl Connection {
     pub(crate) fn new(parts: ConnectionParts) -> Self {
+        let party = parts.counters.census.join(Direction::Out, parts.peer.identity());
         let shared = Arc::new(Shared {
+            party,
             quic: parts.quic,
             peer: parts.peer,
             pending: Pending::default(),
@@ -215,6 +221,7 @@ impl Connection {
         let opened = shared.quic.open_bi().await;
         let (send, receive) = opened.map_err(|error| shared.lost_by(&error).before_sending())?;
         let lane = Arc::new(Lane::new(shared.counters.clone()));
+        shared.party.opened(&lane);
         lane.push(|buffer| buffer.put_u8(frame::LANE)).await.map_err(|_| shared.gone())?;
         let (writer, writing) = (shared.clone(), lane.clone());
         self.0.env.spawn("net/lane-writer", async move {

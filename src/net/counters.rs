@@ -2,6 +2,7 @@
 
 use crate::meter::Counter;
 use crate::meter::Gauge;
+use crate::net::census::Census;
 
 /// Why a handshake failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,8 +83,8 @@ pub struct NetCounters {
     pub reconnects: Counter,
     /// Connections that peers and clients made to this endpoint and that are served now.
     pub served: Gauge,
-    /// Lanes that peers and clients have open.
-    pub lanes: Gauge,
+    /// Connections and lanes by peer.
+    pub census: Census,
 }
 
 impl NetCounters {

@@ -110,6 +110,16 @@ impl Lane {
         self.space.notify_waiters();
     }
 
+    /// Whether it takes frames.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.lock().closed
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().bytes.len()
+    }
+
     fn take(&self) -> Option<Bytes> {
         let mut buffer = self.lock();
         if buffer.bytes.is_empty() {

@@ -5,6 +5,7 @@
 //! lost; a [`Pool`] holds the links of a process. Who a peer is comes from its certificate ([`Identity`]); what it may
 //! do is for the handler to decide.
 
+pub mod census;
 pub mod counters;
 pub mod credential;
 pub mod datagram;
@@ -31,6 +32,7 @@ mod backoff;
 pub mod link;
 pub mod pool;
 
+pub use census::PartyCount;
 pub use connection::Connection;
 pub use counters::NetCounters;
 pub use credential::Credential;

@@ -26,6 +26,8 @@ use crate::env::BoxTask;
 use crate::env::Env;
 use crate::limits;
 use crate::net::bulk;
+use crate::net::census::Direction;
+use crate::net::census::Party;
 use crate::net::counters::NetCounters;
 use crate::net::error::CloseCode;
 use crate::net::frame;
@@ -71,6 +73,8 @@ pub(crate) struct Serving<H> {
     /// How long the peer may leave replies unread.
     pub(crate) patience: Duration,
     pub(crate) env: Env,
+    /// Counts it among the connections with its peer.
+    party: Arc<Party>,
     limits: Bounds,
 }
 
@@ -87,7 +91,9 @@ impl<H: Handler> Serving<H> {
             bulk: Semaphore::new(limits::FRAME_MAX),
             lanes: AtomicU32::new(0),
         };
-        Arc::new(Self { quic, peer, handler, counters: site.counters, patience: site.patience, env: site.env, limits })
+        let party = site.counters.census.join(Direction::In, peer.identity());
+        let Site { counters, patience, env } = site;
+        Arc::new(Self { quic, peer, handler, counters, patience, env, party, limits })
     }
 
     /// Serves the peer until it goes or this side stops.
@@ -120,9 +126,8 @@ impl<H: Handler> Serving<H> {
         match given_up(kind)?.flatten() {
             None => Ok(()),
             Some(frame::LANE) if self.limits.lanes.fetch_add(1, Ordering::Relaxed) < limits::LANES_MAX => {
-                let counters = self.counters.clone();
-                let _open = counters.lanes.hold();
                 let lane = Arc::new(Lane::new(self.counters.clone()));
+                self.party.opened(&lane);
                 let (serving, writing) = (self.clone(), lane.clone());
                 self.env.spawn("net/reply-writer", async move {
                     if let Err(error) = writing.write(send, serving.patience).await {

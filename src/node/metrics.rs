@@ -1,6 +1,6 @@
 //! Everything a node counts and times, as plain values with names and meanings. How they are shown is not known here.
 //!
-//! Labels take few values: kinds, outcomes and stages are fixed, and peers are members of the cluster. No key, client or
+//! Labels take few values: kinds, outcomes and stages are fixed, and peers are members of the cluster, with all clients as one. No key, client or
 //! namespace is a label.
 
 use crate::limits;
@@ -163,10 +163,13 @@ fn peers(core: &Core) -> Vec<Family> {
             rtt = rtt.with(labels, Value::Gauge(micros as f64 / 1e6));
         }
     }
-    let help = "Requests to peers that wait for their answer.";
-    let mut families = vec![Family::gauge("dynamomini_peer_requests_pending", help, total(core.peers.pending()))];
-    families.extend([up, rtt].into_iter().filter(|family| !family.samples.is_empty()));
-    families
+    let help = "Requests to a peer that wait for their answer.";
+    let mut pending = Family::new("dynamomini_peer_requests_pending", help);
+    for (node, waiting) in core.peers.pending() {
+        let name = core.peers.name_of(node).unwrap_or_else(|| view.name_of(node));
+        pending = pending.with([("peer", name.as_str())], Value::Gauge(total(waiting) as f64));
+    }
+    [up, rtt, pending].into_iter().filter(|family| !family.samples.is_empty()).collect()
 }
 
 /// Membership as this node sees it. Nothing where it takes no part in gossip, or gossip does not answer.
@@ -208,14 +211,29 @@ fn network(core: &Core) -> Vec<Family> {
     let mut families = vec![
         Family::gauge("dynamomini_connections", "Connections, of both directions.", total(endpoint.open_connections())),
         Family::gauge("dynamomini_connections_served", "Connections made by peers and clients.", net.served.get()),
-        Family::gauge("dynamomini_lanes", "Lanes that peers and clients have open.", net.lanes.get()),
         failed,
     ];
+    families.extend(parties(net));
     let named = |(name, help, count): (&str, &'static str, &Counter)| {
         Family::counter(format!("dynamomini_net_{name}_total"), help, count.get())
     };
     families.extend(net_counters(net).map(named));
     families
+}
+
+/// Connections and lanes by peer and by who made them: `in` are those that are served. All clients are one peer.
+fn parties(net: &NetCounters) -> impl Iterator<Item = Family> {
+    let mut connections = Family::new("dynamomini_peer_connections", "Connections with a peer, by who made them.");
+    let mut lanes = Family::new("dynamomini_lanes", "Lanes that are open with a peer, by who opened them.");
+    let help = "Bytes that wait to be written to the lanes with a peer.";
+    let mut queued = Family::new("dynamomini_lane_queue_bytes", help);
+    for party in net.census.read() {
+        let labels = [("direction", party.direction.label()), ("peer", party.peer.as_str())];
+        connections = connections.with(labels, Value::Gauge(total(party.connections) as f64));
+        lanes = lanes.with(labels, Value::Gauge(total(party.lanes) as f64));
+        queued = queued.with(labels, Value::Gauge(total(party.queued_bytes) as f64));
+    }
+    [connections, lanes, queued].into_iter().filter(|family| !family.samples.is_empty())
 }
 
 fn net_counters(net: &NetCounters) -> [(&'static str, &'static str, &Counter); 14] {

@@ -192,10 +192,10 @@ impl Peers {
         &self.endpoint
     }
 
-    /// Requests to peers that wait for their answer.
-    pub(crate) fn pending(&self) -> usize {
+    /// Requests to each peer that wait for their answer.
+    pub(crate) fn pending(&self) -> Vec<(NodeId, usize)> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        peers.values().map(|peer| peer.link.pending()).sum()
+        peers.iter().map(|(node, peer)| (*node, peer.link.pending())).collect()
     }
 
     fn get(&self, node: NodeId) -> Option<Arc<Peer>> {
