@@ -48,6 +48,8 @@ pub(crate) trait Batch {
     type Done: Clone;
     /// Whether executing it changes anything.
     const WRITES: bool;
+    /// Where the keys live.
+    fn namespace(&self) -> &Namespace;
     /// The request for these. `retry` when some may have been executed before.
     fn request(&self, items: Vec<Self::Item>, retry: bool) -> Request;
     /// Bytes of an item.
@@ -71,6 +73,10 @@ impl Batch for Puts {
     type Item = PutItem;
     type Done = Written;
     const WRITES: bool = true;
+
+    fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
 
     fn request(&self, items: Vec<PutItem>, retry: bool) -> Request {
         let Self { namespace, w, sloppy } = self;
@@ -102,6 +108,10 @@ impl Batch for Gets {
     type Item = Blob;
     type Done = Found;
     const WRITES: bool = false;
+
+    fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
 
     fn request(&self, keys: Vec<Blob>, _retry: bool) -> Request {
         Request::Get(GetRequest { namespace: self.namespace.clone(), keys, r: self.r })
@@ -171,6 +181,10 @@ impl<B: Batch> Errand for Each<B> {
         let kind = if B::WRITES { Kind::Write } else { Kind::Read };
         let bytes = self.items.iter().map(|item| B::bytes(&item.ask)).sum();
         Size { kind, items: self.items.len(), bytes, alone: self.items.iter().any(|item| B::alone(&item.ask)) }
+    }
+
+    fn about(&self) -> (&'static str, Option<&Namespace>) {
+        (if B::WRITES { "put" } else { "get" }, Some(self.batch.namespace()))
     }
 
     fn request(&self) -> (Request, Sent) {

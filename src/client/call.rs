@@ -10,6 +10,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::Instrument;
 
 use crate::client::error::{ClientError, Unreachable};
 use crate::client::hedge::{Patience, Size};
@@ -22,7 +23,7 @@ use crate::env::Env;
 use crate::limits;
 use crate::net::NetError;
 use crate::net::link::LinkState;
-use crate::types::TraceId;
+use crate::types::{Namespace, TraceId};
 use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
 /// Least patience with a node that is not connected yet. A dead node must not hold up a client that has just begun.
@@ -43,6 +44,8 @@ pub(crate) type Sent = Option<Vec<usize>>;
 pub(crate) trait Errand {
     /// How much it is.
     fn size(&self) -> Size;
+    /// What it is and where its keys live, for traces.
+    fn about(&self) -> (&'static str, Option<&Namespace>);
     /// What to send now: what is not settled yet.
     fn request(&self) -> (Request, Sent);
     /// Takes a reply. `None` when everything is settled, otherwise the reason to ask again.
@@ -123,7 +126,9 @@ impl<'a> Call<'a> {
         let _room = self.calls.enter(size.bytes, self.deadline).await?;
         let began = Instant::now();
         self.calls.patience.began();
-        let outcome = Drive::new(*self, order, size).run(errand).await;
+        let (verb, namespace) = errand.about();
+        let span = tracing::debug_span!("operation", request = %self.trace, verb, namespace = namespace.map(display));
+        let outcome = Drive::new(*self, order, size).run(errand).instrument(span).await;
         self.calls.routes.meter.ended(size.kind, began.elapsed(), &outcome);
         outcome
     }
@@ -221,7 +226,8 @@ impl<'a> Drive<'a> {
     fn start(&mut self, errand: &impl Errand, target: Arc<Target>, reason: Reason, now: Instant) {
         let patience = self.call.calls.patience.with(self.size);
         let patience = patience.map(|patience| match target.link.state() {
-            LinkState::Up => patience,
+            // Nothing can have come of it sooner.
+            LinkState::Up => patience.max(target.link.rtt().unwrap_or_default() * 2),
             _ => patience.clamp(CONNECT_PATIENCE, CONNECT_PATIENCE_MAX),
         });
         let (request, sent) = errand.request();
@@ -447,6 +453,10 @@ struct Whole {
 impl Errand for Whole {
     fn size(&self) -> Size {
         Size { kind: Kind::Other, items: 1, bytes: 0, alone: false }
+    }
+
+    fn about(&self) -> (&'static str, Option<&Namespace>) {
+        (self.request.verb(), self.request.namespace())
     }
 
     fn request(&self) -> (Request, Sent) {

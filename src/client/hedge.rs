@@ -35,8 +35,8 @@ const RETRIES: Rule = Rule { per_operation: 100, per_second: 50_000, burst: 2_00
 pub struct Hedging {
     /// Shortest wait, however fast answers are as a rule.
     pub min: Duration,
-    /// Longest wait before a silent node is given up, however slow answers are as a rule. One that is merely slow is waited
-    /// for as long as answers take.
+    /// Longest wait before a silent node is given up, however slow answers are as a rule, unless it is far away: then two
+    /// round trips. One that is merely slow is waited for as long as answers take.
     pub max: Duration,
     /// Extra requests for each hundred operations, beside a small burst. Nodes that have fallen silent do not count.
     pub percent: u8,
@@ -44,7 +44,7 @@ pub struct Hedging {
 
 impl Default for Hedging {
     fn default() -> Self {
-        Self { min: Duration::from_millis(15), max: Duration::from_millis(100), percent: 10 }
+        Self { min: Duration::from_millis(15), max: Duration::from_millis(60), percent: 10 }
     }
 }
 
@@ -155,15 +155,15 @@ mod tests {
     #[test]
     fn patience_follows_the_latency_of_its_kind_within_its_bounds() {
         let patience = Patience::new(Some(Hedging::default()));
-        assert_eq!(patience.with(ONE), Some(Duration::from_millis(50)));
+        assert_eq!(patience.with(ONE), Some(Duration::from_millis(30)));
         (0..1_000).for_each(|_| patience.answered(ONE, Duration::from_millis(1)));
         assert_eq!(patience.with(ONE), Some(Duration::from_millis(15)));
-        assert_eq!(patience.with(Size { kind: Kind::Write, ..ONE }), Some(Duration::from_millis(50)));
+        assert_eq!(patience.with(Size { kind: Kind::Write, ..ONE }), Some(Duration::from_millis(30)));
         (0..10_000).for_each(|_| patience.answered(ONE, Duration::from_millis(20)));
         let usual = patience.with(ONE).unwrap();
         assert!(usual >= Duration::from_millis(30) && usual <= Duration::from_millis(40), "{usual:?}");
         (0..10_000).for_each(|_| patience.answered(ONE, Duration::from_secs(1)));
-        assert_eq!(patience.with(ONE), Some(Duration::from_millis(100)));
+        assert_eq!(patience.with(ONE), Some(Duration::from_millis(60)));
         assert!(patience.with_slow(ONE).unwrap() >= Duration::from_millis(1_500));
         assert_eq!(patience.with_slow(Size { bytes: limits::VALUE_MAX, ..ONE }), None);
         assert!(patience.with(Size { items: 1_000, ..ONE }).unwrap() > Duration::from_millis(500));

@@ -24,6 +24,41 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Watching it
+//!
+//! [`Client::metrics`] is a snapshot of everything the client counts and times; what grew between two of them is what it did
+//! meanwhile. [`Client::member_events`] tells which nodes come, go, fall silent and answer again.
+//!
+//! With any subscriber of `tracing`, at debug level, each operation is a span `operation` with the number of the request, its
+//! verb and its namespace, and each request to a node an `attempt` inside it, with the node and the reason. Events say why there was
+//! more than one. The number is the one under which nodes trace and log the request. Without a subscriber that asks for
+//! them, spans cost nothing.
+//!
+//! ```no_run
+//! # async fn example(client: dynamomini::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use tracing_subscriber::fmt::format::FmtSpan;
+//!
+//! // A line for each operation and attempt that ends, with how long it took.
+//! tracing_subscriber::fmt()
+//!     .with_max_level(tracing::Level::DEBUG)
+//!     .with_span_events(FmtSpan::CLOSE)
+//!     .init();
+//!
+//! let before = client.metrics();
+//! client.get("cart:7").await?;
+//! let after = client.metrics();
+//! println!(
+//!     "{} reads, p99 {:?}, {} hedged, {} sent to other nodes, {} turned away",
+//!     after.reads.done - before.reads.done,
+//!     after.reads.latency.per_mille(990),
+//!     after.hedges - before.hedges,
+//!     after.failovers - before.failovers,
+//!     after.overloads - before.overloads,
+//! );
+//! # Ok(())
+//! # }
+//! ```
 
 mod batch;
 mod builder;

@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tracing::Instrument;
 
 use crate::client::call::Sent;
 use crate::client::error::ClientError;
@@ -109,7 +110,8 @@ impl Race {
 
     /// Sends a request. There must be room.
     pub(crate) fn start(&mut self, attempt: Attempt, patience: Duration, request: Traced) {
-        let answer = Box::pin(ask(attempt.target.clone(), patience, request));
+        let span = tracing::debug_span!("attempt", node = %attempt.target.label, reason = ?attempt.reason);
+        let answer = Box::pin(ask(attempt.target.clone(), patience, request).instrument(span));
         if let Some(free) = self.0.iter_mut().find(|place| place.is_none()) {
             *free = Some((attempt, answer));
         }

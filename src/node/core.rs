@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::env::Env;
 use crate::hash::ClusterHash;
@@ -130,7 +131,8 @@ impl Core {
     ) -> Option<T> {
         let Ok(permit) = self.background.clone().try_acquire_owned() else { return Some(work) };
         let part_of = part_of.clone();
-        self.rest.spawn(name, work.map(move |()| drop((permit, part_of))));
+        let span = tracing::debug_span!("rest", work = name);
+        self.rest.spawn(name, work.map(move |()| drop((permit, part_of))).instrument(span));
         None
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::env::Env;
 use crate::limits;
@@ -285,8 +286,10 @@ impl Peers {
     pub(crate) async fn request(&self, node: NodeId, request: Request, by: By) -> Result<Reply, PeerError> {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
+        let span = tracing::debug_span!("peer_call", %node, verb = request.verb());
         let traced = Traced { trace: by.trace, request };
-        let answer = peer.link.request_until(by.deadline, |frame| encode(&traced, frame)).await;
+        let asked = peer.link.request_until(by.deadline, |frame| encode(&traced, frame));
+        let answer = asked.instrument(span).await;
         if let Err(error @ NetError::Unanswered { .. }) = &answer {
             tracing::debug!(request = %by.trace, %node, %error, "a peer did not answer");
             self.shun(node);

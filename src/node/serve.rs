@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::hash::ClusterHash;
 use crate::limits;
@@ -54,7 +55,11 @@ impl Handler for Serve {
         let reply = match decoded {
             Ok(Traced { request, .. }) => {
                 let ask = Ask { trace, deadline: answer_by(&incoming), stages: &stages, work: &work };
-                self.admit(&incoming, request, ask).await.unwrap_or_else(Reply::Error)
+                let span = tracing::debug_span!(
+                    "request", request = %trace, verb = request.verb(), namespace = request.namespace().map(display),
+                    from = %incoming.peer.label()
+                );
+                self.admit(&incoming, request, ask).instrument(span).await.unwrap_or_else(Reply::Error)
             }
             Err(error) => Reply::Error(ServeError::Invalid(format!(
                 "the request cannot be read ({error}): is the other side newer?"
@@ -120,9 +125,18 @@ impl Serve {
         authorise(core, from, &request)?;
         match request {
             // Boxed, so that the many small requests of other coordinators need not have room for all their state.
-            Request::Put(put) => Box::pin(coordinate::put(core, from, put, ask)).await.map(Reply::Put),
-            Request::Get(get) => Box::pin(coordinate::get(core, get, ask)).await.map(Reply::Get),
-            Request::Scan(scan) => Box::pin(coordinate::scan(core, scan, ask)).await.map(Reply::Scan),
+            Request::Put(put) => {
+                let span = tracing::debug_span!("coordinate_put", keys = put.items.len());
+                Box::pin(coordinate::put(core, from, put, ask).instrument(span)).await.map(Reply::Put)
+            }
+            Request::Get(get) => {
+                let span = tracing::debug_span!("coordinate_get", keys = get.keys.len());
+                Box::pin(coordinate::get(core, get, ask).instrument(span)).await.map(Reply::Get)
+            }
+            Request::Scan(scan) => {
+                let span = tracing::debug_span!("coordinate_scan", limit = scan.limit);
+                Box::pin(coordinate::scan(core, scan, ask).instrument(span)).await.map(Reply::Scan)
+            }
             Request::View => Ok(Reply::View(core.view().info().clone())),
             Request::Watch { known } => watch::watch(core, peer, known, ask.deadline).await,
             Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),

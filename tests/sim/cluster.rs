@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamomini::client::{Client, ClientError, GetOptions, Hedging, PutOptions};
+use dynamomini::client::{Client, ClientBuilder, ClientError, GetOptions, Hedging, PutOptions};
 use dynamomini::env::Env;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
@@ -42,6 +42,10 @@ pub(crate) struct Cluster {
     running: BTreeMap<usize, Running>,
     lives: u32,
     reap_after: Option<Duration>,
+    /// How much clients may have each node do.
+    pub(crate) bounds: Bounds,
+    /// The same for some nodes.
+    pub(crate) bounds_of: BTreeMap<usize, Bounds>,
 }
 
 /// One life of a node.
@@ -73,6 +77,16 @@ impl Cluster {
         nodes: usize,
         reap_after: Option<Duration>,
     ) -> Self {
+        Self::start_with(simulation, conditions, nodes, |cluster| cluster.reap_after = reap_after).await
+    }
+
+    /// The same, with whatever is to be different.
+    pub(crate) async fn start_with(
+        simulation: Simulation,
+        conditions: Conditions,
+        nodes: usize,
+        change: impl FnOnce(&mut Self),
+    ) -> Self {
         let network = Network::new(&simulation, conditions);
         let member = |number| MemberInfo {
             name: NodeName::new(format!("n{number}")).unwrap(),
@@ -89,7 +103,10 @@ impl Cluster {
         };
         let authority = Authority::new("simulated");
         let running = BTreeMap::new();
-        let mut cluster = Self { simulation, network, authority, info, running, lives: 0, reap_after };
+        let (bounds, bounds_of) = (Bounds::CLIENTS, BTreeMap::new());
+        let mut cluster =
+            Self { simulation, network, authority, info, running, lives: 0, reap_after: None, bounds, bounds_of };
+        change(&mut cluster);
         for number in 1..=nodes {
             cluster.start_node(number).await;
         }
@@ -120,7 +137,7 @@ impl Cluster {
                 reap_after: self.reap_after,
                 ..Timeouts::default()
             },
-            bounds: Bounds::CLIENTS,
+            bounds: *self.bounds_of.get(&number).unwrap_or(&self.bounds),
             clock_drift: Duration::from_secs(60),
             oversight: Oversight::default(),
             trees: None,
@@ -212,14 +229,25 @@ impl Cluster {
     }
 
     pub(crate) async fn client_with(&self, number: usize, hedging: Option<Hedging>) -> Client {
+        self.builder(number).hedging(hedging).connect().await.unwrap()
+    }
+
+    /// A client that sends everything to one node.
+    pub(crate) async fn pinned(&self, number: usize, node: usize) -> Client {
+        self.builder(number).pin(format!("n{node}").parse().unwrap()).connect().await.unwrap()
+    }
+
+    fn builder(&self, number: usize) -> ClientBuilder {
         let uri = format!("dynamomini://admin/c{number}");
         let env = self.simulation.world(&uri, 1).env();
         let endpoint = self.endpoint(&env, &uri, address(100 + number));
-        let mut builder = Client::builder(self.material(&uri)).hedging(hedging).on(endpoint, env);
-        for number in 1..=self.info.members.len() {
-            builder = builder.node(address(number).to_string());
-        }
-        builder.connect().await.unwrap()
+        let builder = Client::builder(self.material(&uri)).on(endpoint, env);
+        (1..=self.info.members.len()).fold(builder, |builder, number| builder.node(address(number).to_string()))
+    }
+
+    /// Requests that a node works on or that wait there.
+    pub(crate) async fn in_flight(&self, number: usize) -> u64 {
+        self.running[&number].node.observer().status().await.in_flight
     }
 
     pub(crate) fn cut(&self, number: usize, blocked: bool) {

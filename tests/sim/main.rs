@@ -14,6 +14,8 @@ mod client;
 mod cluster;
 mod gossip;
 mod membership;
+mod overload;
 mod reap;
 mod sync;
+mod traces;
 mod transport;

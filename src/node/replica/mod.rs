@@ -18,6 +18,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::env::Env;
 use crate::hash::ClusterHash;
@@ -143,9 +144,14 @@ impl Replica {
         slots: Vec<Slot>,
         until: Option<Instant>,
     ) -> Result<Vec<Option<Bytes>>, ServeError> {
+        let span = tracing::debug_span!("storage_read", keys = slots.len());
         let (reply, answer) = oneshot::channel();
-        self.reads.send(Read { slots, since: Instant::now(), until, reply }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        let read = Read { slots, since: Instant::now(), until, reply };
+        let answered = async {
+            self.reads.send(read).await.map_err(|_| stopping())?;
+            answer.await.map_err(|_| stopping())?
+        };
+        answered.instrument(span).await
     }
 
     /// Checks a record that was read. An unreadable one is counted and reported as if the replica could not answer.
@@ -171,9 +177,14 @@ impl Replica {
 
     async fn ask<T>(&self, op: impl FnOnce(ReplyTo<T>) -> Op) -> Result<T, ServeError> {
         let (reply, answer) = oneshot::channel();
-        self.writes.send(Write { op: op(reply), since: Instant::now() }).await.map_err(|_| stopping())?;
+        let write = Write { op: op(reply), since: Instant::now() };
+        let span = tracing::debug_span!("storage_write", op = write.op.label());
         let killed = || ServeError::Uncertain("the node was stopped in the middle of the write".to_owned());
-        answer.await.map_err(|_| killed())?
+        let answered = async {
+            self.writes.send(write).await.map_err(|_| stopping())?;
+            answer.await.map_err(|_| killed())?
+        };
+        answered.instrument(span).await
     }
 }
 
@@ -223,8 +234,9 @@ impl Writer {
             for write in &gathered {
                 self.meters.passed(Stage::WriteQueue, now.saturating_duration_since(write.since));
             }
-            let ops = gathered.into_iter().map(|write| write.op).collect();
-            self.write(ops).await;
+            let ops: Vec<Op> = gathered.into_iter().map(|write| write.op).collect();
+            let span = tracing::debug_span!("write_batch", operations = ops.len());
+            self.write(ops).instrument(span).await;
         }
     }
 
@@ -398,7 +410,8 @@ async fn serve_reads(engine: Engine, mut inbox: mpsc::Receiver<Read>, meters: Ar
             continue;
         }
         let slots: Vec<Slot> = reads.iter().flat_map(|read| read.slots.iter().cloned()).collect();
-        let records = read_all(&engine, &slots).await;
+        let span = tracing::debug_span!("read_batch", keys = slots.len());
+        let records = read_all(&engine, &slots).instrument(span).await;
         meters.stored(Call::Read, now.elapsed(), &records);
         match records {
             Ok(records) => {

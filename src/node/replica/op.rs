@@ -115,6 +115,17 @@ pub(crate) struct HintDone {
 }
 
 impl Op {
+    /// What it is, for traces.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Mint(..) => "mint",
+            Self::Apply(..) => "apply",
+            Self::Hint(..) => "hint",
+            Self::HintDone(..) => "hint_done",
+            Self::Reap(..) => "reap",
+        }
+    }
+
     /// Whether it is a put that nobody waits for any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         matches!(self, Self::Mint(_, reply) if reply.is_closed())
