@@ -19,6 +19,8 @@ use std::time::Duration;
 use dynamomini::client::{Client, ClientMetrics, Hedging, PutOptions};
 use dynamomini::net::{TlsFiles, TlsMaterial};
 use futures_util::StreamExt;
+use futures_util::future::Either;
+use futures_util::future::select;
 use futures_util::stream;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
@@ -26,7 +28,7 @@ use tokio::time::{Instant, sleep};
 #[path = "../tests/support/steady.rs"]
 mod steady;
 
-use steady::{Report, Steady};
+use steady::{Phases, Report, Steady};
 
 /// Requests of each phase.
 const REQUESTS: usize = 10_000;
@@ -97,7 +99,7 @@ impl Drop for Cluster {
     }
 }
 
-fn show(name: &str, report: &Report, before: &ClientMetrics, after: &ClientMetrics) {
+fn show(name: &str, (report, phases): (&Report, &Phases), before: &ClientMetrics, after: &ClientMetrics) {
     let ms = |latency: Duration| latency.as_secs_f64() * 1_000.0;
     let ((longest, due), at) = (report.longest, |share| ms(report.per_mille(share)));
     println!(
@@ -116,17 +118,47 @@ fn show(name: &str, report: &Report, before: &ClientMetrics, after: &ClientMetri
         after.retries - before.retries,
         after.hedges_denied + after.retries_denied - before.hedges_denied - before.retries_denied,
     );
+    println!("{:24} longest: {}", "", report.longest_by_phase(phases));
     for text in report.errors.iter().chain(&report.wrong).take(3) {
         println!("    {text}");
     }
 }
 
 /// The steady load beside some faults.
-async fn beside<F: Future<Output = ()>>(name: &str, client: &Client, per_second: u32, faults: F) {
+async fn beside(name: &str, client: &Client, per_second: u32, faults: impl AsyncFnOnce(&mut Phases)) {
     let before = client.metrics();
     let load = Steady { requests: REQUESTS, per_second, keys: 2_000 };
-    let (report, ()) = tokio::join!(steady::run(client, load, name), faults);
-    show(name, &report, &before, &client.metrics());
+    let mut phases = Phases::new();
+    let report = {
+        let faults = std::pin::pin!(faults(&mut phases));
+        let load = std::pin::pin!(steady::run(client, load, name));
+        match select(load, faults).await {
+            Either::Left((report, _)) => report,
+            Either::Right(((), load)) => load.await,
+        }
+    };
+    show(name, (&report, &phases), &before, &client.metrics());
+}
+
+/// Stops each node in turn for 50 ms, every 300 ms, until the load is over.
+async fn stalls(cluster: &Cluster) {
+    for node in (0..cluster.nodes.len()).cycle() {
+        sleep(Duration::from_millis(250)).await;
+        cluster.send(node, Signal::STOP);
+        sleep(Duration::from_millis(50)).await;
+        cluster.send(node, Signal::CONT);
+    }
+}
+
+/// The same load with and without hedging, while nodes stall now and then.
+async fn hedging(cluster: &Cluster, rate: u32) {
+    for (name, hedging) in [("stalls, hedged", Some(Hedging::default())), ("stalls, not hedged", None)] {
+        let client = cluster.client(hedging).await;
+        // A load that was over in the middle of a stall must not leave a node stopped.
+        beside(name, &client, rate, async |_: &mut Phases| stalls(cluster).await).await;
+        (0..cluster.nodes.len()).for_each(|node| cluster.send(node, Signal::CONT));
+        client.close().await;
+    }
 }
 
 /// Memory of this process, in MiB.
@@ -189,26 +221,31 @@ async fn main() {
     let rate = args.get(1).map_or(500, |text| text.parse().unwrap());
     let client = cluster.client(Some(Hedging::default())).await;
     let wait = |seconds| sleep(Duration::from_secs(seconds));
-    beside("calm", &client, rate, async {}).await;
-    for node in 0..2 {
-        beside(&format!("kill -9 n{}, restart", node + 1), &client, rate, async {
+    beside("calm", &client, rate, async |_: &mut Phases| {}).await;
+    for node in 0..3 {
+        beside(&format!("kill -9 n{}, restart", node + 1), &client, rate, async |phases: &mut Phases| {
             wait(4).await;
+            phases.begin("killed");
             cluster.kill(node);
             wait(6).await;
+            phases.begin("restarted");
             cluster.restart(node);
         })
         .await;
         wait(2).await;
     }
-    beside("stop and continue n3", &client, rate, async {
+    beside("stop and continue n3", &client, rate, async |phases: &mut Phases| {
         for seconds in [1, 4] {
             wait(2).await;
+            phases.begin(format!("stopped for {seconds} s"));
             cluster.send(2, Signal::STOP);
             wait(seconds).await;
+            phases.begin("continued");
             cluster.send(2, Signal::CONT);
         }
     })
     .await;
+    hedging(&cluster, rate).await;
     wait(2).await;
     many("puts and deletes", &client, 10_000, 50_000, true).await;
     many("gets", &client, 10_000, 200_000, false).await;

@@ -58,6 +58,9 @@ pub const LANE_BUFFER_MAX: usize = 1024 * 1024;
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 8 * 1024;
 /// Bytes of unanswered requests one connection may hold before its reader waits.
 pub const REQUEST_BYTES_PER_CONNECTION_MAX: usize = 128 * 1024 * 1024;
+/// Bytes of requests on bulk streams that one endpoint reads or works on at once, of nodes, and as many of all others. With
+/// more, streams wait unread.
+pub const BULK_REQUEST_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes asked of the system for each of a UDP socket's two buffers.
 pub const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Lanes one peer may open on a connection.
@@ -363,9 +366,11 @@ pub const BENCH_POINTS_MAX: usize = 10_000;
 
 const _: () = assert!(DEADLINE_MAX.as_secs() < BENCH_LATENCY_MAX.as_secs(), "an operation's latency must be told");
 const _: () = assert!(BENCH_CLIENTS_MAX <= CONNECTIONS_MAX && BENCH_CLIENTS_MAX <= BENCH_IN_FLIGHT_MAX);
+const _: () = assert!(FRAME_MAX <= BULK_REQUEST_BYTES_MAX && BULK_REQUEST_BYTES_MAX <= WORK_BYTES_MAX);
 const _: () = assert!(FRAME_MAX <= WORK_BYTES_MAX, "the largest request must be admitted");
 const _: () = assert!(BATCH_KEYS_MAX <= CLIENT_WORK_MAX && BATCH_KEYS_MAX <= NODE_WORK_MAX);
-const _: () = assert!(CLIENT_WORK_MAX < NODE_WORK_MAX, "what was let in at one node must not be turned away at the next");
+const _: () =
+    assert!(CLIENT_WORK_MAX < NODE_WORK_MAX, "what was let in at one node must not be turned away at the next");
 const _: () = assert!(VALUE_MAX <= SIBLINGS_BYTES_MAX, "one value must fit among the siblings");
 const _: () = assert!(RECORD_MAX + KEY_MAX + 1024 <= FRAME_MAX, "a record with its key must fit a frame");
 const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a batch must fit a frame");

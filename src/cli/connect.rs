@@ -14,6 +14,7 @@ use crate::cli::Context;
 use crate::cli::Usage;
 use crate::client::Client;
 use crate::client::ClientError;
+use crate::client::Hedging;
 use crate::config::ClientConfig;
 use crate::config::ClientFlags;
 use crate::config::HostChecks;
@@ -78,7 +79,13 @@ pub(crate) struct Access {
 impl Access {
     /// Connects.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        self.connect_with(Some(Hedging::default())).await
+    }
+
+    /// Connects, and hedges so.
+    pub(crate) async fn connect_with(&self, hedging: Option<Hedging>) -> anyhow::Result<Client> {
         let mut builder = Client::builder(self.tls.clone())
+            .hedging(hedging)
             .cluster(self.config.cluster.clone())
             .namespace(self.config.namespace.clone())
             .timeout(self.config.timeout);

@@ -180,8 +180,18 @@ async fn start(
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
     let trees = Some(config.data_dir.join(TREES));
-    let parts =
-        Parts { cluster, engine, endpoint, links, timeouts, bounds: Bounds::CLIENTS, clock_drift: CLOCK_DRIFT, gossip, oversight, trees };
+    let parts = Parts {
+        cluster,
+        engine,
+        endpoint,
+        links,
+        timeouts,
+        bounds: Bounds::CLIENTS,
+        clock_drift: CLOCK_DRIFT,
+        gossip,
+        oversight,
+        trees,
+    };
     Ok(Node::start(parts, env).await?)
 }
 

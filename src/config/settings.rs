@@ -237,7 +237,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("tls.key", Kind::Path, Required, "Its private key (PEM, not encrypted), readable by its owner only."),
     Setting::new("timeouts.request_ms", Kind::Millis(10, 300_000), Value("5000"), "Deadline of a request that carries none."),
     Setting::new("timeouts.replica_ms", Kind::Millis(10, 300_000), Value("1500"), "Longest wait for one replica; at most request_ms."),
-    Setting::new("timeouts.hedge_ms", Kind::Millis(1, 300_000), Value("50"), "Wait before a read is sent to one replica more; less than replica_ms."),
+    Setting::new("timeouts.hedge_ms", Kind::Millis(1, 300_000), Value("50"), "Longest wait before a read is sent to one replica more, a fifth of it at least; less than replica_ms."),
     Setting::new("timeouts.idle_ms", Kind::Millis(500, 600_000), Value("3000"), "Silence after which a connection counts as lost."),
     Setting::new("timeouts.keepalive_ms", Kind::Millis(100, 300_000), Value("1000"), "Time between signs of life on a quiet connection; at most half of idle_ms."),
     Setting::new("timeouts.shutdown_ms", Kind::Millis(0, 600_000), Value("10000"), "Time that work under way gets to finish at shutdown."),

@@ -129,7 +129,8 @@ mod tests {
         let lane = Arc::new(Lane::new(Arc::default()));
         peer.opened(&lane);
         lane.push(|buffer| buffer.extend_from_slice(b"frame")).await.unwrap();
-        let counted = |peer: &str, direction| census.read().into_iter().find(|c| c.peer == peer && c.direction == direction);
+        let counted =
+            |peer: &str, direction| census.read().into_iter().find(|c| c.peer == peer && c.direction == direction);
         assert_eq!(counted("clients", Direction::In).unwrap().connections, 2);
         let out = counted("n2", Direction::Out).unwrap();
         assert_eq!((out.connections, out.lanes, out.queued_bytes), (1, 1, 5));
@@ -142,8 +143,9 @@ mod tests {
     #[test]
     fn there_are_never_more_names_than_the_limit_and_those_of_the_rest() {
         let census = Census::default();
-        let held: Vec<_> =
-            (0..2 * limits::CENSUS_MAX).map(|number| census.join(Direction::In, &node(&format!("n{number}")))).collect();
+        let held: Vec<_> = (0..2 * limits::CENSUS_MAX)
+            .map(|number| census.join(Direction::In, &node(&format!("n{number}"))))
+            .collect();
         assert_eq!(census.read().len(), limits::CENSUS_MAX + 1);
         assert_eq!(census.read().iter().map(|count| count.connections).sum::<usize>(), held.len());
     }

@@ -166,6 +166,7 @@ impl Endpoint {
             counters: self.0.counters.clone(),
             patience: self.0.rebuild.settings.idle_timeout,
             env: self.0.serving.clone(),
+            room: Arc::default(),
         };
         self.0.serving.spawn("net/accept", accept::accept(self.0.quic.clone(), handler, site));
     }

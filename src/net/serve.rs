@@ -34,6 +34,7 @@ use crate::net::frame;
 use crate::net::frame::FrameError;
 use crate::net::frame::FrameReader;
 use crate::net::frame::Status;
+use crate::net::identity::Identity;
 use crate::net::lane::Lane;
 use crate::net::peer::Peer;
 
@@ -75,6 +76,7 @@ pub(crate) struct Serving<H> {
     pub(crate) env: Env,
     /// Counts it among the connections with its peer.
     party: Arc<Party>,
+    room: Arc<BulkRoom>,
     limits: Bounds,
 }
 
@@ -92,8 +94,8 @@ impl<H: Handler> Serving<H> {
             lanes: AtomicU32::new(0),
         };
         let party = site.counters.census.join(Direction::In, peer.identity());
-        let Site { counters, patience, env } = site;
-        Arc::new(Self { quic, peer, handler, counters, patience, env, party, limits })
+        let Site { counters, patience, env, room } = site;
+        Arc::new(Self { quic, peer, handler, counters, patience, env, party, room, limits })
     }
 
     /// Serves the peer until it goes or this side stops.
@@ -249,9 +251,13 @@ impl<H: Handler> Serving<H> {
                 return Err(FrameError::Truncated);
             }
         }
-        // The rest is read only when the budget has room for all of it.
-        let permit = self.reserve(reader.announced().unwrap_or(0).min(limits::FRAME_MAX)).await;
-        let mut frame = reader.whole().await?;
+        // The rest is read only when the budgets of the connection and of the endpoint have room for all of it.
+        let size = reader.announced().unwrap_or(0).min(limits::FRAME_MAX);
+        let permit = self.reserve(size).await;
+        let _room = self.room.of(self.peer.identity()).acquire_many(u32::try_from(size).unwrap_or(u32::MAX)).await;
+        // Nobody waits longer for an answer.
+        let whole = tokio::time::timeout(limits::DEADLINE_MAX, reader.whole()).await;
+        let mut frame = whole.map_err(|_| FrameError::Truncated)??;
         let arrived = Instant::now();
         self.counters.frames_received.one();
         self.counters.bytes_received.count(frame.len());
@@ -312,6 +318,31 @@ pub(crate) struct Site {
     pub(crate) counters: Arc<NetCounters>,
     pub(crate) patience: Duration,
     pub(crate) env: Env,
+    pub(crate) room: Arc<BulkRoom>,
+}
+
+/// Bytes of requests on bulk streams, of all connections of an endpoint. Nodes have their own, since what clients ask waits for
+/// what nodes ask.
+#[derive(Debug)]
+pub(crate) struct BulkRoom {
+    nodes: Semaphore,
+    others: Semaphore,
+}
+
+impl Default for BulkRoom {
+    fn default() -> Self {
+        let room = || Semaphore::new(limits::BULK_REQUEST_BYTES_MAX);
+        Self { nodes: room(), others: room() }
+    }
+}
+
+impl BulkRoom {
+    fn of(&self, peer: &Identity) -> &Semaphore {
+        match peer {
+            Identity::Node(_) => &self.nodes,
+            Identity::Client { .. } | Identity::Admin(_) => &self.others,
+        }
+    }
 }
 
 /// Tells the asker when its request was dropped without an answer, by a panic or at shutdown.

@@ -32,11 +32,8 @@ pub struct Bounds {
 
 impl Bounds {
     /// What clients may have a node do.
-    pub const CLIENTS: Self = Self {
-        work: limits::CLIENT_WORK_MAX,
-        waiting: limits::CLIENT_WORK_WAITING_MAX,
-        bytes: limits::WORK_BYTES_MAX,
-    };
+    pub const CLIENTS: Self =
+        Self { work: limits::CLIENT_WORK_MAX, waiting: limits::CLIENT_WORK_WAITING_MAX, bytes: limits::WORK_BYTES_MAX };
     /// What other nodes may. None of it waits.
     pub const NODES: Self = Self { work: limits::NODE_WORK_MAX, waiting: 0, bytes: limits::WORK_BYTES_MAX };
 }

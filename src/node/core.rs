@@ -13,6 +13,7 @@ use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::admission::Admission;
 use crate::node::ask::Stages;
+use crate::node::gate::Gate;
 use crate::node::gauge::SizeGauge;
 use crate::node::gossip::Gossip;
 use crate::node::hedge::ReadHedge;
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) timeouts: Timeouts,
     /// When reads ask one replica more.
     pub(crate) read_hedge: ReadHedge,
+    /// Keeps clients waiting at the start.
+    pub(crate) gate: Gate,
     /// The door for what clients ask this node to coordinate.
     pub(crate) clients: Admission,
     /// The door for what other nodes ask.

@@ -134,7 +134,8 @@ fn queues(core: &Core) -> Vec<Family> {
     }
     let help = "Requests turned away because there was too much to do, by who asked and why. Nothing was done of them.";
     let mut shed = Family::new("dynamomini_requests_shed_total", help);
-    let mut bytes = Family::new("dynamomini_request_bytes", "Bytes of the requests that are worked on or wait, by who asked.");
+    let mut bytes =
+        Family::new("dynamomini_request_bytes", "Bytes of the requests that are worked on or wait, by who asked.");
     for (from, admission) in [("clients", &core.clients), ("nodes", &core.nodes)] {
         bytes = bytes.with([("from", from)], Value::Gauge(total(admission.bytes()) as f64));
         for why in Shed::ALL {

@@ -7,6 +7,7 @@ mod admission;
 mod ask;
 mod coordinate;
 mod core;
+mod gate;
 mod gauge;
 pub mod gossip;
 mod hedge;
@@ -49,6 +50,7 @@ use crate::net::Endpoint;
 use crate::net::link::LinkSettings;
 use crate::node::admission::Admission;
 use crate::node::core::{Core, Views};
+use crate::node::gate::Gate;
 use crate::node::gossip::{Gossip, GossipError, GossipParts};
 use crate::node::hedge::ReadHedge;
 use crate::node::hints::HintBudget;
@@ -184,6 +186,7 @@ impl Node {
             life: env.rng("life").next_u64(),
             read_hedge: ReadHedge::new(timeouts.hedge),
             timeouts,
+            gate: Gate::default(),
             clients: Admission::new(bounds),
             nodes: Admission::new(Bounds::NODES),
             meters,
@@ -196,6 +199,7 @@ impl Node {
             gossip,
             rest: rest.clone(),
         });
+        rest.spawn("gate", gate::open_when_connected(core.clone()));
         rest.spawn("hints", hints::deliver(core.clone()));
         rest.spawn("trees", sync::check::run(core.clone()));
         rest.spawn("sync", sync::run(core.clone()));

@@ -173,6 +173,12 @@ impl Peers {
         peers.iter().filter(|(_, peer)| matches!(peer.link.state(), LinkState::Up)).map(|(id, _)| *id).collect()
     }
 
+    /// Whether a first attempt to connect to some member is still under way.
+    pub(crate) fn is_connecting(&self) -> bool {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().any(|peer| matches!(peer.link.state(), LinkState::Idle | LinkState::Connecting))
+    }
+
     /// Those that are up by any account: their connection stands, or gossip hears them.
     pub(crate) fn in_contact(&self) -> Vec<NodeId> {
         let heard = |judged: Judged| matches!(judged.standing, Standing::Alive | Standing::Suspect);

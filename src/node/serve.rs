@@ -111,7 +111,12 @@ impl Serve {
         let core = &self.0;
         let door = match incoming.peer.identity() {
             Identity::Node(_) => &core.nodes,
-            Identity::Client { .. } | Identity::Admin(_) => &core.clients,
+            Identity::Client { .. } | Identity::Admin(_) => {
+                if matches!(request, Request::Put(_) | Request::Get(_) | Request::Scan(_)) {
+                    core.gate.pass().await;
+                }
+                &core.clients
+            }
         };
         let _admitted = match units(&request) {
             0 => None,

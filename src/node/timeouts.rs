@@ -17,7 +17,8 @@ pub(crate) fn millis(span: Duration) -> u64 {
 pub struct Timeouts {
     /// The answer of one replica.
     pub replica: Duration,
-    /// The answer of a replica to a read before another one is asked beside it.
+    /// The answer of a replica to a read before another one is asked beside it, at most: it is asked when that takes longer
+    /// than answers do of late, after a fifth of this at the earliest.
     pub hedge: Duration,
     /// Age at which it is tried to drop a deleted or expired record, at least [`limits::REAP_AFTER_MIN`]; `None` keeps them.
     pub reap_after: Option<Duration>,

@@ -515,11 +515,9 @@ impl ServeError {
     /// Whether the same request may succeed at another time or node.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Quorum(_)
-            | Self::Unavailable(_)
-            | Self::Deadline(_)
-            | Self::Uncertain(_)
-            | Self::Overloaded(_) => true,
+            Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_) | Self::Uncertain(_) | Self::Overloaded(_) => {
+                true
+            }
             Self::Invalid(_) | Self::Limit(_) | Self::Forbidden(_) | Self::Internal(_) | Self::Condition(_) => false,
         }
     }

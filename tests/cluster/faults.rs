@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::inprocess::{ADMIN, Cluster, Setup, bytes, eventually, material};
 use crate::processes::{Cluster as Processes, send};
-use crate::steady::{Report, Steady, run};
+use crate::steady::{Phases, Report, Steady, run};
 
 fn check(report: &Report, requests: usize) {
     assert_eq!(report.latencies.len(), requests);
@@ -34,18 +34,24 @@ const LOAD: Steady = Steady { requests: 1_500, per_second: 200, keys: 300 };
 async fn nodes_that_fall_silent_and_are_restarted_cost_neither_an_error_nor_a_wrong_answer() {
     let mut cluster = Cluster::start(Setup { on_disk: true, ..Setup::default() }).await;
     let client = cluster.client().await;
+    let mut phases = Phases::new();
     let faults = async {
         sleep(Duration::from_secs(1)).await;
+        phases.begin("killed");
         cluster.kill(0).await;
         sleep(Duration::from_secs(2)).await;
+        phases.begin("restarted");
         cluster.start_node(0).await;
         sleep(Duration::from_secs(1)).await;
+        phases.begin("silent");
         cluster.mute(2, true);
         sleep(Duration::from_secs(1)).await;
+        phases.begin("heard again");
         cluster.mute(2, false);
     };
     let (report, ()) = tokio::join!(run(&client, LOAD, "key"), faults);
     check(&report, LOAD.requests);
+    eprintln!("longest: {}", report.longest_by_phase(&phases));
     assert!(client.metrics().failovers > 0, "{:?}", client.metrics());
 }
 
@@ -53,18 +59,24 @@ async fn nodes_that_fall_silent_and_are_restarted_cost_neither_an_error_nor_a_wr
 async fn processes_that_are_killed_stopped_and_started_again_cost_neither_an_error_nor_a_wrong_answer() {
     let mut cluster = Processes::start(&["--nodes", "3"]).await;
     let client = cluster.client().await;
+    let mut phases = Phases::new();
     let faults = async {
         sleep(Duration::from_secs(1)).await;
+        phases.begin("killed");
         cluster.kill(0).await;
         sleep(Duration::from_secs(2)).await;
+        phases.begin("restarted");
         cluster.launch(0);
         sleep(Duration::from_secs(1)).await;
+        phases.begin("stopped");
         send(cluster.pid(1, "pid"), Signal::STOP);
         sleep(Duration::from_secs(1)).await;
+        phases.begin("continued");
         send(cluster.pid(1, "pid"), Signal::CONT);
     };
     let (report, ()) = tokio::join!(run(&client, LOAD, "key"), faults);
     check(&report, LOAD.requests);
+    eprintln!("longest: {}", report.longest_by_phase(&phases));
     client.close().await;
 }
 

@@ -15,7 +15,7 @@ use tokio::time::sleep_until;
 
 use crate::cluster::{Cluster, address};
 use crate::network::Conditions;
-use crate::steady::{Report, Steady, run};
+use crate::steady::{Phases, Report, Steady, run};
 use crate::world::{Simulation, simulate};
 
 /// Where the client is.
@@ -52,9 +52,11 @@ fn a_node_that_falls_silent_delays_nothing_by_more_than_100_ms_and_nothing_fails
         simulate(seed, 0.1, move |simulation: Simulation| async move {
             let cluster = Cluster::start(simulation.clone(), CONDITIONS, 3).await;
             let client = cluster.client(1).await;
+            let mut phases = Phases::new();
             let faults = async {
                 for (number, seconds) in [(1, 1), (2, 4)] {
                     tokio::time::sleep(Duration::from_millis(1_500)).await;
+                    phases.begin(format!("n{number} silent for {seconds} s and back"));
                     silence(&cluster, number, true);
                     tokio::time::sleep(Duration::from_secs(seconds)).await;
                     silence(&cluster, number, false);
@@ -62,7 +64,7 @@ fn a_node_that_falls_silent_delays_nothing_by_more_than_100_ms_and_nothing_fails
             };
             let load = Steady { requests: 1_600, per_second: 200, keys: 200 };
             let (report, ()) = tokio::join!(run(&client, load, "key"), faults);
-            println!("seed {seed}: p99 {:?}, longest {:?}", report.per_mille(990), report.longest);
+            println!("seed {seed}: p99 {:?}, longest: {}", report.per_mille(990), report.longest_by_phase(&phases));
             check(&report, Duration::from_millis(100));
             let metrics = client.metrics();
             assert!(metrics.failovers > 0 && metrics.doubts > 0, "{metrics:?}");
@@ -167,7 +169,10 @@ fn a_node_that_is_always_slow_is_avoided_and_one_that_is_slow_now_and_then_is_he
                 Slow::Steadily => assert!(extra < 100 && p99 < Duration::from_millis(25), "{extra} {p99:?}"),
                 Slow::NowAndThen => {
                     assert!(extra >= 40, "{extra}");
-                    assert!(p99 < Duration::from_millis(40) && without[1] > Duration::from_millis(50), "{with:?} {without:?}");
+                    assert!(
+                        p99 < Duration::from_millis(40) && without[1] > Duration::from_millis(50),
+                        "{with:?} {without:?}"
+                    );
                 }
             }
         }

@@ -74,7 +74,11 @@ fn a_node_asked_for_three_times_what_it_can_do_does_all_it_can_and_turns_the_res
         let (outcomes, most) = tokio::join!(work, watch);
         let answered = outcomes.iter().filter(|outcome| **outcome == Outcome::Answered).count();
         let metrics = client.metrics();
-        println!("{answered} of {} answered, {} turned away, at most {most} in the node", outcomes.len(), metrics.overloads);
+        println!(
+            "{answered} of {} answered, {} turned away, at most {most} in the node",
+            outcomes.len(),
+            metrics.overloads
+        );
         // What could be done in this time is 16 every 40 ms.
         assert!(answered >= 1_000, "{answered} of 1200");
         assert!(metrics.overloads > 1_000, "{}", metrics.overloads);
@@ -105,7 +109,10 @@ fn a_client_asks_another_node_when_one_has_too_much_to_do() {
         let pinned = cluster.pinned(2, 2).await;
         let options = GetOptions { timeout: Some(Duration::from_millis(500)), r: None };
         let error = pinned.get_with("key1", options).await.unwrap_err();
-        assert!(matches!(&error, ClientError::Rejected(ServeError::Overloaded(_)) | ClientError::Unreachable(_)), "{error}");
+        assert!(
+            matches!(&error, ClientError::Rejected(ServeError::Overloaded(_)) | ClientError::Unreachable(_)),
+            "{error}"
+        );
         assert!(error.is_retryable() && error.to_string().contains("overloaded"), "{error}");
     });
 }

@@ -91,6 +91,8 @@ fn a_request_is_one_tree_of_spans_at_the_client_and_at_each_node_under_one_numbe
         for path in ["/operation/attempt", "/request/coordinate_get/peer_call", "/request/storage_read"] {
             assert!(get.contains(&path), "{path} is not among {get:?}");
         }
-        assert!(spans.iter().any(|(path, _)| path == "/write_batch") && spans.iter().any(|(path, _)| path == "/read_batch"));
+        assert!(
+            spans.iter().any(|(path, _)| path == "/write_batch") && spans.iter().any(|(path, _)| path == "/read_batch")
+        );
     });
 }

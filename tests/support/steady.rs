@@ -27,6 +27,27 @@ pub(crate) struct Report {
     pub(crate) latencies: Vec<Duration>,
     /// The longest, with the time since the beginning when it was due.
     pub(crate) longest: (Duration, Duration),
+    /// Each latency with the time when its request was due.
+    pub(crate) points: Vec<(Duration, Duration)>,
+}
+
+/// What happened when, since the beginning of a load.
+#[derive(Debug)]
+pub(crate) struct Phases {
+    start: Instant,
+    begun: Vec<(String, Duration)>,
+}
+
+impl Phases {
+    /// A load begins now, and nothing happens yet.
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), begun: vec![("calm".to_owned(), Duration::ZERO)] }
+    }
+
+    /// Another phase begins now.
+    pub(crate) fn begin(&mut self, name: impl Into<String>) {
+        self.begun.push((name.into(), self.start.elapsed()));
+    }
 }
 
 impl Report {
@@ -34,6 +55,17 @@ impl Report {
     pub(crate) fn per_mille(&self, share: usize) -> Duration {
         let last = self.latencies.len().saturating_sub(1);
         self.latencies.get(last * share / 1_000).copied().unwrap_or_default()
+    }
+
+    /// The longest request of each phase, as text.
+    pub(crate) fn longest_by_phase(&self, phases: &Phases) -> String {
+        let ends = phases.begun.iter().skip(1).map(|(_, at)| *at).chain([Duration::MAX]);
+        let longest = phases.begun.iter().zip(ends).map(|((name, from), to)| {
+            let within = self.points.iter().filter(|(due, _)| (*from..to).contains(due));
+            let longest = within.map(|(_, latency)| *latency).max().unwrap_or_default();
+            format!("{name} {:.1} ms", longest.as_secs_f64() * 1_000.0)
+        });
+        longest.collect::<Vec<String>>().join(", ")
     }
 }
 
@@ -64,6 +96,7 @@ pub(crate) async fn run(client: &Client, load: Steady, prefix: &str) -> Report {
             Some((key, due, outcome)) = under_way.next(), if !under_way.is_empty() => {
                 let latency = Instant::now() - due;
                 report.latencies.push(latency);
+                report.points.push((due - start, latency));
                 report.longest = report.longest.max((latency, due - start));
                 match outcome {
                     Ok(None) => {}

@@ -60,6 +60,7 @@ run early, with its report.
 With --json: {\"mix\", \"distribution\", \"keys\", …, \"interrupted\", \"seconds\", \"all\": {\"operations\", \"per_second\", \
 \"mean\", \"min\", \"p50\", \"p90\", \"p99\", \"p99_9\", \"max\"}, \"kinds\": {KIND: as all}, \"failed\": as all, \"errors\", \
 \"error_kinds\": {KIND: {\"count\", \"example\"}}, \"not_begun\", \"missing\", \"siblings\", \"settled\", \"contexts_refused\", \
+\"requests\": {\"sent\", \"hedges\", \"failovers\", \"retries\", \"turned_away\"}, \
 \"processes\": [{\"node\", \"program\", \"pid\", \"cpu_s\", \"rss_bytes\"}], \"node_cpu_s_per_1000\", \"own_cpu_s_per_1000\", \
 \"own_rss_bytes\", \"timeline\": [{\"at_s\", \"per_second\", \"errors\", \"p50\", \"p99\", \"max\"}]}, all latencies in \
 milliseconds.
@@ -136,6 +137,9 @@ struct LoadArgs {
     /// Writes carry no causal context.
     #[arg(long)]
     blind: bool,
+    /// Clients wait for slow and silent nodes instead of asking others beside them.
+    #[arg(long)]
+    no_hedging: bool,
     /// Draw latency and operations a second over time into this file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -176,7 +180,20 @@ impl Args {
 
 impl LoadArgs {
     fn job(self, now_ms: u64) -> Result<run::Job, Usage> {
-        let Self { mix, data, distribution, in_flight, clients, duration, count, warmup, rate, blind, plot } = self;
+        let Self {
+            mix,
+            data,
+            distribution,
+            in_flight,
+            clients,
+            duration,
+            count,
+            warmup,
+            rate,
+            blind,
+            no_hedging,
+            plot,
+        } = self;
         let default = if rate.is_some() { IN_FLIGHT_OPEN } else { IN_FLIGHT_CLOSED };
         let clients = usize::try_from(clients).unwrap_or(usize::MAX);
         let in_flight = in_flight.map_or(default.max(clients), |count| usize::try_from(count).unwrap_or(usize::MAX));
@@ -192,7 +209,7 @@ impl LoadArgs {
             first_write: now_ms << WRITES_A_MILLISECOND,
         };
         let plan = Plan { in_flight, rate, warmup, length, patience: Duration::ZERO };
-        Ok(run::Job { workload, plan, clients, blind, plot })
+        Ok(run::Job { workload, plan, clients, blind, hedging: !no_hedging, plot })
     }
 }
 

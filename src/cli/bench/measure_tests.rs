@@ -68,13 +68,13 @@ impl Target for Stalling {
     }
 }
 
-fn workload() -> Workload {
+pub(super) fn workload() -> Workload {
     let data = DataSet::new(1, Sizes::Fixed(16), Sizes::Fixed(24)).unwrap();
     let mix: crate::cli::bench::mix::Mix = "mixed".parse().unwrap();
     Workload { data, popularity: mix.popularity(), mix, keys: 100, first_write: 0 }
 }
 
-fn closed(in_flight: usize, length: Length) -> Plan {
+pub(super) fn closed(in_flight: usize, length: Length) -> Plan {
     Plan { in_flight, rate: None, warmup: Duration::ZERO, length, patience: Duration::from_secs(5) }
 }
 

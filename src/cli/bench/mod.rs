@@ -6,6 +6,8 @@
 
 mod args;
 
+mod attempts;
+
 mod draw;
 
 mod sizes;
@@ -36,6 +38,9 @@ mod measure;
 
 #[cfg(test)]
 mod measure_tests;
+
+#[cfg(test)]
+mod redis_benchmark_tests;
 
 mod processes;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::cli::bench::attempts::Attempts;
 use crate::cli::bench::draw;
 use crate::cli::bench::measure::Measured;
 use crate::cli::bench::measure::Point;
@@ -32,6 +33,8 @@ pub(super) struct Asked {
     pub(super) w: Option<String>,
     /// Whether writes carried the contexts that the run had seen.
     pub(super) contexts: bool,
+    /// Whether the clients asked a second node when one was slow.
+    pub(super) hedging: bool,
 }
 
 /// The latencies of some operations, in milliseconds.
@@ -82,6 +85,7 @@ pub(super) struct Report {
     siblings: u64,
     settled: u64,
     contexts_refused: u64,
+    requests: Attempts,
     processes: Vec<ProcessUse>,
     node_cpu_s_per_1000: Option<f64>,
     own_cpu_s_per_1000: Option<f64>,
@@ -134,7 +138,12 @@ fn used(watched: &(Process, Option<Usage>)) -> ProcessUse {
 
 impl Report {
     /// Puts together what is known. The processes are looked at once more.
-    pub(super) fn new(asked: Asked, measured: &Measured, watched: &Watched, contexts_refused: u64) -> Self {
+    pub(super) fn new(
+        asked: Asked,
+        measured: &Measured,
+        watched: &Watched,
+        (contexts_refused, requests): (u64, Attempts),
+    ) -> Self {
         let Measured { total, elapsed, points, interrupted } = measured;
         let seconds = elapsed.as_secs_f64();
         let summary = |latencies: &Latencies| summary(latencies, seconds);
@@ -162,6 +171,7 @@ impl Report {
             siblings: total.siblings,
             settled: total.settled,
             contexts_refused,
+            requests,
             node_cpu_s_per_1000: node_cpu_s.filter(|_| !processes.is_empty()).and_then(per_1000),
             own_cpu_s_per_1000: own.as_ref().and_then(|own| own.cpu_s).and_then(per_1000),
             own_rss_bytes: own.and_then(|own| own.rss_bytes),
@@ -237,6 +247,7 @@ impl Report {
         for (count, what) in remarks.into_iter().filter(|(count, _)| *count > 0) {
             text.push_str(&format!("{count} {what}\n"));
         }
+        text.extend(self.requests.text());
         if text.is_empty() { text } else { format!("\n{text}") }
     }
 
@@ -298,6 +309,7 @@ mod tests {
             r: None,
             w: None,
             contexts: true,
+            hedging: true,
         }
     }
 
@@ -313,7 +325,7 @@ mod tests {
 
     #[test]
     fn text_and_json_tell_the_same() {
-        let report = Report::new(asked(), &measured(), &Watched::default(), 0);
+        let report = Report::new(asked(), &measured(), &Watched::default(), (0, Attempts::default()));
         let text = report.text();
         assert!(text.contains("closed loop; 64 in flight over 1 client; 10.0 s\n"), "{text}");
         assert!(text.contains("1 errors, quorum: needed 2, got 1"), "{text}");
@@ -332,10 +344,10 @@ mod tests {
         own.node = "n1".into();
         let before = Usage { cpu_s: -5.0, rss: 0 };
         let watched = Watched { nodes: vec![(own.clone(), Some(before))], own: None };
-        let report = Report::new(asked(), &measured(), &watched, 0);
+        let report = Report::new(asked(), &measured(), &watched, (0, Attempts::default()));
         assert!((5.0..100.0).contains(&report.node_cpu_s_per_1000.unwrap()), "{report:?}");
         let watched = Watched { nodes: vec![(own.clone(), Some(before)), (own, None)], own: None };
-        let report = Report::new(asked(), &measured(), &watched, 0);
+        let report = Report::new(asked(), &measured(), &watched, (0, Attempts::default()));
         assert_eq!(report.node_cpu_s_per_1000, None);
         assert!(report.text().contains("gone before the end"), "{}", report.text());
     }
@@ -343,7 +355,7 @@ mod tests {
     #[test]
     fn a_run_without_operations_says_so() {
         let measured = Measured { total: Recorder::default(), ..measured() };
-        let report = Report::new(asked(), &measured, &Watched::default(), 0);
+        let report = Report::new(asked(), &measured, &Watched::default(), (0, Attempts::default()));
         assert!(report.text().contains("nothing was measured") && report.all.is_none());
     }
 }

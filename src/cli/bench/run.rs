@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 
 use crate::cli::Context;
 use crate::cli::Said;
+use crate::cli::bench::attempts::Attempts;
 use crate::cli::bench::cluster::ClusterTarget;
 use crate::cli::bench::contexts::Contexts;
 use crate::cli::bench::measure::News;
@@ -33,6 +34,7 @@ use crate::client::Client;
 use crate::client::ClientError;
 use crate::client::Found;
 use crate::client::GetOptions;
+use crate::client::Hedging;
 use crate::limits;
 use crate::types::ConflictPolicy;
 
@@ -47,6 +49,8 @@ pub(super) struct Job {
     pub(super) clients: usize,
     /// Writes carry no contexts.
     pub(super) blind: bool,
+    /// Clients ask a second node when one is slow.
+    pub(super) hedging: bool,
     pub(super) plot: Option<PathBuf>,
 }
 
@@ -65,7 +69,7 @@ pub(super) fn run(context: &Context, connect: Connect, mut job: Job) -> anyhow::
 }
 
 async fn load(context: &Context, access: &Access, job: &Job) -> anyhow::Result<Report> {
-    let clients = connect_all(access, job.clients).await?;
+    let clients = connect_all(access, job).await?;
     let contexts = keeps_siblings(access, &clients).then(Arc::<Contexts>::default).filter(|_| !job.blind);
     let target = |client: &Client| ClusterTarget {
         client: client.clone(),
@@ -78,10 +82,10 @@ async fn load(context: &Context, access: &Access, job: &Job) -> anyhow::Result<R
     }
     let nodes = access.file.as_deref().map(processes::of_cluster).unwrap_or_default();
     let own = processes::own();
-    let mut watched = Watched::default();
+    let (mut watched, mut sent) = (Watched::default(), Attempts::default());
     let shows_progress = std::io::stderr().is_terminal();
     let tell = |news: News<'_>| match news {
-        News::Measuring => watched = Watched::begin(&nodes, own.as_ref()),
+        News::Measuring => (watched, sent) = (Watched::begin(&nodes, own.as_ref()), Attempts::of(&clients)),
         News::Point(point) if shows_progress => output::progress(&progress(point)),
         News::Point(_) => {}
     };
@@ -95,7 +99,7 @@ async fn load(context: &Context, access: &Access, job: &Job) -> anyhow::Result<R
     let refused = contexts.as_ref().map_or(0, |contexts| contexts.refused());
     let asked = asked(access, job, contexts.is_some());
     let title = format!("{}, {}, {} in flight", asked.mix, asked.distribution, asked.in_flight);
-    let report = Report::new(asked, &measured, &watched, refused);
+    let report = Report::new(asked, &measured, &watched, (refused, Attempts::of(&clients).since(sent)));
     join_all(clients.into_iter().map(Client::close)).await;
     if let Some(file) = &job.plot {
         let written = std::fs::write(file, plot::svg(&title, &measured.points));
@@ -124,10 +128,10 @@ async fn learn(access: &Access, client: &Client, workload: &Workload, contexts: 
     walk(&workload.data, keys, READ_AT_ONCE, "read", read, take).await;
 }
 
-async fn connect_all(access: &Access, count: usize) -> anyhow::Result<Vec<Client>> {
-    let mut clients = Vec::with_capacity(count);
-    for _ in 0..count {
-        clients.push(access.connect().await?);
+async fn connect_all(access: &Access, job: &Job) -> anyhow::Result<Vec<Client>> {
+    let mut clients = Vec::with_capacity(job.clients);
+    for _ in 0..job.clients {
+        clients.push(access.connect_with(job.hedging.then(Hedging::default)).await?);
     }
     Ok(clients)
 }
@@ -158,6 +162,7 @@ fn asked(access: &Access, job: &Job, contexts: bool) -> Asked {
         r: access.config.r.map(|r| r.to_string()),
         w: access.config.w.map(|w| w.to_string()),
         contexts,
+        hedging: job.hedging,
     }
 }
 
