@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use crate::types::{Condition, Consistency, Invalid};
-use crate::version::{Dot, Stamp};
+use crate::version::{Causality, Dot, Stamp};
 use crate::wire::rpc::{GetDone, KeyContext, PutDone, SiblingInfo};
 
 /// What a client has read of one key, to be carried into its next write of that key: the write then supersedes exactly
@@ -21,6 +21,12 @@ impl CausalContext {
     /// Whether nothing was read: a write under it is concurrent with whatever is there.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether what was read under this one includes all that was read under the other: a read whose context covers that
+    /// of an earlier read of the same key has not gone back behind it.
+    pub fn covers(&self, other: &Self) -> bool {
+        matches!(other.0.context.compare(&self.0.context), Causality::Before | Causality::Equal)
     }
 }
 
