@@ -126,6 +126,7 @@ impl Worker {
         seen.extend(siblings.iter().map(|(_, value)| value.clone()));
         seen.extend(self.wrote.remove(&key).unwrap_or_default());
         let gone = self.gone.get(&key).cloned().unwrap_or_default();
+        self.network.event(&format!("client {} read {key}: {siblings:?}", self.number));
         let read = Read { client: self.number, key, context: found.context, siblings, gone };
         self.history.borrow_mut().reads.push(read);
     }
@@ -162,6 +163,7 @@ impl Worker {
             self.gone.entry(key).or_default().extend(seen.iter().cloned());
             wrote.extend(value);
         }
+        self.network.event(&format!("client {}: {write:?}, {done:?}", self.number));
         self.history.borrow_mut().writes.push(write);
     }
 }

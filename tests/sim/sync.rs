@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamomini::client::{Client, GetOptions, PutOptions, ScanOptions};
+use dynamomini::hash::ClusterHash;
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Consistency, PartitionId};
+use dynamomini::types::{Consistency, NodeName, PartitionId};
 use dynamomini::view::ClusterView;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -207,5 +208,33 @@ fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
         drop(client.get_with(key, all).await);
         converged(&cluster).await;
         assert_eq!(engine.get_many(&[slot]).await.unwrap(), [Some(record)]);
+    });
+}
+
+/// What a stand-in keeps for an owner is compared with nobody's, so nobody would repair it.
+#[test]
+fn a_stand_in_drops_what_it_cannot_read_when_the_owner_is_back() {
+    simulate(8, 0.1, |simulation| async move {
+        let mut rng = simulation.rng("sync");
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 5).await;
+        let client = cluster.client(1).await;
+        cluster.cut(5, true);
+        write(&client, &mut rng, 60).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let view = ClusterView::new(cluster.info.clone()).unwrap();
+        let ring = view.ring(3).unwrap();
+        let mut damaged = 0;
+        for (number, engine) in cluster.engines() {
+            let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
+            for ((partition, key), record) in records(&engine, view.info().partitions.iter()).await {
+                if !ring.preference_list(partition).contains(&id) {
+                    damage(&engine, &Slot { partition, key }, &record).await;
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(damaged > 0, "nobody stood in");
+        cluster.cut(5, false);
+        converged(&cluster).await;
     });
 }

@@ -110,7 +110,7 @@ pub(crate) struct HintDone {
     pub(crate) marked: u64,
     /// The digest of the record that was delivered, `None` where there was none; a later record stays.
     pub(crate) delivered: Option<u64>,
-    /// All owners, when this node is none of them: the record goes with its last hint.
+    /// All owners, when this node is none of them: the record goes with its last hint, also one that cannot be read.
     pub(crate) drop_with: Option<Vec<NodeId>>,
 }
 
