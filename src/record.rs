@@ -177,7 +177,7 @@ mod tests {
             let actor = Actor { node: NodeId(sequence % 3), epoch: Epoch(9) };
             let new = NewVersion {
                 request: RequestId { client: 5, sequence },
-                after: None,
+                after: Vec::new(),
                 stamp: Stamp::at(1_000 + sequence),
                 expires_at: (sequence % 2 == 0).then_some(sequence),
                 value: value.clone().map(Bytes::from),

@@ -42,7 +42,7 @@ impl FromStr for CausalContext {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok();
         let context = bytes.and_then(|bytes| postcard::from_bytes::<KeyContext>(&bytes).ok());
-        let context = context.filter(|context| context.context.is_valid());
+        let context = context.filter(KeyContext::is_valid);
         context.map(Self).ok_or_else(|| Invalid::new("causal context", text, "the text that a get or put returned"))
     }
 }
@@ -171,7 +171,7 @@ mod tests {
     fn contexts_have_a_text_form() {
         let actor = Actor { node: NodeId(7), epoch: Epoch(8) };
         let context = Context::from_entries(vec![(actor, 3)]).unwrap();
-        let context = CausalContext(KeyContext { position: 9, context, wrote: None });
+        let context = CausalContext(KeyContext { position: 9, context, wrote: Vec::new() });
         assert_eq!(context.to_string().parse(), Ok(context));
         assert!("junk".parse::<CausalContext>().is_err());
     }

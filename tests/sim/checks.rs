@@ -105,3 +105,95 @@ fn a_dot_names_one_value(history: &History, _: &Final, _: u64) -> Vec<String> {
     }
     wrong
 }
+
+mod tests {
+    use std::collections::BTreeSet;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use dynamomini::client::CausalContext;
+    use dynamomini::types::{Epoch, NodeId};
+    use dynamomini::version::{Actor, Context, Dot};
+    use dynamomini::wire::rpc::KeyContext;
+
+    use super::judge;
+    use crate::history::{Final, History, Outcome, Read, Write};
+
+    const NOW_MS: u64 = 1_000;
+
+    fn dot(counter: u64) -> Dot {
+        Dot { actor: Actor { node: NodeId(1), epoch: Epoch(1) }, counter }
+    }
+
+    /// What a read gives that has seen so many writes.
+    fn context(count: u64) -> CausalContext {
+        let context = Context::from_entries(vec![(dot(count).actor, count)]).unwrap();
+        let bytes = postcard::to_stdvec(&KeyContext { position: 1, context, wrote: Vec::new() }).unwrap();
+        URL_SAFE_NO_PAD.encode(bytes).parse().unwrap()
+    }
+
+    fn set(values: &[&str]) -> BTreeSet<String> {
+        values.iter().map(|value| (*value).to_owned()).collect()
+    }
+
+    fn write(value: Option<&str>, seen: &[&str], outcome: Outcome) -> Write {
+        let value = value.map(str::to_owned);
+        Write { key: "k".to_owned(), value, expires: false, seen: set(seen), wrote: set(&[]), outcome }
+    }
+
+    fn read(count: u64, values: &[&str], gone: &[&str]) -> Read {
+        let siblings = values.iter().map(|value| (dot(count), (*value).to_owned())).collect();
+        Read { client: 1, key: "k".to_owned(), context: context(count), siblings, gone: set(gone) }
+    }
+
+    fn found(values: &[(&str, Option<u64>)]) -> Final {
+        let values = values.iter().map(|(value, expiry)| ((*value).to_owned(), *expiry)).collect();
+        Final::from([("k".to_owned(), values)])
+    }
+
+    /// "a" was replaced by "b", of which the client was told; whether "c" was written is not known, and "d" was refused.
+    fn history() -> History {
+        let writes = vec![
+            write(Some("a"), &[], Outcome::Acknowledged),
+            write(Some("b"), &["a"], Outcome::Acknowledged),
+            write(Some("c"), &["a"], Outcome::Unknown),
+            write(Some("d"), &["a"], Outcome::Refused),
+        ];
+        History { writes, reads: vec![read(1, &["a"], &[]), read(2, &["b"], &["a"])] }
+    }
+
+    fn finds(name: &str, history: &History, found: &Final) {
+        let wrong = judge(history, found, NOW_MS);
+        assert!(!wrong.is_empty() && wrong.iter().all(|wrong| wrong.starts_with(name)), "{name}: {wrong:?}");
+    }
+
+    #[test]
+    fn what_may_be_is_found_right() {
+        for values in [&[("b", None)][..], &[("b", None), ("c", None)], &[("b", None), ("c", Some(NOW_MS + 1))]] {
+            assert_eq!(judge(&history(), &found(values), NOW_MS), Vec::<String>::new());
+        }
+        // One that was replaced by a write of which nobody knows what became of it may be there or not.
+        let mut history = history();
+        history.writes.push(write(None, &["b"], Outcome::Unknown));
+        assert_eq!(judge(&history, &found(&[]), NOW_MS), Vec::<String>::new());
+        assert_eq!(judge(&history, &found(&[("b", None)]), NOW_MS), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_check_finds_what_it_is_for() {
+        let right = found(&[("b", None)]);
+        finds("every acknowledged write is there", &history(), &found(&[("c", None)]));
+        finds("nothing replaced or deleted returns", &history(), &found(&[("a", None), ("b", None)]));
+        finds("nothing expired returns", &history(), &found(&[("b", None), ("c", Some(NOW_MS))]));
+        finds("nothing is there that was never written", &history(), &found(&[("b", None), ("e", None)]));
+        finds("no refused write happened", &history(), &found(&[("b", None), ("d", None)]));
+        let with = |read| {
+            let mut history = history();
+            history.reads.push(read);
+            history
+        };
+        finds("nothing replaced or deleted returns", &with(read(3, &["a"], &["a"])), &right);
+        finds("contexts never go back for a client", &with(read(1, &["a"], &[])), &right);
+        finds("a dot names one value", &with(read(2, &["c"], &[])), &right);
+    }
+}

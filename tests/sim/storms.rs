@@ -306,12 +306,13 @@ async fn scenario(simulation: Simulation) -> u64 {
             std::fs::write(log, network.log().join("\n")).unwrap();
         }
         converged(&cluster).await;
+        let began_ms = wall_ms(&simulation);
         let found = read_all(&judge_client).await;
-        let wrong = judge(&history.borrow(), &found, wall_ms(&simulation));
+        let wrong = judge(&history.borrow(), &found, began_ms);
         if let Some(log) = &log {
             std::fs::write(log, network.log().join("\n")).unwrap();
         }
-        assert!(wrong.is_empty(), "after era {era}: {wrong:#?}");
+        assert!(wrong.is_empty(), "after era {era}: {wrong:#?}, found {found:#?}");
     }
     network.trace()
 }
@@ -340,4 +341,36 @@ fn whatever_fails_nothing_is_lost_or_returns_and_all_replicas_become_equal() {
 #[test]
 fn one_seed_gives_one_trace_with_every_kind_of_fault() {
     assert_eq!(run(7), run(7), "seed 7: the runs differ");
+}
+
+/// The budget is what the promise rests on: W nodes that lose what they acknowledged lose writes, and the checks must say so.
+#[test]
+fn as_many_lost_disks_as_acknowledged_a_write_are_found_out() {
+    let wrong = simulate(1, 0.1, |simulation| async move {
+        let setup = Setup { nodes: 3, durability: Some(Durability::EveryBatch), reap_after: None };
+        let mut cluster = Cluster::start_with(simulation.clone(), Conditions::default(), setup).await;
+        let (client, judge_client) = (cluster.client(1).await, cluster.client(9).await);
+        let history = Rc::new(RefCell::new(History::default()));
+        let network = cluster.network.clone();
+        let mut worker = Worker::new(1, &client, simulation.rng("worker"), network, history.clone());
+        cluster.crash(3);
+        let stopped = RefCell::new(false);
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            *stopped.borrow_mut() = true;
+        };
+        tokio::join!(worker.run(&stopped), stop);
+        for node in [1, 2] {
+            cluster.crash(node);
+            cluster.lose_disk(node);
+        }
+        for node in 1..=3 {
+            cluster.start_node(node).await;
+        }
+        converged(&cluster).await;
+        let found = read_all(&judge_client).await;
+        let history = history.borrow();
+        judge(&history, &found, 0)
+    });
+    assert!(wrong.iter().any(|wrong| wrong.starts_with("every acknowledged write is there")), "{wrong:?}");
 }

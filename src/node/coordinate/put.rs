@@ -103,8 +103,8 @@ impl Coordination<'_> {
             None => None,
         };
         // What the writer knows afterwards is what it had read, and its own write; not what the coordinator has beside.
-        let known =
-            KeyContext { position: place.position, context: item.context.context.clone(), wrote: Some(item.request) };
+        let mut known = KeyContext { position: place.position, ..item.context.clone() };
+        known.note(item.request);
         let began = Instant::now();
         let minted = {
             let begin = |reserved: &Reserved| core.reservations.begin(place.slot.clone(), reserved.token);
@@ -167,7 +167,7 @@ impl Coordination<'_> {
             slot: slot_ref(&place.slot),
             condition,
             seen: item.context.context.clone(),
-            after: item.context.wrote,
+            after: item.context.wrote.clone(),
             request: item.request,
             token: 0,
             lease_ms: millis(lease),
@@ -407,7 +407,7 @@ fn check_context(context: &KeyContext, place: &Place) -> Result<(), ServeError> 
     if context.is_empty() {
         return Ok(());
     }
-    if !context.context.is_valid() {
+    if !context.is_valid() {
         return Err(ServeError::Invalid("the causal context is malformed: use one that a read returned".to_owned()));
     }
     if context.position != place.position {

@@ -268,7 +268,7 @@ impl Batch<'_, '_> {
         let seen = mint.seen.as_ref().unwrap_or(&all);
         let new = NewVersion {
             request: mint.request,
-            after: mint.after,
+            after: mint.after.clone(),
             stamp,
             expires_at: mint.expires_at,
             value: mint.value.clone(),

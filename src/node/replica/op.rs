@@ -70,7 +70,7 @@ pub(crate) struct Mint {
     /// The client's name for the write.
     pub(crate) request: RequestId,
     /// The writer's own write before this one.
-    pub(crate) after: Option<RequestId>,
+    pub(crate) after: Vec<RequestId>,
     /// Milliseconds since the Unix epoch from which on it is gone.
     pub(crate) expires_at: Option<u64>,
     /// The value; `None` deletes.
