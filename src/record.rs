@@ -1,8 +1,8 @@
 //! The stored form of one key: format version, checksum, causal context, versions, values.
 //!
 //! Layout: `[format: u8][checksum: u64 LE][body]`, where the body is a postcard header followed by the values one after
-//! another. The checksum (keyed SipHash-1-3) covers the body and the storage key, so a damaged or misplaced record is
-//! recognised on every read. The encoding is canonical: equal states are equal bytes, so the checksum is also the digest
+//! another. The checksum (keyed SipHash-1-3) covers the body, the storage key and the format, so a damaged or misplaced
+//! record is recognised on every read. The encoding is canonical: equal states are equal bytes, so the checksum is also the digest
 //! by which replicas compare what they hold.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -94,7 +94,7 @@ pub fn encode(hash: &ClusterHash, storage_key: &[u8], siblings: &Siblings) -> By
         bytes.put_slice(value);
     }
     bytes[0] = FORMAT;
-    let checksum = hash.checksum(storage_key, &bytes[PREFIX..]);
+    let checksum = checksum(hash, storage_key, FORMAT, &bytes[PREFIX..]);
     bytes[1..PREFIX].copy_from_slice(&checksum.to_le_bytes());
     bytes.freeze()
 }
@@ -115,10 +115,16 @@ pub fn decode(hash: &ClusterHash, storage_key: &[u8], record: &Bytes) -> Result<
 pub fn check(hash: &ClusterHash, storage_key: &[u8], record: &Bytes) -> Result<(), RecordError> {
     let format = *record.first().ok_or(RecordError::Damaged)?;
     let stored = digest(record).ok_or(RecordError::Damaged)?;
-    if stored != hash.checksum(storage_key, &record[PREFIX..]) {
+    if stored != checksum(hash, storage_key, format, &record[PREFIX..]) {
         return Err(RecordError::Damaged);
     }
     if format == FORMAT { Ok(()) } else { Err(RecordError::UnknownFormat(format)) }
+}
+
+/// The format counts, from the first one on: a damaged number must not look like a later version's record, which nobody
+/// would repair.
+fn checksum(hash: &ClusterHash, storage_key: &[u8], format: u8, body: &[u8]) -> u64 {
+    hash.checksum(storage_key, body).wrapping_add(u64::from(format.wrapping_sub(1)))
 }
 
 /// The digest of a record, as it was stored: equal for equal states. `None` when the bytes are too short.
@@ -171,7 +177,7 @@ mod tests {
             let actor = Actor { node: NodeId(sequence % 3), epoch: Epoch(9) };
             let new = NewVersion {
                 request: RequestId { client: 5, sequence },
-                after: None,
+                after: Vec::new(),
                 stamp: Stamp::at(1_000 + sequence),
                 expires_at: (sequence % 2 == 0).then_some(sequence),
                 value: value.clone().map(Bytes::from),
@@ -200,7 +206,19 @@ mod tests {
     fn a_later_format_is_named_not_guessed() {
         let mut record = encode(&hash(), b"a", &siblings(&[Some(vec![1])])).to_vec();
         record[0] = 9;
+        let whole = checksum(&hash(), b"a", 9, &record[PREFIX..]);
+        record[1..PREFIX].copy_from_slice(&whole.to_le_bytes());
         assert_eq!(decode(&hash(), b"a", &record.into()), Err(RecordError::UnknownFormat(9)));
+    }
+
+    #[test]
+    fn a_bit_that_flips_is_damage_wherever_it_is() {
+        let record = encode(&hash(), b"a", &siblings(&[Some(vec![1]), None]));
+        for at in 0..record.len() * 8 {
+            let mut bent = record.to_vec();
+            bent[at / 8] ^= 1 << (at % 8);
+            assert_eq!(check(&hash(), b"a", &bent.into()), Err(RecordError::Damaged), "bit {at}");
+        }
     }
 
     #[test]

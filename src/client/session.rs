@@ -173,7 +173,7 @@ mod tests {
     fn context(dots: &[Dot]) -> CausalContext {
         let mut context = Context::new();
         dots.iter().for_each(|dot| context.add(*dot));
-        CausalContext(KeyContext { position: 0, context, wrote: None })
+        CausalContext(KeyContext { position: 0, context, wrote: Vec::new() })
     }
 
     #[test]

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use crate::types::{Condition, Consistency, Invalid};
-use crate::version::{Dot, Stamp};
+use crate::version::{Causality, Dot, Stamp};
 use crate::wire::rpc::{GetDone, KeyContext, PutDone, SiblingInfo};
 
 /// What a client has read of one key, to be carried into its next write of that key: the write then supersedes exactly
@@ -21,6 +21,12 @@ impl CausalContext {
     /// Whether nothing was read: a write under it is concurrent with whatever is there.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether what was read under this one includes all that was read under the other: a read whose context covers that
+    /// of an earlier read of the same key has not gone back behind it.
+    pub fn covers(&self, other: &Self) -> bool {
+        matches!(other.0.context.compare(&self.0.context), Causality::Before | Causality::Equal)
     }
 }
 
@@ -36,7 +42,7 @@ impl FromStr for CausalContext {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok();
         let context = bytes.and_then(|bytes| postcard::from_bytes::<KeyContext>(&bytes).ok());
-        let context = context.filter(|context| context.context.is_valid());
+        let context = context.filter(KeyContext::is_valid);
         context.map(Self).ok_or_else(|| Invalid::new("causal context", text, "the text that a get or put returned"))
     }
 }
@@ -165,7 +171,7 @@ mod tests {
     fn contexts_have_a_text_form() {
         let actor = Actor { node: NodeId(7), epoch: Epoch(8) };
         let context = Context::from_entries(vec![(actor, 3)]).unwrap();
-        let context = CausalContext(KeyContext { position: 9, context, wrote: None });
+        let context = CausalContext(KeyContext { position: 9, context, wrote: Vec::new() });
         assert_eq!(context.to_string().parse(), Ok(context));
         assert!("junk".parse::<CausalContext>().is_err());
     }

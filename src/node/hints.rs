@@ -212,6 +212,19 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
     let _work = core.works.begin();
     let slot = marker::record_slot(&key).ok_or_else(broken)?;
     let record = core.replica.fetch(vec![slot.clone()]).await?.pop().flatten();
+    let drop_with = drop_with(core, &slot);
+    if let Some(record) = &record
+        && let Err(error) = core.replica.verify(&core.hash, slot.partition, &slot.key, record)
+    {
+        if drop_with.is_none() {
+            // The other owners repair it; then it can be handed over.
+            return Err(ServeError::Internal(error.to_string()));
+        }
+        // Nobody compares what a stand-in holds, so what it cannot read would lie here for ever.
+        tracing::warn!(%target, partition = %slot.partition, "what was kept for an owner cannot be read and is dropped");
+        let marked = Marker::decode(&value).map_or(0, |marker| marker.digest);
+        return core.replica.hint_done(HintDone { slot, target, marked, delivered: None, drop_with }).await;
+    }
     let Some(Marker { digest: marked, .. }) = Marker::decode(&value) else {
         // Its place says all that is needed to make it anew, or to forget it when there is nothing to hand over.
         tracing::warn!(%target, partition = %slot.partition, "a damaged hint is made anew");
@@ -223,8 +236,6 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
         };
     };
     if let Some(record) = &record {
-        let verified = core.replica.verify(&core.hash, slot.partition, &slot.key, record);
-        verified.map_err(|error| ServeError::Internal(error.to_string()))?;
         let write =
             ReplicaWrite { slot: slot_ref(&slot), record: Blob(record.clone()), hints: Vec::new(), reservation: None };
         let by = By::itself(core.timeouts.replica);
@@ -233,7 +244,6 @@ async fn deliver_one(core: &Arc<Core>, target: NodeId, key: Bytes, value: Bytes)
         outcomes.into_iter().collect::<Result<Vec<()>, ServeError>>()?;
     }
     let delivered = record.as_deref().and_then(record::digest);
-    let drop_with = drop_with(core, &slot);
     core.replica.hint_done(HintDone { slot, target, marked, delivered, drop_with }).await
 }
 

@@ -278,7 +278,11 @@ impl Meters {
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
             ("scans", "Pages scanned through this node as coordinator.", &self.scans),
-            ("forwarded", "Writes handed to an owner, since this node is none.", &self.forwarded),
+            (
+                "forwarded",
+                "Writes handed to another owner, since this node is none or its storage takes no writes.",
+                &self.forwarded,
+            ),
             ("quorum_failures", "Reads and writes whose quorum was not met.", &self.quorum_failures),
             ("digest_mismatches", "Reads that met replicas in different states.", &self.digest_mismatches),
             ("read_repairs", "Replicas that reads brought up to date.", &self.read_repairs),

@@ -37,7 +37,7 @@ pub(crate) async fn read(core: &Core) -> Vec<Family> {
 /// What it is, and whether it is ready.
 fn about(core: &Core) -> Vec<Family> {
     let build = Family::new("dynamomini_build_info", "The program's version and the kind of storage; the value is 1.");
-    let labels = [("version", env!("CARGO_PKG_VERSION")), ("engine", status::engine(&core.engine))];
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("engine", core.engine.name())];
     let ready = u64::from(readiness::obstacles(core).is_empty());
     let mut families = vec![
         build.with(labels, Value::Gauge(1.0)),

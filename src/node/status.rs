@@ -5,7 +5,7 @@ use crate::node::core::Core;
 use crate::node::meters::{Call, Kind};
 use crate::node::readiness;
 use crate::node::sync;
-use crate::store::{Engine, Health, StoreSize};
+use crate::store::{Health, StoreSize};
 use crate::swim::StorageHealth;
 use crate::wire::rpc::NodeStatus;
 
@@ -17,7 +17,7 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         node: view.info().node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: core.started.elapsed().as_secs(),
-        engine: engine(&core.engine).to_owned(),
+        engine: core.engine.name().to_owned(),
         epoch: core.engine.epoch(),
         health: health(&core.engine.health()),
         keys: size.keys,
@@ -49,15 +49,6 @@ fn used<const N: usize>(distributions: [(&str, Distribution); N]) -> Vec<(String
 pub(crate) async fn size(core: &Core) -> Option<StoreSize> {
     let engine = core.engine.clone();
     core.size.read(&core.rest, || async move { engine.size().await }).await
-}
-
-pub(crate) fn engine(engine: &Engine) -> &'static str {
-    match engine {
-        Engine::Memory(_) => "memory",
-        Engine::Embedded(_) => "embedded",
-        #[cfg(feature = "redis")]
-        Engine::Redis(_) => "redis",
-    }
 }
 
 /// The grade of a storage's health, as it is spread and shown.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::env::Env;
+use crate::store::Warning;
 use crate::types::Epoch;
 
 /// How far a storage has come, as it says itself.
@@ -33,8 +34,19 @@ pub(crate) struct Memo {
     pub(crate) clean: bool,
     /// Whether each write was durable before it was acknowledged.
     pub(crate) synced: bool,
-    /// The server's name for its own run; empty for an engine without a server.
+    /// The name of the run that began with nothing in memory: of the server, or of the machine, empty if unknown.
     pub(crate) run: String,
+}
+
+/// What a storage says of itself, written anew with every batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seal {
+    /// How far it has come.
+    pub(crate) mark: Mark,
+    /// Whether it was closed in order.
+    pub(crate) clean: bool,
+    /// Whether each write of the session was durable before it was acknowledged.
+    pub(crate) synced: bool,
 }
 
 /// What to do with the epoch.
@@ -63,6 +75,42 @@ pub(crate) fn judge(mark: Option<&Mark>, memo: Option<&Memo>, whole: bool) -> Ve
         Verdict::Renew("the storage may have lost writes in a crash")
     } else {
         Verdict::Keep(mark.epoch)
+    }
+}
+
+/// The mark of the session that begins, and why its epoch is new if it is. Arguments as for [`judge`].
+pub(crate) fn succeed(env: &Env, mark: Option<Mark>, memo: Option<&Memo>, whole: bool) -> (Mark, Verdict) {
+    let verdict = judge(mark.as_ref(), memo, whole);
+    let known = [mark, memo.map(|memo| memo.mark)];
+    let epoch = match verdict {
+        Verdict::Keep(epoch) => epoch,
+        Verdict::Renew(_) => fresh(env, &known.map(|mark| mark.map(|mark| mark.epoch))),
+    };
+    let above = |part: fn(Mark) -> u64| known.into_iter().flatten().map(part).max().unwrap_or(0) + 1;
+    (Mark { epoch, boot: above(|mark| mark.boot), commits: above(|mark| mark.commits) }, verdict)
+}
+
+/// The same for a storage on a disk of this machine. `run` names the machine's run: a process that is killed loses
+/// nothing that the system has, but of a machine that went down nobody knows whether its disk had written all that it
+/// said it had. `intact` says that the files end where an interrupted batch would end them.
+pub(crate) fn succeed_on_disk(
+    env: &Env,
+    seal: Option<Seal>,
+    memo: Option<&Memo>,
+    run: &str,
+    intact: bool,
+) -> (Mark, Verdict) {
+    let same_run = memo.is_some_and(|memo| memo.run == run);
+    let whole = intact && seal.is_some_and(|seal| seal.clean || (seal.synced && same_run));
+    succeed(env, seal.map(|seal| seal.mark), memo, whole)
+}
+
+impl Verdict {
+    /// What the operator is told of a storage that was used before.
+    pub(crate) fn warning(self) -> Option<Warning> {
+        let Self::Renew(reason) = self else { return None };
+        let remedy = "nothing is to be done; what is missing comes back from the other replicas";
+        Some(Warning::new(format!("the storage epoch was renewed: {reason}"), remedy))
     }
 }
 
@@ -103,6 +151,19 @@ mod tests {
         for (case, verdict) in renewed.into_iter().enumerate() {
             assert!(matches!(verdict, Verdict::Renew(_)), "case {case} kept the epoch");
         }
+    }
+
+    #[test]
+    fn after_a_crash_of_the_machine_the_epoch_is_new_and_after_one_of_the_process_only_if_writes_were_not_synced() {
+        let env = Env::real();
+        let remembered = memo(|memo| memo.run = "first".to_owned());
+        let epoch_of = |clean, synced, run: &str| {
+            succeed_on_disk(&env, Some(Seal { mark: MARK, clean, synced }), Some(&remembered), run, true).0.epoch
+        };
+        assert_eq!(epoch_of(false, true, "first"), MARK.epoch, "the process was killed");
+        assert_eq!(epoch_of(true, false, "second"), MARK.epoch, "it was closed in order before");
+        assert_ne!(epoch_of(false, true, "second"), MARK.epoch, "a disk may say that it wrote what it did not");
+        assert_ne!(epoch_of(false, false, "first"), MARK.epoch, "what was not synced may be gone");
     }
 
     #[test]

@@ -2,8 +2,6 @@
 //!
 //! It survives nothing, so each opening is a new epoch.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -21,6 +19,7 @@ use crate::store::StoreError;
 use crate::store::StoreIdentity;
 use crate::store::StoreSize;
 use crate::store::epoch;
+use crate::store::records::Records;
 use crate::types::Epoch;
 use crate::types::PartitionId;
 use crate::types::Partitions;
@@ -37,22 +36,20 @@ pub struct Memory {
 struct State {
     epoch: Epoch,
     closed: bool,
-    bytes: u64,
-    records: BTreeMap<(PartitionId, Bytes), Bytes>,
+    records: Records,
 }
 
 impl Memory {
     /// An empty storage.
     pub fn new(identity: &StoreIdentity, env: &Env) -> Self {
-        let state = State { epoch: epoch::fresh(env, &[]), closed: false, bytes: 0, records: BTreeMap::new() };
+        let state = State { epoch: epoch::fresh(env, &[]), closed: false, records: Records::default() };
         Self { partitions: identity.partitions, env: env.clone(), state: Arc::new(Mutex::new(state)) }
     }
 
     /// Loses everything, as a disk that was replaced: the epoch is new.
     pub fn wipe(&self) -> Epoch {
         let mut state = self.lock();
-        state.records.clear();
-        state.bytes = 0;
+        state.records = Records::default();
         state.epoch = epoch::fresh(&self.env, &[Some(state.epoch)]);
         state.epoch
     }
@@ -72,8 +69,7 @@ impl Memory {
     }
 
     pub(super) async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        let state = self.open()?;
-        Ok(slots.iter().map(|slot| state.records.get(&(slot.partition, slot.key.clone())).cloned()).collect())
+        Ok(self.open()?.records.get_many(slots))
     }
 
     pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
@@ -81,46 +77,19 @@ impl Memory {
         if state.epoch != epoch {
             return Err(StoreError::EpochChanged);
         }
-        for mutation in batch {
-            match mutation {
-                Mutation::Put { slot, value } => state.put((slot.partition, slot.key), value),
-                Mutation::Delete { slot } => state.delete(&(slot.partition, slot.key)),
-            }
-        }
+        state.records.apply(batch);
         Ok(())
     }
 
     pub(super) async fn scan(&self, range: ScanRange) -> Result<ScanPage, StoreError> {
-        let state = self.open()?;
-        let lower = match range.after {
-            Some(after) => Bound::Excluded((range.partition, after)),
-            None => Bound::Included((range.partition, range.prefix.clone())),
-        };
-        let mut page = ScanPage::default();
-        let mut bytes = 0;
-        for ((partition, key), value) in state.records.range((lower, Bound::Unbounded)) {
-            if *partition != range.partition || !key.starts_with(&range.prefix) {
-                return Ok(page);
-            }
-            if page.items.len() == range.limit || bytes >= range.bytes.max(1) {
-                page.more = true;
-                return Ok(page);
-            }
-            bytes += key.len() + value.len();
-            page.items.push((key.clone(), value.clone()));
-        }
-        Ok(page)
+        Ok(self.open()?.records.scan(range))
     }
 
     pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
         let mut state = self.open()?;
-        let mut gone = 0;
-        let range = (partition, Bytes::new())..(PartitionId(partition.0 + 1), Bytes::new());
-        let keys: Vec<_> = state.records.range(range).map(|(key, _)| key.clone()).collect();
-        for key in keys {
-            state.delete(&key);
-            gone += 1;
-        }
+        let keys = state.records.keys(partition);
+        let gone = keys.len() as u64;
+        state.records.apply(keys.into_iter().map(|key| Mutation::Delete { slot: Slot { partition, key } }).collect());
         Ok(gone)
     }
 
@@ -129,8 +98,7 @@ impl Memory {
     }
 
     pub(super) async fn size(&self) -> Result<StoreSize, StoreError> {
-        let state = self.open()?;
-        Ok(StoreSize { keys: state.records.len() as u64, bytes: state.bytes })
+        Ok(self.open()?.records.size())
     }
 
     pub(super) fn health(&self) -> Health {
@@ -143,7 +111,7 @@ impl Memory {
     pub(super) async fn close(self) -> Result<(), StoreError> {
         let mut state = self.open()?;
         state.closed = true;
-        state.records.clear();
+        state.records = Records::default();
         Ok(())
     }
 
@@ -154,20 +122,5 @@ impl Memory {
     fn open(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         let state = self.lock();
         if state.closed { Err(StoreError::Unavailable("it was closed".to_owned())) } else { Ok(state) }
-    }
-}
-
-impl State {
-    fn put(&mut self, key: (PartitionId, Bytes), value: Bytes) {
-        self.bytes += (key.1.len() + value.len()) as u64;
-        if let Some(old) = self.records.insert(key.clone(), value) {
-            self.bytes -= (key.1.len() + old.len()) as u64;
-        }
-    }
-
-    fn delete(&mut self, key: &(PartitionId, Bytes)) {
-        if let Some(old) = self.records.remove(key) {
-            self.bytes -= (key.1.len() + old.len()) as u64;
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The storage of one node: bytes in, bytes out, in atomic batches.
 //!
 //! Three engines behind one closed enum, [`Engine`]: memory, an embedded database, and a Redis server of the node's
-//! own. The room knows neither versions nor peers; it never expires or merges anything. What it does know about
+//! own. A fourth, in tests only (feature `simulation`), is a model of an engine whose disk fails from a seed. The room knows neither versions nor peers; it never expires or merges anything. What it does know about
 //! time's arrow is the storage epoch: an engine renews it whenever it may have lost what it once held (see
 //! [`epoch`](Engine::epoch)), and refuses batches that were decided under another.
 //!
@@ -16,8 +16,11 @@ mod files;
 mod health;
 mod memo;
 mod memory;
+mod records;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(test, feature = "simulation"))]
+mod simulated;
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -49,6 +52,16 @@ pub use health::Health;
 pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::Redis;
+#[cfg(any(test, feature = "simulation"))]
+pub use simulated::Damage;
+#[cfg(any(test, feature = "simulation"))]
+pub use simulated::Disk;
+#[cfg(any(test, feature = "simulation"))]
+pub use simulated::DiskCopy;
+#[cfg(any(test, feature = "simulation"))]
+pub use simulated::DiskFaults;
+#[cfg(any(test, feature = "simulation"))]
+pub use simulated::Simulated;
 
 /// Where a record lies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +159,9 @@ pub enum Engine {
     /// A Redis server.
     #[cfg(feature = "redis")]
     Redis(Redis),
+    /// A model of an engine on a disk that fails as a test wants it to.
+    #[cfg(any(test, feature = "simulation"))]
+    Simulated(Simulated),
 }
 
 /// Calls the same method of whichever engine it is.
@@ -156,6 +172,8 @@ macro_rules! each {
             Engine::Embedded($inner) => $call,
             #[cfg(feature = "redis")]
             Engine::Redis($inner) => $call,
+            #[cfg(any(test, feature = "simulation"))]
+            Engine::Simulated($inner) => $call,
         }
     };
 }
@@ -285,6 +303,30 @@ impl Engine {
     /// As [`Engine::get_many`].
     pub async fn size(&self) -> Result<StoreSize, StoreError> {
         each!(self, engine => engine.size().await)
+    }
+
+    /// What kind of engine it is, for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Embedded(_) => "embedded",
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => "redis",
+            #[cfg(any(test, feature = "simulation"))]
+            Self::Simulated(_) => "simulated",
+        }
+    }
+
+    /// Whether what it has flushed stays, as far as a disk keeps its word. Redis syncs by rules of its own, and may come
+    /// back with what it had an hour ago.
+    pub fn keeps_what_it_flushed(&self) -> bool {
+        match self {
+            Self::Memory(_) | Self::Embedded(_) => true,
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => false,
+            #[cfg(any(test, feature = "simulation"))]
+            Self::Simulated(_) => true,
+        }
     }
 
     /// How well the storage is, as last seen; cheap.

@@ -40,9 +40,10 @@ impl Version {
 pub struct NewVersion {
     /// The client's name for the request.
     pub request: RequestId,
-    /// The writer's own write before this one, if its context comes from that write and not from a read: a version
-    /// vector alone cannot name it without naming what its actor issued before it, which the writer may not have seen.
-    pub after: Option<RequestId>,
+    /// The writes that this one's writer has made or read, the latest last. A version vector alone cannot name its own
+    /// without naming what its actor issued before it, which the writer may not have seen; nor the twin of one that was
+    /// coordinated twice, nor can a coordinator that has not heard of a write yet tell who made it.
+    pub after: Vec<RequestId>,
     /// The coordinator's stamp; raised where needed, so that it exceeds those of the versions already here.
     pub stamp: Stamp,
     /// Milliseconds since the Unix epoch from which on it counts as deleted.
@@ -132,16 +133,23 @@ impl Siblings {
     }
 
     /// What a writer with this context has not seen, tombstones among it. A write that was coordinated twice has been seen
-    /// with either of its versions; `after` is the writer's own write before.
-    pub fn unseen<'a>(&'a self, seen: &'a Context, after: Option<RequestId>) -> impl Iterator<Item = &'a Version> {
+    /// with either of its versions; `after` are the writes that the writer has made or read.
+    pub fn unseen<'a>(&'a self, seen: &'a Context, after: &[RequestId]) -> impl Iterator<Item = &'a Version> {
         let known: BTreeSet<RequestId> = self
             .versions
             .iter()
             .filter(|version| seen.covers(version.dot))
             .map(|version| version.request)
-            .chain(after)
+            .chain(after.iter().copied())
             .collect();
         self.current().filter(move |version| !seen.covers(version.dot) && !known.contains(&version.request))
+    }
+
+    /// The writes that whoever reads this has seen: first what was superseded lately, then what is here, the latest last.
+    pub fn writes_seen(&self) -> Vec<RequestId> {
+        let mut versions: Vec<&Version> = self.versions.iter().collect();
+        versions.sort_by_key(|version| (version.stamp, version.dot));
+        writes_of(&versions)
     }
 
     /// Whether this write was done, though it may have been superseded since.
@@ -194,8 +202,8 @@ impl Siblings {
 
     /// Removes the versions that were seen, with their twins from other coordinators and what those superseded. Returns
     /// the requests that are superseded, the latest last.
-    fn supersede(&mut self, seen: &Context, after: Option<RequestId>) -> Vec<RequestId> {
-        let mut requests: Vec<RequestId> = after.into_iter().collect();
+    fn supersede(&mut self, seen: &Context, after: Vec<RequestId>) -> Vec<RequestId> {
+        let mut requests = after;
         loop {
             let (mut gone, kept): (Vec<Version>, Vec<Version>) = std::mem::take(&mut self.versions)
                 .into_iter()
@@ -205,8 +213,8 @@ impl Siblings {
                 break;
             }
             gone.sort_by_key(|version| (version.stamp, version.dot));
-            let found = gone.iter().flat_map(|version| version.supersedes.iter().chain([&version.request]));
-            let found: Vec<RequestId> = found.copied().filter(|request| !requests.contains(request)).collect();
+            let mut found = writes_of(&gone.iter().collect::<Vec<_>>());
+            found.retain(|request| !requests.contains(request));
             requests.splice(..0, found);
         }
         requests.drain(..requests.len().saturating_sub(limits::SUPERSEDED_MAX));
@@ -231,4 +239,13 @@ impl Siblings {
     pub fn compare(&self, other: &Self) -> Causality {
         self.context.compare(&other.context)
     }
+}
+
+/// The writes of these versions, without repetition: first those that they superseded, which matter less when there is no room
+/// for all, then their own.
+fn writes_of(versions: &[&Version]) -> Vec<RequestId> {
+    let own: Vec<RequestId> = versions.iter().map(|version| version.request).collect();
+    let before = versions.iter().flat_map(|version| &version.supersedes).filter(|request| !own.contains(request));
+    let mut seen = BTreeSet::new();
+    before.chain(&own).copied().filter(|request| seen.insert(*request)).collect()
 }

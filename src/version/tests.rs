@@ -13,7 +13,7 @@ fn actor(node: u64) -> Actor {
 fn write(sequence: u64, value: &'static str) -> NewVersion {
     NewVersion {
         request: RequestId { client: 1, sequence },
-        after: None,
+        after: Vec::new(),
         stamp: Stamp::at(sequence),
         expires_at: None,
         value: Some(Bytes::from_static(value.as_bytes())),
@@ -232,16 +232,34 @@ fn a_write_that_two_coordinated_has_been_seen_with_either_of_its_versions() {
     let read = a.context().clone();
     b.put(&Context::new(), write(1, "x"), actor(2), 0);
     a.merge(&b);
-    assert_eq!(a.unseen(&read, None).count(), 0, "its twin is the same write");
+    assert_eq!(a.unseen(&read, &[]).count(), 0, "its twin is the same write");
     // The writer deletes it where only one of the two is; the other comes later and stays hidden.
     let mut deleted = Siblings::new();
     deleted.put(&Context::new(), write(1, "x"), actor(1), 0);
-    let delete = NewVersion { value: None, after: Some(RequestId { client: 1, sequence: 1 }), ..write(2, "") };
+    let delete = NewVersion { value: None, after: vec![RequestId { client: 1, sequence: 1 }], ..write(2, "") };
     deleted.put(&Context::new(), delete, actor(1), 0);
     let seen = deleted.context().clone();
     deleted.merge(&b);
     assert_eq!(deleted.versions().len(), 2);
-    assert!(deleted.live(0).next().is_none() && deleted.unseen(&seen, None).next().is_none());
+    assert!(deleted.live(0).next().is_none() && deleted.unseen(&seen, &[]).next().is_none());
     assert!(deleted.has_done(RequestId { client: 1, sequence: 1 }), "it was done, and superseded");
     assert!(!deleted.has_done(RequestId { client: 1, sequence: 3 }));
+}
+
+#[test]
+fn a_coordinator_that_has_not_heard_of_what_was_read_hides_its_twin_all_the_same() {
+    let (mut read, mut twin, mut behind) = (Siblings::new(), Siblings::new(), Siblings::new());
+    read.put(&Context::new(), write(1, "first"), actor(1), 0);
+    let seen = read.context().clone();
+    read.put(&seen, write(2, "second"), actor(1), 0);
+    let writes = read.writes_seen();
+    assert_eq!(writes, [1, 2].map(|sequence| RequestId { client: 1, sequence }));
+    behind.put(&read.context().clone(), NewVersion { after: writes, ..write(3, "third") }, actor(2), 0);
+    // The attempts at the first two that were thought lost.
+    twin.put(&Context::new(), write(1, "first"), actor(3), 0);
+    behind.merge(&twin);
+    let mut late = Siblings::new();
+    late.put(&Context::new(), write(2, "second"), actor(4), 0);
+    behind.merge(&late);
+    assert_eq!(values(&behind), ["third"]);
 }

@@ -136,14 +136,28 @@ pub struct KeyContext {
     pub position: u64,
     /// What has been seen.
     pub context: Context,
-    /// The reader's own write, when this comes from a write: it is superseded too, wherever it is.
-    pub wrote: Option<RequestId>,
+    /// The writes whose values were read, and the reader's own, the latest last: at most [`limits::SUPERSEDED_MAX`]. A write
+    /// that was coordinated twice has two names, of which the context may cover one; by these the other is superseded too,
+    /// wherever it is.
+    pub wrote: Vec<RequestId>,
 }
 
 impl KeyContext {
+    /// Whether it keeps the limits of a context.
+    pub fn is_valid(&self) -> bool {
+        self.context.is_valid() && self.wrote.len() <= limits::SUPERSEDED_MAX
+    }
+
+    /// Adds the latest write that was read or made; beyond the limit the earliest is forgotten.
+    pub fn note(&mut self, write: RequestId) {
+        self.wrote.retain(|one| *one != write);
+        self.wrote.push(write);
+        self.wrote.drain(..self.wrote.len().saturating_sub(limits::SUPERSEDED_MAX));
+    }
+
     /// Whether it names nothing.
     pub fn is_empty(&self) -> bool {
-        self.context.is_empty() && self.wrote.is_none()
+        self.context.is_empty() && self.wrote.is_empty()
     }
 }
 
@@ -235,7 +249,7 @@ pub struct ReserveRequest {
     /// What the writer has seen.
     pub seen: Context,
     /// The writer's own write before this one.
-    pub after: Option<RequestId>,
+    pub after: Vec<RequestId>,
     /// The write itself: its own earlier attempt does not count against it.
     pub request: RequestId,
     /// What the reservation is known by.

@@ -38,7 +38,7 @@ async fn ask(address: &str, request: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-async fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: &str, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
     ask(address, &request).await.unwrap_or_else(|| panic!("no answer to {path}"))
 }

@@ -25,4 +25,5 @@ mod failure;
 mod membership;
 mod refusals;
 mod restart;
+mod storage;
 mod sync;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::processes::{Cluster, complaint, eventually, has_redis, is_there, program, run, send};
 
 /// What one node holds of a member.
-async fn held(client: &Client, name: &str) -> Option<MemberStatus> {
+pub(crate) async fn held(client: &Client, name: &str) -> Option<MemberStatus> {
     let report = client.members().await.ok()?;
     report.members.into_iter().find(|member| member.name.as_str() == name)
 }

@@ -73,7 +73,11 @@ fn id(pid: u32) -> Pid {
 
 /// The program with these arguments, without settings from the environment of whoever runs the tests.
 pub(crate) fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    command(PROGRAM, arguments)
+}
+
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DYNAMOMINI_") {
             command.env_remove(name);
@@ -259,7 +263,23 @@ impl Cluster {
 
     /// Starts a node by hand, as `dev` says it can be, without waiting for it.
     pub(crate) fn launch(&mut self, node: usize) {
-        let mut command = program(&["node", "--config", self.text(node, "config")]);
+        let command = program(&["node", "--config", self.text(node, "config")]);
+        self.launch_as(node, command);
+    }
+
+    /// Starts a node by hand behind another program, which must become the node's process.
+    pub(crate) fn launch_behind(&mut self, node: usize, wrapper: &[&str]) {
+        let rest = [&wrapper[1..], &[PROGRAM, "node", "--config", self.text(node, "config")]].concat();
+        let command = command(wrapper[0], &rest);
+        self.launch_as(node, command);
+    }
+
+    /// The process of a node that was started by hand.
+    pub(crate) fn launched(&self, node: usize) -> u32 {
+        self.by_hand[&format!("pid {node}")].id()
+    }
+
+    fn launch_as(&mut self, node: usize, mut command: Command) {
         let log = PathBuf::from(self.text(node, "dir")).join("node.log");
         command.stderr(OpenOptions::new().append(true).open(log).unwrap());
         self.by_hand.insert(format!("pid {node}"), command.spawn().unwrap());

@@ -1,29 +1,28 @@
-//! Whole clusters: real nodes and a real client over the simulated network, judged by what a user may rely on.
+//! Whole clusters: real nodes and real clients over the simulated network, on memory or on simulated disks, and what can be
+//! done to them. Judges nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamomini::client::{Client, ClientBuilder, ClientError, GetOptions, Hedging, PutOptions};
+use dynamomini::client::{Client, ClientBuilder, Hedging};
 use dynamomini::env::Env;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
 use dynamomini::node::{Bounds, Node, Oversight, Parts, Timeouts};
-use dynamomini::store::{Engine, StoreConfig, StoreIdentity};
+use dynamomini::store::{Disk, Durability, Engine, Simulated, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
-use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
-use dynamomini::version::Dot;
+use dynamomini::types::{Namespace, NamespacePolicy, NodeName, Partitions};
 use dynamomini::wire::gossip::MemberState;
 use dynamomini::wire::rpc::{ClusterInfo, MemberInfo};
-use rand::RngExt;
-use rand::rngs::StdRng;
+use tempfile::TempDir;
 
 use crate::certs::Authority;
 use crate::network::{Conditions, Network};
 use crate::provider::provider;
-use crate::world::{SimWorld, Simulation, simulate};
+use crate::world::{SimWorld, Simulation};
 
 fn settings() -> TransportSettings {
     TransportSettings {
@@ -31,6 +30,29 @@ fn settings() -> TransportSettings {
         idle_timeout: Duration::from_secs(2),
         ..TransportSettings::default()
     }
+}
+
+/// What a cluster is made of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Setup {
+    /// Its founding members.
+    pub(crate) nodes: usize,
+    /// When nodes drop what has been dead for so long, if ever.
+    pub(crate) reap_after: Option<Duration>,
+    /// When storage on simulated disks is synced; without it, nodes keep their records in memory.
+    pub(crate) durability: Option<Durability>,
+    /// How much clients may have each node do, where it is not the usual.
+    pub(crate) bounds: Option<Bounds>,
+    /// The same for some nodes.
+    pub(crate) bounds_of: BTreeMap<usize, Bounds>,
+}
+
+/// What is left of a node when its process ends.
+pub(crate) struct Host {
+    pub(crate) disk: Disk,
+    /// What the node notes beside its storage: real files, of which nothing depends on where they are.
+    files: TempDir,
+    skew_ms: i64,
 }
 
 /// A simulated cluster: its members and what they need to be started again.
@@ -41,11 +63,8 @@ pub(crate) struct Cluster {
     pub(crate) info: ClusterInfo,
     running: BTreeMap<usize, Running>,
     lives: u32,
-    reap_after: Option<Duration>,
-    /// How much clients may have each node do.
-    pub(crate) bounds: Bounds,
-    /// The same for some nodes.
-    pub(crate) bounds_of: BTreeMap<usize, Bounds>,
+    setup: Setup,
+    hosts: BTreeMap<usize, Host>,
 }
 
 /// One life of a node.
@@ -65,28 +84,14 @@ fn gossip_address(number: usize) -> SocketAddr {
 }
 
 impl Cluster {
-    /// Starts a cluster whose founding members these are.
+    /// Starts a cluster whose founding members these are, with records in memory.
     pub(crate) async fn start(simulation: Simulation, conditions: Conditions, nodes: usize) -> Self {
-        Self::start_reaping(simulation, conditions, nodes, None).await
+        Self::start_with(simulation, conditions, Setup { nodes, ..Setup::default() }).await
     }
 
-    /// The same, whose nodes drop what has been dead for so long.
-    pub(crate) async fn start_reaping(
-        simulation: Simulation,
-        conditions: Conditions,
-        nodes: usize,
-        reap_after: Option<Duration>,
-    ) -> Self {
-        Self::start_with(simulation, conditions, nodes, |cluster| cluster.reap_after = reap_after).await
-    }
-
-    /// The same, with whatever is to be different.
-    pub(crate) async fn start_with(
-        simulation: Simulation,
-        conditions: Conditions,
-        nodes: usize,
-        change: impl FnOnce(&mut Self),
-    ) -> Self {
+    /// Starts a cluster.
+    pub(crate) async fn start_with(simulation: Simulation, conditions: Conditions, setup: Setup) -> Self {
+        let nodes = setup.nodes;
         let network = Network::new(&simulation, conditions);
         let member = |number| MemberInfo {
             name: NodeName::new(format!("n{number}")).unwrap(),
@@ -103,17 +108,15 @@ impl Cluster {
         };
         let authority = Authority::new("simulated");
         let running = BTreeMap::new();
-        let (bounds, bounds_of) = (Bounds::CLIENTS, BTreeMap::new());
-        let mut cluster =
-            Self { simulation, network, authority, info, running, lives: 0, reap_after: None, bounds, bounds_of };
-        change(&mut cluster);
+        let hosts = BTreeMap::new();
+        let mut cluster = Self { simulation, network, authority, info, running, lives: 0, setup, hosts };
         for number in 1..=nodes {
             cluster.start_node(number).await;
         }
         cluster
     }
 
-    /// Starts a node with empty storage, as after the loss of its disk.
+    /// Starts a node, on its disk if it has one; one in memory has nothing, as after the loss of its disk.
     pub(crate) async fn start_node(&mut self, number: usize) {
         self.lives += 1;
         let name = format!("n{number}");
@@ -125,7 +128,7 @@ impl Cluster {
             node: cluster.node.clone(),
             partitions: cluster.partitions,
         };
-        let (engine, _) = Engine::open(&StoreConfig::Memory, &identity, &world.env()).await.unwrap();
+        let engine = self.open(number, &identity, &world).await;
         let parts = Parts {
             gossip: Some(self.gossip(number)),
             cluster,
@@ -134,16 +137,50 @@ impl Cluster {
             links: LinkSettings::default(),
             timeouts: Timeouts {
                 replica: Duration::from_millis(500),
-                reap_after: self.reap_after,
+                reap_after: self.setup.reap_after,
                 ..Timeouts::default()
             },
-            bounds: *self.bounds_of.get(&number).unwrap_or(&self.bounds),
+            bounds: self.setup.bounds_of.get(&number).copied().or(self.setup.bounds).unwrap_or(Bounds::CLIENTS),
             clock_drift: Duration::from_secs(60),
             oversight: Oversight::default(),
             trees: None,
         };
         let node = Node::start(parts, &world.env()).await.unwrap();
         self.running.insert(number, Running { world, address: address(number), engine, node });
+    }
+
+    async fn open(&mut self, number: usize, identity: &StoreIdentity, world: &Arc<SimWorld>) -> Engine {
+        let Some(durability) = self.setup.durability else {
+            return Engine::open(&StoreConfig::Memory, identity, &world.env()).await.unwrap().0;
+        };
+        let simulation = &self.simulation;
+        let host = self.hosts.entry(number).or_insert_with(|| {
+            let disk = Disk::new(simulation.derive(&format!("disk {number}")));
+            Host { disk, files: TempDir::new().unwrap(), skew_ms: 0 }
+        });
+        world.skew(host.skew_ms);
+        Engine::Simulated(Simulated::open(&host.disk, durability, identity, &world.env()).unwrap().0)
+    }
+
+    /// The host of a node on a simulated disk.
+    pub(crate) fn host(&self, number: usize) -> &Host {
+        &self.hosts[&number]
+    }
+
+    /// Empties everything that a node keeps. It must be down.
+    pub(crate) fn lose_disk(&mut self, number: usize) {
+        assert!(!self.running.contains_key(&number), "n{number} runs");
+        let host = self.hosts.get_mut(&number).unwrap();
+        host.disk.lose();
+        host.files = TempDir::new().unwrap();
+    }
+
+    /// Sets the wall clock of a node wrong by this much, also for its next lives.
+    pub(crate) fn skew(&mut self, number: usize, milliseconds: i64) {
+        self.hosts.get_mut(&number).unwrap().skew_ms = milliseconds;
+        if let Some(running) = self.running.get(&number) {
+            running.world.skew(milliseconds);
+        }
     }
 
     fn gossip(&self, number: usize) -> GossipParts {
@@ -164,7 +201,7 @@ impl Cluster {
             weight: 100,
             material: self.material(&uri),
             provider: provider(self.simulation.derive(&format!("{uri}/{}/gossip", self.lives))),
-            data_dir: None,
+            data_dir: self.hosts.get(&number).map(|host| host.files.path().to_owned()),
         }
     }
 
@@ -190,11 +227,25 @@ impl Cluster {
         self.running.iter().map(|(number, running)| (*number, running.engine.clone())).collect()
     }
 
-    /// Power cut: first nothing can be sent any more, then everything is gone.
+    /// The end of a process: first nothing can be sent any more, then everything is gone. What is on a disk stays.
     pub(crate) fn crash(&mut self, number: usize) {
+        self.end(number, Disk::kill);
+    }
+
+    /// The end of a machine: what its disk had not synced may be gone. Returns how many batches are.
+    pub(crate) fn power_cut(&mut self, number: usize) -> usize {
+        let mut gone = 0;
+        self.end(number, |disk| gone = disk.power_cut());
+        gone
+    }
+
+    fn end(&mut self, number: usize, how: impl FnOnce(&Disk)) {
         let running = self.running.remove(&number).unwrap();
         self.network.close(running.address);
         self.network.close(gossip_address(number));
+        if let Some(host) = self.hosts.get(&number) {
+            how(&host.disk);
+        }
         running.world.crash();
     }
 
@@ -254,173 +305,5 @@ impl Cluster {
         for other in (1..=self.info.members.len()).filter(|other| *other != number) {
             self.network.set_both(address(number).ip(), address(other).ip(), |link| link.blocked = blocked);
         }
-    }
-}
-
-/// What was written, and what may have become of it.
-#[derive(Default)]
-struct Model {
-    attempted: BTreeSet<String>,
-    /// Acknowledged values by key, without those that a later write, acknowledged or not, had seen.
-    must_survive: BTreeMap<String, BTreeSet<String>>,
-    dots: BTreeMap<(String, Dot), String>,
-}
-
-/// One client's reads and writes on few keys, in a random order, some under the context of its last read.
-async fn work(client: Client, mut rng: StdRng, network: Network, number: usize, steps: usize) -> Model {
-    let mut model = Model::default();
-    let mut read: BTreeMap<String, (dynamomini::client::CausalContext, Vec<String>)> = BTreeMap::new();
-    for step in 0..steps {
-        let key = format!("key{}", rng.random_range(0..5));
-        if rng.random_bool(0.4) {
-            match client.get(key.clone()).await {
-                Ok(found) => {
-                    let values = found.siblings.iter().map(|sibling| {
-                        let value = String::from_utf8(sibling.value.to_vec()).unwrap();
-                        let dot = (key.clone(), sibling.dot);
-                        let first = model.dots.entry(dot).or_insert_with(|| value.clone());
-                        assert_eq!(*first, value, "one dot names two values");
-                        value
-                    });
-                    read.insert(key.clone(), (found.context.clone(), values.collect()));
-                }
-                Err(error) => check_error(&error),
-            }
-        } else {
-            let value = format!("client {number} step {step}");
-            let (context, seen) = if rng.random_bool(0.6) { read.remove(&key) } else { None }.unwrap_or_default();
-            model.attempted.insert(value.clone());
-            let survivors = model.must_survive.entry(key.clone()).or_default();
-            survivors.retain(|survivor| !seen.contains(survivor));
-            match client.put(key.clone(), value.clone(), PutOptions::after(&context)).await {
-                Ok(_) => drop(survivors.insert(value)),
-                Err(error) => check_error(&error),
-            }
-        }
-        network.event(&format!("client {number} did step {step}"));
-        tokio::time::sleep(Duration::from_millis(rng.random_range(1..100))).await;
-    }
-    model
-}
-
-fn check_error(error: &ClientError) {
-    assert!(error.is_retryable(), "faults of the network must only give errors that a retry may cure: {error}");
-}
-
-/// Cuts and power cuts, one after the other, as the seed says. At most one node loses its storage: fewer than W.
-async fn faults(cluster: &mut Cluster, mut rng: StdRng) {
-    let mut lost = false;
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(rng.random_range(500..2_000))).await;
-        let victim = rng.random_range(1..=cluster.info.members.len());
-        if !lost && rng.random_bool(0.3) {
-            lost = true;
-            cluster.network.event(&format!("crash n{victim}"));
-            cluster.crash(victim);
-            tokio::time::sleep(Duration::from_millis(rng.random_range(100..3_000))).await;
-            cluster.start_node(victim).await;
-        } else {
-            cluster.network.event(&format!("cut n{victim}"));
-            cluster.cut(victim, true);
-            tokio::time::sleep(Duration::from_millis(rng.random_range(100..4_000))).await;
-            cluster.cut(victim, false);
-        }
-    }
-}
-
-/// Two clients and faults; then all is healed and everything acknowledged must be there. Returns the trace.
-async fn scenario(simulation: Simulation) -> u64 {
-    let rng = |label: &str| simulation.rng(label);
-    let mut draw = rng("conditions");
-    let conditions = Conditions {
-        latency: Duration::from_micros(draw.random_range(200..20_000)),
-        jitter: Duration::from_millis(2),
-        loss: draw.random_range(0.0..0.1),
-        duplication: draw.random_range(0.0..0.05),
-        reordering: draw.random_range(0.0..0.02),
-        blocked: false,
-    };
-    let mut cluster = Cluster::start(simulation.clone(), conditions, 3).await;
-    let network = cluster.network.clone();
-    let log = std::env::var_os("SIM_LOG");
-    if log.is_some() {
-        network.keep_log();
-    }
-    let (one, two) = (cluster.client(1).await, cluster.client(2).await);
-    let works = async {
-        tokio::join!(
-            work(one.clone(), rng("work 1"), network.clone(), 1, 60),
-            work(two, rng("work 2"), network.clone(), 2, 60)
-        )
-    };
-    let ((first, second), ()) = tokio::join!(works, faults(&mut cluster, rng("faults")));
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    if let Some(log) = log {
-        std::fs::write(log, network.log().join("\n")).unwrap();
-    }
-    judge(&one, &[first, second]).await;
-    network.trace()
-}
-
-async fn judge(client: &Client, models: &[Model]) {
-    let all = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(30)) };
-    for number in 0..5 {
-        let key = format!("key{number}");
-        let found = client.get_with(key.clone(), all.clone()).await.unwrap();
-        let values: Vec<String> =
-            found.siblings.iter().map(|sibling| String::from_utf8(sibling.value.to_vec()).unwrap()).collect();
-        let unique: BTreeSet<&String> = values.iter().collect();
-        assert_eq!(unique.len(), values.len(), "a value is its own sibling: {values:?}");
-        for value in &values {
-            assert!(models.iter().any(|model| model.attempted.contains(value)), "{value} was never written");
-        }
-        // What one client must find again, the other may have superseded after reading it.
-        for (at, model) in models.iter().enumerate() {
-            let other = &models[1 - at];
-            for survivor in model.must_survive.get(&key).into_iter().flatten() {
-                let seen_by_other = other.dots.iter().any(|((of, _), value)| *of == key && value == survivor);
-                assert!(seen_by_other || values.contains(survivor), "{key}: {survivor:?} was lost, found {values:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_cluster_stores_and_reads_and_one_seed_gives_one_trace() {
-    let run = |seed| simulate(seed, 0.1, scenario);
-    let (first, second) = (run(7), run(7));
-    assert_eq!(first, second, "seed 7: the runs differ");
-    assert_ne!(first, run(8), "the seed decides nothing");
-}
-
-/// A judge that cannot find anything proves nothing.
-#[test]
-#[should_panic(expected = "was lost")]
-fn the_judge_finds_a_write_that_was_lost() {
-    simulate(1, 0.1, |simulation| async move {
-        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
-        let client = cluster.client(1).await;
-        let mut model = work(client.clone(), simulation.rng("work"), cluster.network.clone(), 1, 20).await;
-        let acknowledged: usize = model.must_survive.values().map(BTreeSet::len).sum();
-        assert!(acknowledged > 0, "nothing was written");
-        model.must_survive.entry("key0".to_owned()).or_default().insert("never written".to_owned());
-        judge(&client, &[model, Model::default()]).await;
-    });
-}
-
-/// `SIM_SEED=7 cargo test --release --test sim seed_from_environment -- --exact --nocapture` runs one seed. `SIM_LOG=FILE` writes
-/// every packet and event to a file, so that two runs that differ can be compared.
-#[test]
-fn seed_from_environment() {
-    let seed = std::env::var("SIM_SEED").map_or(1, |text| text.parse().expect("SIM_SEED is a number"));
-    println!("trace {:016x}", simulate(seed, 0.1, scenario));
-}
-
-/// `SIM_SEEDS` sets how many.
-#[test]
-fn nothing_acknowledged_is_lost_over_many_seeds() {
-    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(20, |text| text.parse().expect("SIM_SEEDS is a number"));
-    for seed in 100..100 + seeds {
-        simulate(seed, 0.1, scenario);
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio::time::sleep_until;
 
 use crate::cluster::Cluster;
+use crate::cluster::Setup;
 use crate::cluster::address;
 use crate::network::Conditions;
 use crate::world::Simulation;
@@ -36,7 +37,8 @@ enum Outcome {
 fn a_node_asked_for_three_times_what_it_can_do_does_all_it_can_and_turns_the_rest_away_at_once() {
     simulate(5, 0.1, |simulation: Simulation| async move {
         let near = Conditions { latency: Duration::from_micros(300), ..Conditions::default() };
-        let cluster = Cluster::start_with(simulation, near, 3, |cluster| cluster.bounds = BOUNDS).await;
+        let setup = Setup { nodes: 3, bounds: Some(BOUNDS), ..Setup::default() };
+        let cluster = Cluster::start_with(simulation, near, setup).await;
         let client = cluster.pinned(1, 1).await;
         let all = PutOptions { w: Some(Consistency::All), ..PutOptions::default() };
         client.put("key", "value", all).await.unwrap();
@@ -92,11 +94,10 @@ fn a_node_asked_for_three_times_what_it_can_do_does_all_it_can_and_turns_the_res
 #[test]
 fn a_client_asks_another_node_when_one_has_too_much_to_do() {
     simulate(6, 0.1, |simulation: Simulation| async move {
-        let cluster = Cluster::start_with(simulation, Conditions::default(), 3, |cluster| {
-            // One node takes nothing at all.
-            cluster.bounds_of.insert(2, Bounds { work: 1, waiting: 0, bytes: 0 });
-        })
-        .await;
+        // One node takes nothing at all.
+        let bounds_of = [(2, Bounds { work: 1, waiting: 0, bytes: 0 })].into();
+        let setup = Setup { nodes: 3, bounds_of, ..Setup::default() };
+        let cluster = Cluster::start_with(simulation, Conditions::default(), setup).await;
         let client = cluster.client(1).await;
         for number in 0..200 {
             client.put(format!("key{number}"), "value", PutOptions::default()).await.unwrap();

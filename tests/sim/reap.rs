@@ -12,7 +12,7 @@ use dynamomini::types::{Consistency, PartitionId};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Setup};
 use crate::network::Conditions;
 use crate::world::{EPOCH_MS, Simulation, simulate};
 
@@ -140,7 +140,8 @@ async fn scenario(simulation: Simulation) -> u64 {
     let mut rng = simulation.rng("reap");
     let conditions = Conditions { loss: rng.random_range(0.0..0.03), ..Conditions::default() };
     let nodes = rng.random_range(3..=5);
-    let mut cluster = Cluster::start_reaping(simulation.clone(), conditions, nodes, Some(AFTER)).await;
+    let setup = Setup { nodes, reap_after: Some(AFTER), ..Setup::default() };
+    let mut cluster = Cluster::start_with(simulation.clone(), conditions, setup).await;
     let client = cluster.client(1).await;
     let mut model = Model::default();
     for round in 0..2 {

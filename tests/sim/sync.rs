@@ -1,11 +1,11 @@
 //! Anti-entropy in simulated clusters: after faults, with no reads and no writes, all owners hold the same bytes, and
 //! then nothing moves any more.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dynamomini::client::{Client, GetOptions, PutOptions, ScanOptions};
+use dynamomini::hash::ClusterHash;
 use dynamomini::store::{Engine, Mutation, Slot};
 use dynamomini::types::{Consistency, NodeName, PartitionId};
 use dynamomini::view::ClusterView;
@@ -14,69 +14,11 @@ use rand::rngs::StdRng;
 
 use crate::cluster::Cluster;
 use crate::network::Conditions;
+use crate::replicas::{converged, difference, records};
 use crate::world::{Simulation, simulate};
 
-/// How long a cluster may take to come together once all is healed. Comparisons that fail wait half a minute at most, and
-/// a tree that was just compared is compared again within the interval and its spread.
-const PATIENCE: Duration = Duration::from_secs(300);
 /// Several rounds of comparisons.
 const QUIET: Duration = Duration::from_secs(120);
-/// The namespace's N.
-const COPIES: u8 = 3;
-
-type Records = BTreeMap<(PartitionId, Bytes), Bytes>;
-
-/// All that a node stores of these partitions.
-async fn records(engine: &Engine, partitions: impl Iterator<Item = PartitionId>) -> Records {
-    let mut records = Records::new();
-    for partition in partitions {
-        let page = engine.scan(partition, b"", None, 1_000, usize::MAX).await.unwrap();
-        assert!(!page.more, "the page is not the whole partition");
-        records.extend(page.items.into_iter().map(|(key, record)| ((partition, key), record)));
-    }
-    records
-}
-
-/// Whether each owner of each partition holds the same, nobody else holds anything, and no hint is left. Otherwise what is
-/// wrong.
-async fn difference(cluster: &Cluster) -> Option<String> {
-    let view = ClusterView::new(cluster.info.clone()).unwrap();
-    let ring = view.ring(COPIES).unwrap();
-    let mut held = BTreeMap::new();
-    for (number, engine) in cluster.engines() {
-        let id = dynamomini::hash::ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
-        let all = ring.partitions().iter().chain([PartitionId::HINTS]);
-        let mut records = records(&engine, all).await;
-        // What a node notes there of itself is no hint: its storage is tried so.
-        records.retain(|(partition, key), _| *partition != PartitionId::HINTS || !key.starts_with(&id.0.to_be_bytes()));
-        held.insert(id, (number, records));
-    }
-    let keys: BTreeSet<_> = held.values().flat_map(|(_, records)| records.keys().cloned()).collect();
-    for key in keys {
-        let owners = ring.preference_list(key.0.min(PartitionId(ring.partitions().count() - 1)));
-        if key.0 == PartitionId::HINTS {
-            return Some(format!("a hint is left: {key:?}"));
-        }
-        let stranger = held.iter().find(|(id, (_, records))| !owners.contains(id) && records.contains_key(&key));
-        if let Some((_, (number, _))) = stranger {
-            return Some(format!("n{number} holds {key:?}, which is not its own"));
-        }
-        let copies: Vec<Option<&Bytes>> = owners.iter().map(|owner| held[owner].1.get(&key)).collect();
-        if copies.iter().any(|copy| *copy != copies[0]) {
-            return Some(format!("the owners of {key:?} differ"));
-        }
-    }
-    None
-}
-
-/// Waits until all owners are equal.
-async fn converged(cluster: &Cluster) {
-    let give_up = cluster.simulation.elapsed() + PATIENCE;
-    while let Some(difference) = difference(cluster).await {
-        assert!(cluster.simulation.elapsed() < give_up, "after {PATIENCE:?} still: {difference}");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
 
 /// Records that any node has sent or taken in anti-entropy, and whether all trees were found equal.
 async fn moved(client: &Client, cluster: &Cluster) -> (u64, bool) {
@@ -266,5 +208,33 @@ fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
         drop(client.get_with(key, all).await);
         converged(&cluster).await;
         assert_eq!(engine.get_many(&[slot]).await.unwrap(), [Some(record)]);
+    });
+}
+
+/// What a stand-in keeps for an owner is compared with nobody's, so nobody would repair it.
+#[test]
+fn a_stand_in_drops_what_it_cannot_read_when_the_owner_is_back() {
+    simulate(8, 0.1, |simulation| async move {
+        let mut rng = simulation.rng("sync");
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 5).await;
+        let client = cluster.client(1).await;
+        cluster.cut(5, true);
+        write(&client, &mut rng, 60).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let view = ClusterView::new(cluster.info.clone()).unwrap();
+        let ring = view.ring(3).unwrap();
+        let mut damaged = 0;
+        for (number, engine) in cluster.engines() {
+            let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
+            for ((partition, key), record) in records(&engine, view.info().partitions.iter()).await {
+                if !ring.preference_list(partition).contains(&id) {
+                    damage(&engine, &Slot { partition, key }, &record).await;
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(damaged > 0, "nobody stood in");
+        cluster.cut(5, false);
+        converged(&cluster).await;
     });
 }

@@ -222,7 +222,7 @@ pub(crate) async fn grant(core: &Core, ask: &ReserveRequest) -> Result<Option<Co
 /// Refuses a condition that names what was read, where nothing is here and records were dropped before: the record may have
 /// been deleted since it was read, and its tombstone be forgotten.
 async fn check_forgotten(core: &Core, ask: &ReserveRequest) -> Result<(), ServeError> {
-    let names_nothing = ask.seen.is_empty() && ask.after.is_none();
+    let names_nothing = ask.seen.is_empty() && ask.after.is_empty();
     if ask.condition != Condition::IfCurrent || names_nothing {
         return Ok(());
     }
@@ -250,7 +250,7 @@ async fn check(core: &Core, slot: &Slot, ask: &ReserveRequest) -> Result<Context
         Condition::IfAbsent => state.live(core.rest.wall_ms()).next().is_none(),
         Condition::IfCurrent => {
             let gone = state.versions().is_empty() && !matches!(ask.seen.compare(state.context()), After | Equal);
-            !gone && state.unseen(&ask.seen, ask.after).next().is_none()
+            !gone && state.unseen(&ask.seen, &ask.after).next().is_none()
         }
     };
     // An earlier attempt at this very write is no reason against it, nor is what came after it.

@@ -98,10 +98,9 @@ pub(crate) fn found(policy: &NamespacePolicy, place: &Place, state: &Siblings, w
         ConflictPolicy::Siblings => state.live(wall_ms).map(info).collect(),
         ConflictPolicy::LastWriteWins => state.latest(wall_ms).map(info).into_iter().collect(),
     };
-    GetDone {
-        siblings,
-        context: KeyContext { position: place.position, context: state.context().clone(), wrote: None },
-    }
+    let mut context = KeyContext { position: place.position, context: state.context().clone(), wrote: Vec::new() };
+    state.writes_seen().into_iter().for_each(|write| context.note(write));
+    GetDone { siblings, context }
 }
 
 /// Reads a key at `needed` replicas.

@@ -20,6 +20,7 @@ use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::node::timeouts::millis;
 use crate::quorum::{Miss, PutQuorum, PutStep, Send};
+use crate::store::Health;
 use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId, TraceId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
@@ -92,6 +93,8 @@ impl Coordination<'_> {
                 return self.forward(item, owners).await;
             }
             core.meters.stand_ins.one();
+        } else if !self.forwarded && self.is_better_elsewhere(owners) {
+            return self.forward(item, owners).await;
         }
         if self.head.retry {
             // An earlier attempt may have reached others but not this node: knowing of it keeps it from being
@@ -103,8 +106,8 @@ impl Coordination<'_> {
             None => None,
         };
         // What the writer knows afterwards is what it had read, and its own write; not what the coordinator has beside.
-        let known =
-            KeyContext { position: place.position, context: item.context.context.clone(), wrote: Some(item.request) };
+        let mut known = KeyContext { position: place.position, ..item.context.clone() };
+        known.note(item.request);
         let began = Instant::now();
         let minted = {
             let begin = |reserved: &Reserved| core.reservations.begin(place.slot.clone(), reserved.token);
@@ -167,7 +170,7 @@ impl Coordination<'_> {
             slot: slot_ref(&place.slot),
             condition,
             seen: item.context.context.clone(),
-            after: item.context.wrote,
+            after: item.context.wrote.clone(),
             request: item.request,
             token: 0,
             lease_ms: millis(lease),
@@ -220,7 +223,13 @@ impl Coordination<'_> {
         result
     }
 
-    /// Hands the write to an owner; tries the next where it certainly was not executed, or marks it as a retry.
+    /// Whether the storage of this owner is known to take no writes, and that of another to take them.
+    fn is_better_elsewhere(&self, owners: &[NodeId]) -> bool {
+        let sick = !matches!(self.core.engine.health(), Health::Ok | Health::Slow { .. } | Health::LosingData { .. });
+        sick && owners.iter().any(|owner| *owner != self.core.id && self.core.takes_writes(*owner))
+    }
+
+    /// Hands the write to another owner; tries the next where it certainly was not executed, or marks it as a retry.
     async fn forward(&self, item: PutItem, owners: &[NodeId]) -> Result<PutDone, ServeError> {
         let core = self.core;
         if self.forwarded {
@@ -230,8 +239,10 @@ impl Coordination<'_> {
         core.meters.forwarded.one();
         let mut request = PutRequest { items: vec![item], ..self.head.clone() };
         let mut missed = Vec::new();
-        let (up, down): (Vec<NodeId>, Vec<NodeId>) = owners.iter().partition(|owner| core.peers.is_up(**owner));
-        for owner in up.into_iter().chain(down) {
+        let others = owners.iter().filter(|owner| **owner != core.id);
+        let well = |owner: &&NodeId| core.peers.is_up(**owner) && core.takes_writes(**owner);
+        let (well, rest): (Vec<NodeId>, Vec<NodeId>) = others.partition(well);
+        for owner in well.into_iter().chain(rest) {
             // One that is silent must leave time for the next.
             let left = self.ask.deadline.saturating_duration_since(Instant::now());
             let patience = if missed.len() + 1 < owners.len() { left / 2 } else { left };
@@ -409,7 +420,7 @@ fn check_context(context: &KeyContext, place: &Place) -> Result<(), ServeError> 
     if context.is_empty() {
         return Ok(());
     }
-    if !context.context.is_valid() {
+    if !context.is_valid() {
         return Err(ServeError::Invalid("the causal context is malformed: use one that a read returned".to_owned()));
     }
     if context.position != place.position {

@@ -10,7 +10,7 @@ use crate::node::reap::seek::owners;
 use crate::node::replica::{Reap, Step, storage_error};
 use crate::node::timeouts::millis;
 use crate::record;
-use crate::store::{Engine, Health, Slot};
+use crate::store::{Health, Slot};
 use crate::version::Context;
 use crate::wire::reap::{DeadRecord, Life, ReapAnswer, ReapOrder};
 use crate::wire::rpc::ServeError;
@@ -79,9 +79,7 @@ async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool,
     core.replica.reap(Reap { slot, owners, step, seen: key.seen }).await
 }
 
-/// Whether what the storage has flushed will stay: Redis syncs by rules of its own, and may come back with what it had an
-/// hour ago.
+/// Whether what the storage has flushed will stay, and it is well.
 pub(super) fn keeps(core: &Core) -> bool {
-    let surely = matches!(core.engine, Engine::Embedded(_) | Engine::Memory(_));
-    surely && matches!(core.engine.health(), Health::Ok | Health::Slow { .. })
+    core.engine.keeps_what_it_flushed() && matches!(core.engine.health(), Health::Ok | Health::Slow { .. })
 }

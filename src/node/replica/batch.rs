@@ -268,7 +268,7 @@ impl Batch<'_, '_> {
         let seen = mint.seen.as_ref().unwrap_or(&all);
         let new = NewVersion {
             request: mint.request,
-            after: mint.after,
+            after: mint.after.clone(),
             stamp,
             expires_at: mint.expires_at,
             value: mint.value.clone(),
@@ -338,14 +338,10 @@ impl Batch<'_, '_> {
             let other = self.cells.get(&marker::slot(*owner, &done.slot));
             other.is_some_and(|cell| cell.record.is_some() && !cell.drop)
         });
-        if let Some(cell) = self.cells.get_mut(&done.slot)
-            && !waiting
-            && !cell.dirty
-            && cell.record.as_ref().and_then(|record| record::digest(record)) == done.delivered
-            && done.delivered.is_some()
-        {
-            cell.drop = true;
-        }
+        let Some(cell) = self.cells.get_mut(&done.slot).filter(|cell| !waiting && !cell.dirty) else { return };
+        let digest = cell.record.as_ref().and_then(|record| record::digest(record));
+        let handed_over = done.delivered.is_some() && digest == done.delivered;
+        cell.drop |= handed_over || cell.before == Before::Unreadable;
     }
 }
 

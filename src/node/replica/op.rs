@@ -70,7 +70,7 @@ pub(crate) struct Mint {
     /// The client's name for the write.
     pub(crate) request: RequestId,
     /// The writer's own write before this one.
-    pub(crate) after: Option<RequestId>,
+    pub(crate) after: Vec<RequestId>,
     /// Milliseconds since the Unix epoch from which on it is gone.
     pub(crate) expires_at: Option<u64>,
     /// The value; `None` deletes.
@@ -110,7 +110,7 @@ pub(crate) struct HintDone {
     pub(crate) marked: u64,
     /// The digest of the record that was delivered, `None` where there was none; a later record stays.
     pub(crate) delivered: Option<u64>,
-    /// All owners, when this node is none of them: the record goes with its last hint.
+    /// All owners, when this node is none of them: the record goes with its last hint, also one that cannot be read.
     pub(crate) drop_with: Option<Vec<NodeId>>,
 }
 

@@ -100,7 +100,7 @@ impl Bench {
             slot: slot.clone(),
             seen,
             request: RequestId { client: 1, sequence: self.sequence },
-            after: None,
+            after: Vec::new(),
             expires_at: None,
             value: Some(Bytes::from(self.sequence.to_string())),
             stand_in_for: stand_in_for.to_vec(),

@@ -36,7 +36,6 @@ use crate::store::UNREADABLE;
 use crate::store::embedded::EmbeddedOptions;
 use crate::store::embedded::database::Batch;
 use crate::store::embedded::database::Db;
-use crate::store::embedded::database::Seal;
 use crate::store::embedded::fault;
 use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
@@ -45,6 +44,7 @@ use crate::store::embedded::recent::Value;
 use crate::store::epoch;
 use crate::store::epoch::Mark;
 use crate::store::epoch::Memo;
+use crate::store::epoch::Seal;
 use crate::store::health::Pulse;
 use crate::store::health::Trouble;
 use crate::store::memo::MemoFile;
@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) env: Env,
     pub(super) pulse: Pulse,
     pub(super) boot: u64,
+    /// The machine's run, see [`epoch::succeed_on_disk`].
+    pub(super) run: String,
     pub(super) epoch: AtomicU64,
     /// Number of the last batch that succeeded; changed only by the writer.
     pub(super) commits: AtomicU64,
@@ -238,7 +240,7 @@ impl Core {
 
     /// Writes down how far the storage has come.
     pub(super) fn save_memo(&self, clean: bool) -> io::Result<()> {
-        let memo = Memo { mark: self.mark(), clean, synced: self.synced(), run: String::new() };
+        let memo = Memo { mark: self.mark(), clean, synced: self.synced(), run: self.run.clone() };
         self.memo.save(&memo, &self.hash)
     }
 

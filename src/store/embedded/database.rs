@@ -24,8 +24,6 @@ use fjall::Readable;
 use fjall::Snapshot;
 use fjall::UserKey;
 use fjall::config::CompressionPolicy;
-use serde::Deserialize;
-use serde::Serialize;
 
 use crate::limits;
 use crate::store::Mutation;
@@ -36,7 +34,7 @@ use crate::store::UNREADABLE;
 use crate::store::embedded::EmbeddedOptions;
 use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
-use crate::store::epoch::Mark;
+use crate::store::epoch::Seal;
 use crate::store::prefix_end;
 use crate::types::PartitionId;
 
@@ -51,16 +49,6 @@ const WORKERS: usize = 1;
 /// Part of the cache's size that one memtable may have.
 const MEMTABLE_SHARE: u64 = 16;
 const JOURNALS_MAX: u64 = 512 * 1024 * 1024;
-
-/// What the storage says of itself, written anew with every batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Seal {
-    pub(super) mark: Mark,
-    /// Whether it was closed in order.
-    pub(super) clean: bool,
-    /// Whether each write of the session was durable before it was acknowledged.
-    pub(super) synced: bool,
-}
 
 /// The open database.
 pub(super) struct Db {

@@ -1,5 +1,6 @@
 //! Opening the embedded engine: whose storage is it, is it sound, and may its epoch stay.
 
+use std::fs;
 use std::fs::File;
 use std::fs::TryLockError;
 use std::io;
@@ -24,15 +25,13 @@ use crate::store::embedded::EmbeddedOptions;
 use crate::store::embedded::core::Core;
 use crate::store::embedded::core::Open;
 use crate::store::embedded::database::Db;
-use crate::store::embedded::database::Seal;
 use crate::store::embedded::fault;
 use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
 use crate::store::embedded::journal::Tail;
 use crate::store::embedded::recent::Recent;
 use crate::store::epoch;
-use crate::store::epoch::Mark;
-use crate::store::epoch::Verdict;
+use crate::store::epoch::Seal;
 use crate::store::files::create_directory;
 use crate::store::health::Pulse;
 use crate::store::memo::Found;
@@ -64,7 +63,8 @@ impl Opening {
         let memo = memo_file.load(&hash);
         let memo = memo.map_err(|error| OpenError::File { path: memo_file.path().to_owned(), error })?;
 
-        let (seal, warnings) = self.admit(&db, &memo, tail)?;
+        let run = machine_run();
+        let (seal, warnings) = self.admit(&db, &memo, tail, &run)?;
         let core = Core {
             directory,
             memo: memo_file,
@@ -73,6 +73,7 @@ impl Opening {
             env: self.env,
             pulse: Pulse::default(),
             boot: seal.mark.boot,
+            run,
             epoch: AtomicU64::new(seal.mark.epoch.0),
             commits: AtomicU64::new(seal.mark.commits),
             unsynced: AtomicBool::new(false),
@@ -98,7 +99,7 @@ impl Opening {
     }
 
     /// Checks whose storage it is, decides on the epoch, and seals the storage for this session.
-    fn admit(&self, db: &Db, memo: &Found, tail: Tail) -> Result<(Seal, Vec<Warning>), OpenError> {
+    fn admit(&self, db: &Db, memo: &Found, tail: Tail, run: &str) -> Result<(Seal, Vec<Warning>), OpenError> {
         let fault = |fault| self.fault(fault);
         let (owner, old) = (db.identity().map_err(fault)?, db.seal().map_err(fault)?);
         let expected = identity_text(&self.identity);
@@ -107,35 +108,20 @@ impl Opening {
         {
             return Err(self.foreign(&owner));
         }
-        let (seal, warnings) = self.seal(old, memo, tail);
+        let (seal, warnings) = self.seal(old, memo, tail, run);
         let mut batch = db.batch(PersistMode::SyncAll);
         batch.put_identity(expected.as_bytes());
         batch.put_seal(&seal).and_then(|()| batch.commit()).map_err(fault)?;
         Ok((seal, warnings))
     }
 
-    fn seal(&self, old: Option<Seal>, memo: &Found, tail: Tail) -> (Seal, Vec<Warning>) {
+    fn seal(&self, old: Option<Seal>, memo: &Found, tail: Tail, run: &str) -> (Seal, Vec<Warning>) {
         let remembered = if let Found::Memo(memo) = memo { Some(memo) } else { None };
-        let mark = old.map(|old| old.mark);
-        let whole = old.is_some_and(|old| tail != Tail::Several && (old.clean || old.synced));
-        let verdict = epoch::judge(mark.as_ref(), remembered, whole);
-        let known = [mark, remembered.map(|memo| memo.mark)];
-        let epoch = match verdict {
-            Verdict::Keep(epoch) => epoch,
-            Verdict::Renew(_) => epoch::fresh(&self.env, &known.map(|mark| mark.map(|mark| mark.epoch))),
-        };
-        let above = |part: fn(Mark) -> u64| known.into_iter().flatten().map(part).max().unwrap_or(0) + 1;
-        let mark = Mark { epoch, boot: above(|mark| mark.boot), commits: above(|mark| mark.commits) };
+        let (mark, verdict) = epoch::succeed_on_disk(&self.env, old, remembered, run, tail != Tail::Several);
         let synced = self.options.durability == Durability::EveryBatch;
         let new = old.is_none() && *memo == Found::Nothing;
-        let warnings = match verdict {
-            Verdict::Renew(reason) if !new => vec![Warning::new(
-                format!("the storage epoch was renewed: {reason}"),
-                "nothing is to be done; what is missing comes back from the other replicas",
-            )],
-            Verdict::Renew(_) | Verdict::Keep(_) => Vec::new(),
-        };
-        (Seal { mark, clean: false, synced }, warnings)
+        let warning = verdict.warning().filter(|_| !new);
+        (Seal { mark, clean: false, synced }, warning.into_iter().collect())
     }
 
     fn foreign(&self, owner: &[u8]) -> OpenError {
@@ -163,4 +149,10 @@ impl Opening {
 /// Whose storage it is, as it is written into the storage. The number in front is the version of the format.
 fn identity_text(identity: &StoreIdentity) -> String {
     format!("{identity}, storage format 1")
+}
+
+/// The name that the system gives to the time since it started; empty where it gives none.
+fn machine_run() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    name.trim().to_owned()
 }

@@ -18,7 +18,6 @@ use crate::store::StoreIdentity;
 use crate::store::Warning;
 use crate::store::epoch;
 use crate::store::epoch::Mark;
-use crate::store::epoch::Verdict;
 use crate::store::health::Pulse;
 use crate::store::memo::Found;
 use crate::store::memo::MemoFile;
@@ -125,23 +124,12 @@ fn succeed(
     // The same run of the server has lost nothing by itself; a later one has not if it syncs each write. After a
     // closing in order the memo has the exact number of writes, and comparing that is proof enough.
     let whole = memo.is_some_and(|memo| memo.clean || memo.run == facts.run() || (memo.synced && facts.synced()));
-    let verdict = epoch::judge(mark.as_ref(), memo, whole);
-    let known = [mark, memo.map(|memo| memo.mark)];
-    let epoch = match verdict {
-        Verdict::Keep(epoch) => epoch,
-        Verdict::Renew(_) => epoch::fresh(env, &known.map(|mark| mark.map(|mark| mark.epoch))),
-    };
-    let warning = match verdict {
-        Verdict::Renew(reason) if found.is_some() || *remembered != Found::Nothing => Some(Warning::new(
-            format!("the storage epoch was renewed: {reason}"),
-            "nothing is to be done; what is missing comes back from the other replicas",
-        )),
-        Verdict::Renew(_) | Verdict::Keep(_) => None,
-    };
+    let (next, verdict) = epoch::succeed(env, mark, memo, whole);
+    let warning = verdict.warning().filter(|_| found.is_some() || *remembered != Found::Nothing);
     let own = Sentinel {
         identity: Sentinel::identity_of(identity),
-        epoch,
-        boot: known.into_iter().flatten().map(|mark| mark.boot).max().unwrap_or(0) + 1,
+        epoch: next.epoch,
+        boot: next.boot,
         owner: env.rng("store.owner").random(),
         fence: 1,
     };

@@ -1,0 +1,89 @@
+//! Records in memory, in order: what the engines without files are made of. Knows no epoch, no faults and no time.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::store::Mutation;
+use crate::store::ScanPage;
+use crate::store::ScanRange;
+use crate::store::Slot;
+use crate::store::StoreSize;
+use crate::types::PartitionId;
+
+/// Records by place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Records {
+    bytes: u64,
+    records: BTreeMap<(PartitionId, Bytes), Bytes>,
+}
+
+impl Records {
+    /// The values at these places, in the order asked for.
+    pub(crate) fn get_many(&self, slots: &[Slot]) -> Vec<Option<Bytes>> {
+        slots.iter().map(|slot| self.records.get(&(slot.partition, slot.key.clone())).cloned()).collect()
+    }
+
+    /// Makes all these changes, in order.
+    pub(crate) fn apply(&mut self, batch: Vec<Mutation>) {
+        for mutation in batch {
+            match mutation {
+                Mutation::Put { slot, value } => self.put((slot.partition, slot.key), value),
+                Mutation::Delete { slot } => self.delete(&(slot.partition, slot.key)),
+            }
+        }
+    }
+
+    /// A page of a partition.
+    pub(crate) fn scan(&self, range: ScanRange) -> ScanPage {
+        let lower = match range.after {
+            Some(after) => Bound::Excluded((range.partition, after)),
+            None => Bound::Included((range.partition, range.prefix.clone())),
+        };
+        let mut page = ScanPage::default();
+        let mut bytes = 0;
+        for ((partition, key), value) in self.records.range((lower, Bound::Unbounded)) {
+            if *partition != range.partition || !key.starts_with(&range.prefix) {
+                return page;
+            }
+            if page.items.len() == range.limit || bytes >= range.bytes.max(1) {
+                page.more = true;
+                return page;
+            }
+            bytes += key.len() + value.len();
+            page.items.push((key.clone(), value.clone()));
+        }
+        page
+    }
+
+    /// The keys of a partition, in order.
+    pub(crate) fn keys(&self, partition: PartitionId) -> Vec<Bytes> {
+        let range = (partition, Bytes::new())..(PartitionId(partition.0 + 1), Bytes::new());
+        self.records.range(range).map(|((_, key), _)| key.clone()).collect()
+    }
+
+    /// All places that hold one, in order.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.records.keys().map(|(partition, key)| Slot { partition: *partition, key: key.clone() }).collect()
+    }
+
+    /// How many there are, and the bytes of their keys and values.
+    pub(crate) fn size(&self) -> StoreSize {
+        StoreSize { keys: self.records.len() as u64, bytes: self.bytes }
+    }
+
+    fn put(&mut self, key: (PartitionId, Bytes), value: Bytes) {
+        self.bytes += (key.1.len() + value.len()) as u64;
+        if let Some(old) = self.records.insert(key.clone(), value) {
+            self.bytes -= (key.1.len() + old.len()) as u64;
+        }
+    }
+
+    fn delete(&mut self, key: &(PartitionId, Bytes)) {
+        if let Some(old) = self.records.remove(key) {
+            self.bytes -= (key.1.len() + old.len()) as u64;
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What the replicas of a simulated cluster hold, read from their storage: whether all owners hold the same bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamomini::hash::ClusterHash;
+use dynamomini::record;
+use dynamomini::store::Engine;
+use dynamomini::types::{NodeName, PartitionId};
+use dynamomini::view::ClusterView;
+
+use crate::cluster::Cluster;
+
+/// How long a cluster may take to come together once all is healed. Comparisons that fail wait half a minute at most, and
+/// a tree that was just compared is compared again within the interval and its spread.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// The namespace's N.
+const COPIES: u8 = 3;
+
+pub(crate) type Records = BTreeMap<(PartitionId, Bytes), Bytes>;
+
+/// All that a node stores of these partitions.
+pub(crate) async fn records(engine: &Engine, partitions: impl Iterator<Item = PartitionId>) -> Records {
+    let mut records = Records::new();
+    for partition in partitions {
+        let page = engine.scan(partition, b"", None, 1_000, usize::MAX).await.unwrap();
+        assert!(!page.more, "the page is not the whole partition");
+        records.extend(page.items.into_iter().map(|(key, record)| ((partition, key), record)));
+    }
+    records
+}
+
+/// Whether each owner of each partition holds the same, nobody else holds anything, and no hint is left. Otherwise what is
+/// wrong.
+pub(crate) async fn difference(cluster: &Cluster) -> Option<String> {
+    let view = ClusterView::new(cluster.info.clone()).unwrap();
+    let ring = view.ring(COPIES).unwrap();
+    let mut held = BTreeMap::new();
+    for (number, engine) in cluster.engines() {
+        let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
+        let all = ring.partitions().iter().chain([PartitionId::HINTS]);
+        let mut records = records(&engine, all).await;
+        // What a node notes there of itself is no hint: its storage is tried so.
+        records.retain(|(partition, key), _| *partition != PartitionId::HINTS || !key.starts_with(&id.0.to_be_bytes()));
+        held.insert(id, (number, records));
+    }
+    let keys: BTreeSet<_> = held.values().flat_map(|(_, records)| records.keys().cloned()).collect();
+    for key in keys {
+        let owners = ring.preference_list(key.0.min(PartitionId(ring.partitions().count() - 1)));
+        if key.0 == PartitionId::HINTS {
+            return Some(format!("a hint is left: {key:?}"));
+        }
+        let stranger = held.iter().find(|(id, (_, records))| !owners.contains(id) && records.contains_key(&key));
+        if let Some((_, (number, _))) = stranger {
+            return Some(format!("n{number} holds {key:?}, which is not its own"));
+        }
+        let copies: Vec<Option<&Bytes>> = owners.iter().map(|owner| held[owner].1.get(&key)).collect();
+        if copies.iter().any(|copy| *copy != copies[0]) {
+            let hash = ClusterHash::new(&cluster.info.cluster);
+            let decoded = owners.iter().map(|owner| {
+                let (number, records) = &held[owner];
+                let state = records.get(&key).map(|record| record::decode(&hash, &key.1, record));
+                format!("n{number}: {state:?}")
+            });
+            return Some(format!("the owners of {key:?} differ: {:#?}", decoded.collect::<Vec<_>>()));
+        }
+    }
+    None
+}
+
+/// Waits until all owners are equal.
+pub(crate) async fn converged(cluster: &Cluster) {
+    let give_up = cluster.simulation.elapsed() + PATIENCE;
+    while let Some(difference) = difference(cluster).await {
+        assert!(cluster.simulation.elapsed() < give_up, "after {PATIENCE:?} still: {difference}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
