@@ -152,7 +152,13 @@ impl Peers {
 
     /// Gossip says how a member is.
     pub(crate) fn judge(&self, node: NodeId, judged: Judged) {
-        self.judged.write().unwrap_or_else(PoisonError::into_inner).insert(node, judged);
+        let before = self.judged.write().unwrap_or_else(PoisonError::into_inner).insert(node, judged);
+        // Its connection may be as dead as it is, or was: what stands by chance only would fail the next request.
+        if before.is_none_or(|before| before.standing != judged.standing)
+            && let Some(peer) = self.get(node)
+        {
+            peer.link.doubt();
+        }
     }
 
     fn judged(&self, node: NodeId) -> Option<Judged> {

@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::limits;
 use crate::net::Datagrams;
 use crate::net::datagram::KNOCK;
+use crate::net::TlsMaterial;
 use crate::net::link;
+use crate::net::tls::TlsError;
 use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::gossip::members::{Kept, MembersFile};
@@ -166,7 +168,7 @@ impl Driver {
         self.carry_out();
         self.pass_on();
         if Instant::now() >= self.next_pause {
-            self.next_pause = Instant::now() + PAUSE;
+            self.next_pause = self.gossip.env.next_beat(PAUSE);
             self.learn();
             self.save_later();
         }
@@ -221,10 +223,25 @@ impl Driver {
                 Ok(changed) => self.unsaved |= changed,
                 Err(error) => tracing::warn!(%error, "this node's record cannot be changed"),
             },
+            Order::Renew(material, reply) => drop(reply.send(self.renew(now, &material))),
             Order::Portrait(reply) => drop(reply.send(Portrait::of(&self.swim, now))),
             Order::Seals(reply) => drop(reply.send(self.sealer.key_id())),
             Order::Leave(reply) => drop(reply.send(self.swim.leave(now))),
         }
+    }
+
+    /// Signs with other material from now on, and has everybody learn of it.
+    fn renew(&mut self, now: Duration, material: &TlsMaterial) -> Result<(), TlsError> {
+        let notary = &self.gossip.notary;
+        notary.renew(material)?;
+        let (certificate, key) = (notary.certificate(), notary.public_key());
+        let changed = self.swim.update(now, |record| (record.certificate, record.key) = (certificate, key));
+        match changed {
+            Ok(changed) => self.unsaved |= changed,
+            Err(error) => tracing::warn!(%error, "this node's record cannot name its new certificate"),
+        }
+        self.gossip.greet_anew();
+        Ok(())
     }
 
     fn look_for_certificates(&self, peer: NodeId, unknown_before: u64) {
@@ -343,6 +360,7 @@ impl Driver {
                     self.say(record.node(), "alive");
                     self.take_record(&record);
                     self.core.peers.retry_now(record.node());
+                    self.gossip.greet.notify_one();
                 }
                 Event::Refuted(node) => self.say(node, "alive"),
                 Event::Suspect(node) => self.say(node, "suspect"),
