@@ -5,6 +5,7 @@
 
 mod faults;
 mod figures;
+mod fuzz;
 mod hostile;
 mod judge;
 mod life;
