@@ -89,10 +89,7 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
     let watching = context.env.child();
     let desk = admin.serve(&watching);
     let material = TlsMaterial::load(&config.tls)?;
-    let oversight = Oversight {
-        host: Arc::new(host),
-        slow: config.log.slow,
-    };
+    let oversight = Oversight { host: Arc::new(host), slow: config.log.slow };
     let endpoint = bind(context, config, material)?;
     // Without a list of members this may take until another node is there.
     let cluster = tokio::select! {

@@ -24,5 +24,6 @@ mod exposition;
 mod failure;
 mod membership;
 mod refusals;
+mod renewal;
 mod restart;
 mod sync;

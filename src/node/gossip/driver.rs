@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::limits;
 use crate::net::Datagrams;
-use crate::net::datagram::KNOCK;
 use crate::net::TlsMaterial;
+use crate::net::datagram::KNOCK;
 use crate::net::link;
 use crate::net::tls::TlsError;
 use crate::node::ask::By;

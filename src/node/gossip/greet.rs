@@ -30,7 +30,8 @@ const TICK: Duration = Duration::from_millis(250);
 const TICK_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Time after which somebody is greeted again though nothing is known to have changed.
+/// Time between greetings of members about whom nothing is known to have changed, one after another; and between those of a
+/// seed.
 const AGAIN: Duration = Duration::from_secs(30);
 /// First and longest pause between attempts to reach a seed.
 const SEED_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -152,17 +153,14 @@ impl Gossip {
         let (own, now) = (self.keys.digest(), Instant::now());
         let mut all = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|node, _| connected.contains(node));
-        let mut due: Vec<NodeId> = Vec::new();
-        let mut again = None;
-        for node in connected {
-            match all.get(node) {
-                None => due.push(*node),
-                Some(met) if met.told != own || met.lacking => due.push(*node),
-                Some(met) if now > met.at + AGAIN => again = Some(*node),
-                Some(_) => {}
-            }
+        let unknown = |node: &NodeId| all.get(node).is_none_or(|met| met.told != own || met.lacking);
+        let mut due: Vec<NodeId> = connected.iter().copied().filter(unknown).collect();
+        // Whatever the number of members, one of them at a time.
+        let latest = all.values().map(|met| met.at).max();
+        if latest.is_none_or(|at| now > at + AGAIN) {
+            let longest = all.iter().filter(|(_, met)| now > met.at + AGAIN).min_by_key(|(_, met)| met.at);
+            due.extend(longest.map(|(node, _)| *node));
         }
-        due.extend(again);
         due
     }
 

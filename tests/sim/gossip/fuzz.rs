@@ -163,14 +163,12 @@ fn truth(net: &Net) -> BTreeMap<u64, (u64, u64)> {
 fn hand(net: &mut Net, to: usize, from: usize, way: u8, bytes: &[u8]) {
     let (address, peer) = (net.hosts[from].address, net.hosts[from].id);
     net.overheard = Some(Vec::new());
-    net.touch(to, |swim, now| {
-        match way {
-            0..=5 => swim.handle(now, Input::Datagram { from: address, bytes }),
-            6 => drop(swim.answer_ping(now, bytes)),
-            7 => drop(swim.answer_sync(now, bytes)),
-            8 => swim.handle(now, Input::SyncReply { peer, reply: Some(bytes) }),
-            _ => swim.handle(now, Input::StreamPong { token: 0, reply: Some(bytes) }),
-        }
+    net.touch(to, |swim, now| match way {
+        0..=5 => swim.handle(now, Input::Datagram { from: address, bytes }),
+        6 => drop(swim.answer_ping(now, bytes)),
+        7 => drop(swim.answer_sync(now, bytes)),
+        8 => swim.handle(now, Input::SyncReply { peer, reply: Some(bytes) }),
+        _ => swim.handle(now, Input::StreamPong { token: 0, reply: Some(bytes) }),
     });
     let sent = net.overheard.take().unwrap_or_default().len();
     assert!(sent <= SENT_MAX, "one message makes a member send {sent}: {bytes:?}");
