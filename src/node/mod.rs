@@ -214,6 +214,9 @@ impl Node {
         rest.spawn("trees", sync::check::run(core.clone()));
         rest.spawn("sync", sync::run(core.clone()));
         rest.spawn("reap", reap::run(core.clone()));
+        if core.gossip.is_none() {
+            rest.spawn("patrol", core.peers.clone().patrol(rest.clone()));
+        }
         endpoint.serve(Serve(core.clone()));
         if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
             Gossip::start(&core, gossip, prepared);

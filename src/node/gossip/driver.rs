@@ -27,7 +27,7 @@ use crate::node::gossip::warn::Warnings;
 use crate::node::gossip::{Gossip, GossipParts, Prepared};
 use crate::node::peers::Judged;
 use crate::seal::{Opener, Sealer};
-use crate::swim::{ClusterState, Effect, Event, Input, Record, StorageHealth, Swim};
+use crate::swim::{ClusterState, Effect, Event, Input, Record, Seen, StorageHealth, Swim};
 use crate::types::NodeId;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest};
@@ -99,7 +99,7 @@ impl Driver {
         let swim = Swim::new(parts.config, record, restored, gossip.notary.clone(), seed, now)?;
         for seen in swim.members() {
             core.peers.met(seen.node, &seen.record.name, &seen.record.quic);
-            core.peers.judge(seen.node, Judged { standing: seen.standing, storage: seen.record.storage });
+            core.peers.judge(seen.node, judged(&seen));
             // The configuration may name the address from which it has moved since.
             core.moved(seen.node, &seen.record.quic);
         }
@@ -406,7 +406,7 @@ impl Driver {
     fn say(&mut self, node: NodeId, what: &str) {
         tracing::info!("member {} {what}", self.name_of(node));
         if let Some(seen) = self.swim.member(node) {
-            self.core.peers.judge(node, Judged { standing: seen.standing, storage: seen.record.storage });
+            self.core.peers.judge(node, judged(&seen));
         }
     }
 
@@ -417,7 +417,7 @@ impl Driver {
             return;
         }
         if let Some(seen) = self.swim.member(node) {
-            self.core.peers.judge(node, Judged { standing: seen.standing, storage: record.storage });
+            self.core.peers.judge(node, judged(&seen));
         }
         if record.state != ClusterState::Removed {
             self.core.peers.met(node, &record.name, &record.quic);
@@ -461,6 +461,10 @@ impl Driver {
             credentials,
         }
     }
+}
+
+fn judged(seen: &Seen) -> Judged {
+    Judged { standing: seen.standing, storage: seen.record.storage, instance: seen.record.instance }
 }
 
 async fn receive(socket: &dyn Datagrams, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
