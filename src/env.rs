@@ -13,6 +13,8 @@ use futures_util::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,6 +64,7 @@ impl World for RealWorld {
 #[derive(Clone)]
 pub struct Env {
     world: Arc<dyn World>,
+    born: Instant,
     tasks: TaskTracker,
     stop: CancellationToken,
     kill: CancellationToken,
@@ -81,13 +84,20 @@ impl Env {
 
     /// A scope in the given world.
     pub fn new(world: Arc<dyn World>) -> Self {
-        Self { world, tasks: TaskTracker::new(), stop: CancellationToken::new(), kill: CancellationToken::new() }
+        Self {
+            world,
+            born: Instant::now(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+        }
     }
 
     /// A scope inside this one: stopped with it, but awaited apart, so that a service can end in its turn.
     pub fn child(&self) -> Self {
         Self {
             world: self.world.clone(),
+            born: self.born,
             tasks: TaskTracker::new(),
             stop: self.stop.child_token(),
             kill: self.kill.child_token(),
@@ -111,6 +121,19 @@ impl Env {
         let (done, result) = oneshot::channel();
         self.world.blocking(Box::new(move || drop(done.send(job()))));
         result.await.ok()
+    }
+
+    /// Waits for the next whole multiple of `pause` since this world began, which is at most `pause` away. Whatever looks at
+    /// something now and then does so at the same moments: an idle process is woken once for all of it.
+    pub async fn beat(&self, pause: Duration) {
+        sleep_until(self.next_beat(pause)).await;
+    }
+
+    /// The moment for which [`Env::beat`] waits.
+    pub fn next_beat(&self, pause: Duration) -> Instant {
+        let pause_ms = pause.as_millis().max(1);
+        let beats = self.born.elapsed().as_millis() / pause_ms + 1;
+        self.born + Duration::from_millis(u64::try_from(beats * pause_ms).unwrap_or(u64::MAX))
     }
 
     /// Milliseconds since the Unix epoch by the wall clock, which may jump.
@@ -156,6 +179,18 @@ impl Env {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn beats_of_several_tasks_fall_together() {
+        let env = Env::real();
+        tokio::time::sleep(Duration::from_millis(130)).await;
+        let beats = [100, 200, 500].map(|ms| env.child().next_beat(Duration::from_millis(ms)) - env.born);
+        assert_eq!(beats, [200, 200, 500].map(Duration::from_millis));
+        env.beat(Duration::from_millis(500)).await;
+        assert_eq!(env.born.elapsed(), Duration::from_millis(500));
+        env.beat(Duration::from_millis(500)).await;
+        assert_eq!(env.born.elapsed(), Duration::from_millis(1_000));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn shutdown_awaits_the_willing_and_drops_the_rest() {

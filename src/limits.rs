@@ -95,6 +95,15 @@ pub const CENSUS_MAX: usize = 2 * MEMBERS_MAX;
 pub const REFUSALS_REMEMBERED_MAX: usize = 1024;
 /// Longest time a handshake may take.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Time between signs of life on a connection on which nothing is awaited: less than what most firewalls and address
+/// translators remember of UDP.
+pub const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// Silence after which such a connection is lost.
+pub const QUIET_IDLE: Duration = Duration::from_secs(90);
+/// Shortest time between looks at connections on which something is awaited.
+pub const VIGIL_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Bytes that a connection keeps of signs of life that nobody reads, their bookkeeping included.
+pub const SIGNS_OF_LIFE_BYTES: usize = 256;
 /// Bytes a peer may have under way on one connection before it must wait for the reader.
 pub const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
 /// Bytes a peer may have under way on one stream before it must wait for the reader.
@@ -379,6 +388,7 @@ const _: () = assert!(STORE_RECENT_VALUE_MAX <= RECORD_MAX, "no record is larger
 const _: () = assert!(BATCH_BYTES_MAX / CLIENT_OPERATION_BYTES < CLIENT_OPERATIONS_MAX, "a batch must be admitted");
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
+const _: () = assert!(3 * QUIET_KEEP_ALIVE.as_secs() < QUIET_IDLE.as_secs(), "two signs of life may be lost");
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX && HANDSHAKES_MAX < CONNECTIONS_MAX);
 const _: () = assert!(REPLAY_WINDOW.is_multiple_of(64) && GOSSIP_SENDERS_MAX >= MEMBERS_MAX);
 const _: () =

@@ -128,6 +128,7 @@ fn object(report: &MembersReport) -> Value {
                 "weight": member.weight,
                 "quic": member.quic,
                 "gossip": member.gossip,
+                "admin": member.admin,
                 "version": member.software,
                 "protocol": member.protocol,
                 "rtt_us": member.rtt_us,
@@ -171,6 +172,7 @@ mod tests {
             certificate_expires_s: 7,
             config: 1,
             incarnation: 2,
+            admin: None,
         };
         MembersReport {
             node: "n1".parse().unwrap(),

@@ -22,6 +22,8 @@ mod dev;
 
 mod parent;
 
+mod renewal;
+
 mod lock;
 
 mod table;

@@ -1,6 +1,7 @@
 //! `dynamomini node`: runs one node until it is told to stop.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use crate::cli::Context;
 use crate::cli::ThisProcess;
 use crate::cli::lock::Lock;
 use crate::cli::parent::Parent;
+use crate::cli::renewal::Renewal;
 use crate::cli::start_logging;
 use crate::config::node::{Durability, EngineConfig, GossipConfig, Preset};
 use crate::config::redis::{RedisEndpoint, Secret};
+use crate::config::value::HostPort;
 use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Datagrams, Endpoint, Socket, TlsMaterial, TransportSettings, Udp, tls};
@@ -63,6 +66,8 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
     // From here on a signal ends the node in order, also while it starts.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let renewal = Renewal::new(&config.tls);
     let mut parent = if with_parent { Some(Parent::on_stdin()?) } else { None };
     let orphaned = async {
         match &mut parent {
@@ -84,11 +89,7 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
     let watching = context.env.child();
     let desk = admin.serve(&watching);
     let material = TlsMaterial::load(&config.tls)?;
-    let oversight = Oversight {
-        host: Arc::new(host),
-        slow: config.log.slow,
-        certificate_expires_s: u64::try_from(material.certificate().not_after_ms / 1_000).ok(),
-    };
+    let oversight = Oversight { host: Arc::new(host), slow: config.log.slow };
     let endpoint = bind(context, config, material)?;
     // Without a list of members this may take until another node is there.
     let cluster = tokio::select! {
@@ -97,7 +98,7 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
         _ = interrupt.recv() => return Ok(()),
         cluster = cluster(context, config, &endpoint) => cluster?,
     };
-    let node = start(context, config, endpoint, cluster, oversight).await?;
+    let node = start(context, config, endpoint, cluster, oversight, address).await?;
     desk.open(node.observer());
     tracing::info!(
         node = %config.name, cluster = %config.cluster, quic = %config.listen.quic, admin = %address,
@@ -110,6 +111,7 @@ async fn serve(context: &Context, config: &NodeConfig, host: ThisProcess, with_p
         _ = interrupt.recv() => tracing::info!("interrupted"),
         () = orphaned => tracing::info!("the process that started this node is gone"),
         () = node.yielded() => conflict = true,
+        () = renewal.keep_up(&node, &mut hangup, &context.env) => {}
     }
     let closed = node.shutdown().await;
     // Until here it said that it is not ready.
@@ -167,9 +169,10 @@ async fn start(
     endpoint: Endpoint,
     cluster: ClusterInfo,
     oversight: Oversight,
+    admin: SocketAddr,
 ) -> anyhow::Result<Node> {
     let env = &context.env;
-    let gossip = Some(gossip(config, &endpoint)?);
+    let gossip = Some(gossip(config, &endpoint, admin)?);
     let identity =
         StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: cluster.partitions };
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
@@ -196,7 +199,7 @@ async fn start(
 }
 
 /// What gossip is made of.
-fn gossip(config: &NodeConfig, endpoint: &Endpoint) -> anyhow::Result<GossipParts> {
+fn gossip(config: &NodeConfig, endpoint: &Endpoint, admin: SocketAddr) -> anyhow::Result<GossipParts> {
     let socket = Udp::bind(config.listen.gossip)?;
     let quic = match &config.advertise.quic {
         Some(told) => told.clone(),
@@ -212,13 +215,24 @@ fn gossip(config: &NodeConfig, endpoint: &Endpoint) -> anyhow::Result<GossipPart
         socket: Arc::new(socket),
         quic: quic.to_string(),
         gossip: gossip.to_string(),
-        admin: None,
+        admin: reachable(admin, &quic),
         zone: config.zone.clone(),
         weight: config.weight,
         material: TlsMaterial::load(&config.tls)?,
         provider: tls::ring_provider(),
         data_dir: Some(config.data_dir.clone()),
     })
+}
+
+/// Where others reach the admin listener of a node whose data plane they reach at `quic`: nowhere, if it serves this host
+/// alone and they may be on another.
+fn reachable(admin: SocketAddr, quic: &HostPort) -> Option<String> {
+    let here = |host: &str| host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    match admin.ip() {
+        ip if ip.is_unspecified() => Some(quic.with_port(admin.port()).to_string()),
+        ip if ip.is_loopback() && !here(quic.host()) => None,
+        _ => Some(admin.to_string()),
+    }
 }
 
 /// The preset, and what was told otherwise.
@@ -310,6 +324,15 @@ fn store_config(config: &NodeConfig) -> anyhow::Result<StoreConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_are_told_of_the_admin_listener_where_they_can_reach_it() {
+        let told = |admin: &str, quic: &str| reachable(admin.parse().unwrap(), &quic.parse().unwrap());
+        assert_eq!(told("127.0.0.1:7402", "10.0.0.1:7400"), None);
+        assert_eq!(told("127.0.0.1:7402", "localhost:7400").as_deref(), Some("127.0.0.1:7402"));
+        assert_eq!(told("10.9.0.1:7402", "db1:7400").as_deref(), Some("10.9.0.1:7402"));
+        assert_eq!(told("0.0.0.0:7402", "db1:7400").as_deref(), Some("db1:7402"));
+    }
 
     #[test]
     fn a_data_directory_is_made_for_this_user_and_one_that_exists_is_left_as_it_is() {

@@ -105,6 +105,7 @@ use crate::client::route::Routes;
 use crate::env::Env;
 use crate::limits;
 use crate::net::TlsMaterial;
+use crate::net::tls::TlsError;
 use crate::types::{ClusterName, ConflictPolicy, Namespace, NodeName, TraceId};
 use crate::version::RequestId;
 use crate::view::ClusterView;
@@ -153,6 +154,15 @@ impl Client {
     /// Settings of a new client.
     pub fn builder(tls: TlsMaterial) -> ClientBuilder {
         ClientBuilder::new(tls)
+    }
+
+    /// Shows other certificates in new connections from now on, and trusts what they trust: for programs that outlive
+    /// theirs. Connections that exist stay as they are.
+    ///
+    /// # Errors
+    /// When they cannot be used; the old ones then stay in use.
+    pub fn renew(&self, tls: &TlsMaterial) -> Result<(), TlsError> {
+        self.inner.calls.routes.endpoint().reload(tls)
     }
 
     /// The same client for keys of another namespace.

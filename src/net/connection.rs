@@ -37,6 +37,11 @@ use crate::net::frame::Status;
 use crate::net::lane::Lane;
 use crate::net::peer::Peer;
 use crate::net::pending::Pending;
+use crate::net::vigil::Silence;
+use crate::net::vigil::Watched;
+
+/// What is sent to have a peer acknowledge something; nobody reads it.
+const SIGN_OF_LIFE: &[u8] = &[0];
 
 /// One connection to a node, for asking it. Clones share it; it is closed when the last is dropped.
 #[derive(Clone)]
@@ -62,11 +67,14 @@ impl Drop for Handle {
 }
 
 /// What the connection's tasks hold.
-struct Shared {
+pub(crate) struct Shared {
     quic: quinn::Connection,
     peer: Arc<Peer>,
     pending: Pending,
     bulk: Semaphore,
+    /// Requests in bulk that wait for their reply.
+    bulk_pending: AtomicUsize,
+    silence: Silence,
     answered: AtomicBool,
     counters: Arc<NetCounters>,
     /// Counts it among the connections with its peer.
@@ -94,6 +102,8 @@ impl Connection {
             peer: parts.peer,
             pending: Pending::default(),
             bulk: Semaphore::new(limits::FRAME_MAX),
+            bulk_pending: AtomicUsize::new(0),
+            silence: Silence::default(),
             answered: AtomicBool::new(false),
             counters: parts.counters,
             patience: parts.patience,
@@ -180,6 +190,7 @@ impl Connection {
         if let Some(error) = shared.pending.ended() {
             return Err(error.before_sending());
         }
+        let _waiting = Waiting::of(&shared.bulk_pending);
         // Until its last byte is written, the peer cannot have executed the request.
         let sent = timeout_at(deadline, async {
             let permit = bulk::acquire(&shared.bulk, body.len()).await;
@@ -268,10 +279,67 @@ impl Connection {
         self.0.shared.answered.load(Ordering::Relaxed)
     }
 
+    /// Finds out whether the peer is still there: if it does not answer within the endpoint's idle timeout, the
+    /// connection is lost, and at once if the peer was restarted.
+    pub fn doubt(&self) {
+        self.0.shared.silence.doubt(&*self.0.shared, Instant::now());
+    }
+
+    /// What watches over it needs.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
     /// Closes the connection; requests that wait fail as `Unanswered`.
     pub fn close(&self) {
         self.0.shared.pending.end(self.0.shared.lost("this side closed the connection"));
         self.0.shared.quic.close(CloseCode::Done.code(), b"no longer needed");
+    }
+}
+
+/// Counts a request for as long as it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AsRef<Silence> for Shared {
+    fn as_ref(&self) -> &Silence {
+        &self.silence
+    }
+}
+
+impl Watched for Shared {
+    fn awaits(&self) -> bool {
+        self.pending.len() > 0 || self.bulk_pending.load(Ordering::Relaxed) > 0
+    }
+
+    fn heard(&self) -> u64 {
+        self.quic.stats().udp_rx.datagrams
+    }
+
+    fn call(&self) {
+        // Fails only where the connection is about to end anyway, or an older datagram has not gone out yet.
+        if let Err(error) = self.quic.send_datagram(Bytes::from_static(SIGN_OF_LIFE)) {
+            tracing::trace!(peer = %self.peer.label(), %error, "no sign of life was asked for");
+        }
+    }
+
+    fn give_up(&self, silent: Duration) {
+        if self.quic.close_reason().is_none() {
+            self.pending.end(self.lost(format!("nothing came from it for {:.1} s", silent.as_secs_f64())));
+            self.quic.close(CloseCode::Done.code(), b"no sign of life");
+        }
     }
 }
 

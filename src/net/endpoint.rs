@@ -17,11 +17,13 @@ use crate::limits;
 use crate::net::accept;
 use crate::net::connection::Connection;
 use crate::net::connection::ConnectionParts;
+use crate::net::connection::Shared as Connected;
 use crate::net::counters::NetCounters;
 use crate::net::error::CloseCode;
 use crate::net::error::NetError;
 use crate::net::error::handshake_failure;
 use crate::net::error::lost;
+use crate::net::identity::Certificate;
 use crate::net::peer::Peer;
 use crate::net::runtime::EnvRuntime;
 use crate::net::serve::Handler;
@@ -33,6 +35,8 @@ use crate::net::settings::TransportSettings;
 use crate::net::tls::TlsError;
 use crate::net::tls::TlsMaterial;
 use crate::net::tls::server_name;
+use crate::net::vigil;
+use crate::net::vigil::Vigil;
 use crate::types::NodeName;
 
 /// How long a closed endpoint stays so that the word of it goes out. A peer that is dead, or was being connected to, would
@@ -110,10 +114,14 @@ pub struct Endpoint(Arc<Shared>);
 struct Shared {
     quic: quinn::Endpoint,
     config: Mutex<QuicConfig>,
+    /// The certificate in use.
+    certificate: Mutex<Certificate>,
     serves: std::sync::atomic::AtomicBool,
     /// What is needed to build the configuration again when certificates change.
     rebuild: Rebuild,
     counters: Arc<NetCounters>,
+    /// Looks after the connections from here.
+    vigil: Arc<Vigil<Connected>>,
     /// Scope of everything that serves.
     serving: Env,
     /// Scope of everything that asks, and of quinn itself.
@@ -146,12 +154,18 @@ impl Endpoint {
         let socket = open(socket, &*runtime)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(quic.endpoint.clone(), None, socket, runtime)
             .map_err(|source| BindError::Socket { address: "given socket".to_owned(), source })?;
+        let watched = Arc::new(Vigil::default());
+        let (keep_alive, patience) = (rebuild.settings.keep_alive, rebuild.settings.idle_timeout);
+        let keep = Vigil::keep(Arc::downgrade(&watched), vigil::pause(keep_alive, patience), patience, scope.clone());
+        scope.spawn("net/vigil", keep);
         Ok(Self(Arc::new(Shared {
             quic: endpoint,
             config: Mutex::new(quic),
+            certificate: Mutex::new(material.certificate().clone()),
             serves: std::sync::atomic::AtomicBool::new(false),
             rebuild,
             counters: Arc::default(),
+            vigil: watched,
             serving: scope.child(),
             env: scope,
         })))
@@ -190,14 +204,16 @@ impl Endpoint {
         })?;
         let peer = Peer::of(&quic).map_err(|error| NetError::refused(&label, error.to_string()))?;
         self.0.counters.handshakes_ok.one();
-        Ok(Connection::new(ConnectionParts {
+        let connection = Connection::new(ConnectionParts {
             quic,
             peer: Arc::new(peer),
             lanes,
             counters: self.0.counters.clone(),
             patience: self.0.rebuild.settings.idle_timeout,
             env: self.0.env.clone(),
-        }))
+        });
+        self.0.vigil.add(connection.shared());
+        Ok(connection)
     }
 
     /// Uses new certificates from now on. Connections that exist stay as they are.
@@ -210,7 +226,18 @@ impl Endpoint {
             self.0.quic.set_server_config(Some(fresh.server.clone()));
         }
         *self.0.config.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self.0.certificate.lock().unwrap_or_else(PoisonError::into_inner) = material.certificate().clone();
         Ok(())
+    }
+
+    /// The certificate that it shows now.
+    pub fn certificate(&self) -> Certificate {
+        self.0.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The cryptography it uses.
+    pub fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.0.rebuild.provider
     }
 
     /// Moves to another socket; connections go on from there.

@@ -250,6 +250,15 @@ impl Link {
         }
     }
 
+    /// Doubts that the peer is there, see [`Connection::doubt`].
+    pub fn doubt(&self) {
+        let connection = match &*self.0.core.phase.now() {
+            Phase::Up(connection) => connection.clone(),
+            Phase::Idle | Phase::Connecting | Phase::Down { .. } => return,
+        };
+        connection.doubt();
+    }
+
     /// Ends the wait between attempts: there is news that the peer is back.
     pub fn retry_now(&self) {
         self.0.core.retry.notify_one();

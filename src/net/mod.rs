@@ -20,6 +20,7 @@ mod bulk;
 mod frame;
 mod lane;
 mod pending;
+mod vigil;
 
 pub mod connection;
 pub mod serve;

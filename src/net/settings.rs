@@ -37,9 +37,11 @@ use crate::net::tls::WallClock;
 /// Settings of all connections of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransportSettings {
-    /// How often a silent connection is kept alive.
+    /// How often a sign of life is asked for while an answer is awaited. Connections on which nothing is awaited send one every
+    /// [`limits::QUIET_KEEP_ALIVE`].
     pub keep_alive: Duration,
-    /// Silence after which a connection is lost; also how long a peer may leave replies unread.
+    /// Silence after which a connection on which an answer is awaited is lost; also how long a peer may leave replies
+    /// unread. Others are lost after [`limits::QUIET_IDLE`].
     pub idle_timeout: Duration,
     /// The round trip assumed before the first is measured; three of them pass before a lost first packet is repeated.
     pub initial_rtt: Duration,
@@ -158,7 +160,7 @@ impl<'a> QuicSource<'a> {
 
     fn transport(&self, side: Side) -> Result<TransportConfig, TlsError> {
         let settings = self.settings;
-        let idle = IdleTimeout::try_from(settings.idle_timeout)
+        let idle = IdleTimeout::try_from(settings.idle_timeout.max(limits::QUIET_IDLE))
             .map_err(|error| TlsError::Setup(format!("idle_timeout: {error}")))?;
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(settings.mtu_upper_bound);
@@ -170,10 +172,11 @@ impl<'a> QuicSource<'a> {
             .stream_receive_window(VarInt::from_u32(limits::STREAM_RECEIVE_WINDOW))
             .receive_window(VarInt::from_u32(limits::RECEIVE_WINDOW))
             .send_window(u64::try_from(limits::SEND_WINDOW).unwrap_or(u64::MAX))
-            .datagram_receive_buffer_size(None);
+            // They are signs of life, see `vigil`: nobody reads them, and older ones make room.
+            .datagram_receive_buffer_size(Some(limits::SIGNS_OF_LIFE_BYTES));
         // One side is enough: its pings are acknowledged, and that keeps the other side's end alive.
         if matches!(side, Side::Client) {
-            transport.keep_alive_interval(Some(settings.keep_alive));
+            transport.keep_alive_interval(Some(limits::QUIET_KEEP_ALIVE));
         }
         // The connecting side opens lanes and bulk requests; the serving side opens streams for large replies only.
         let (bidirectional, unidirectional) = match side {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::limits;
 use crate::node::ask::By;
@@ -27,7 +27,7 @@ use crate::wire::rpc::{ReplicaWrite, ServeError};
 const TICK: Duration = Duration::from_millis(500);
 /// How long a target that took no hint is left alone.
 const REST: Duration = Duration::from_secs(3);
-/// How often the markers of an unreachable target are counted again while its budget seems spent.
+/// How often the markers of a target are read though nothing is known of any, or its budget seems spent.
 const RECOUNT: Duration = Duration::from_secs(60);
 
 /// How many hints are kept for each target. A renewed hint counts anew until the markers are next counted, so this may
@@ -35,6 +35,8 @@ const RECOUNT: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct HintBudget {
     kept: Mutex<BTreeMap<NodeId, u64>>,
+    /// Targets for which there may be markers that were not counted yet.
+    fresh: Mutex<BTreeSet<NodeId>>,
     /// Targets whose hints are on their way.
     delivering: Mutex<BTreeSet<NodeId>>,
 }
@@ -55,6 +57,22 @@ impl HintBudget {
 
     fn delivering(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
         self.delivering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fresh(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Markers for these targets were stored.
+    pub(crate) fn stored(&self, targets: &[NodeId]) {
+        if !targets.is_empty() {
+            self.fresh().extend(targets);
+        }
+    }
+
+    /// Whether there are, or may be, markers of a target.
+    fn has_some(&self, target: NodeId) -> bool {
+        self.kept().get(&target).is_some_and(|kept| *kept > 0) || self.fresh().contains(&target)
     }
 
     /// Whether what a node lacks is about to come by hints: they are on their way, and not so many that comparing trees
@@ -99,7 +117,9 @@ impl HintBudget {
             return;
         }
         core.meters.hints_kept.count(admitted.len());
-        if let Err(error) = core.replica.hint(slot, admitted).await {
+        let outcome = core.replica.hint(slot, admitted.clone()).await;
+        self.stored(&admitted);
+        if let Err(error) = outcome {
             core.meters.hints_refused.one();
             tracing::warn!(%error, "a hint could not be kept; anti-entropy has to find what the owner missed");
         }
@@ -114,13 +134,14 @@ pub(crate) async fn deliver(core: Arc<Core>) {
         let view = core.view();
         for target in view.members().keys().filter(|node| **node != core.id) {
             // An unreachable target is looked at once, so that what was kept before a restart is known, and again when
-            // renewals may have spent its budget.
+            // renewals may have spent its budget. A reachable one for which nothing is kept is looked at as seldom.
+            let (connected, some) = (core.peers.is_connected(*target), core.hints.has_some(*target));
             let due = match counted.get(target) {
                 None => true,
-                Some(at) => core.hints.is_spent(*target) && at.elapsed() > RECOUNT,
+                Some(at) => at.elapsed() > RECOUNT && (connected || core.hints.is_spent(*target)),
             };
             let resting = refused.get(target).is_some_and(|at| at.elapsed() < REST);
-            if due || (core.peers.is_connected(*target) && !resting) {
+            if due || (connected && some && !resting) {
                 if deliver_to(&core, *target).await {
                     refused.remove(target);
                 } else {
@@ -132,7 +153,7 @@ pub(crate) async fn deliver(core: Arc<Core>) {
         tokio::select! {
             biased;
             () = core.rest.stopped() => return,
-            () = sleep(TICK) => {}
+            () = core.rest.beat(TICK) => {}
         }
     }
 }
@@ -143,6 +164,8 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) -> bool {
     let mut after: Option<Bytes> = None;
     let mut left = 0;
     let reachable = core.peers.is_connected(target);
+    // What is stored from here on is said to be, so that the next walk is not left out.
+    core.hints.fresh().remove(&target);
     let mut delivering = None;
     loop {
         let page = core

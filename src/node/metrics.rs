@@ -53,10 +53,9 @@ fn about(core: &Core) -> Vec<Family> {
             total(core.view().members().len()),
         ),
     ];
-    families.extend(core.oversight.certificate_expires_s.map(|second| {
-        let help = "When this node's certificate expires, in seconds since the Unix epoch.";
-        Family::gauge("dynamomini_certificate_expiry_timestamp_seconds", help, second)
-    }));
+    let help = "When this node's certificate expires, in seconds since the Unix epoch.";
+    let second = u64::try_from(core.peers.endpoint().certificate().not_after_ms / 1_000).unwrap_or(0);
+    families.push(Family::gauge("dynamomini_certificate_expiry_timestamp_seconds", help, second));
     families
 }
 

@@ -47,11 +47,14 @@ use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::net::Endpoint;
+use crate::net::Identity;
+use crate::net::TlsMaterial;
 use crate::net::link::LinkSettings;
 use crate::node::admission::Admission;
+use crate::net::tls::TlsError;
 use crate::node::core::{Core, Views};
 use crate::node::gate::Gate;
-use crate::node::gossip::{Gossip, GossipError, GossipParts};
+use crate::node::gossip::{Gossip, GossipError, GossipParts, Order};
 use crate::node::hedge::ReadHedge;
 use crate::node::hints::HintBudget;
 use crate::node::meters::Meters;
@@ -119,6 +122,28 @@ pub enum StartError {
     /// Name, partitions or node differ, which are fixed for a node's life.
     #[error("this is not the description of the running cluster, but of {0}")]
     Another(ClusterName),
+}
+
+/// Why a node does not take other certificates. It goes on with those it has.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// They are somebody else's.
+    #[error("the certificate is that of {found}, and this is node {node}: issue one for this node")]
+    Another {
+        /// Whose it is.
+        found: Identity,
+        /// Whose it should be.
+        node: NodeName,
+    },
+    /// No member would accept it.
+    #[error("the authority of tls.ca does not stand for the certificate now ({0}): renew it with that authority")]
+    Untrusted(String),
+    /// It cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The node is starting or ending.
+    #[error("gossip does not answer, so that members could not be told; it is tried again")]
+    Busy,
 }
 
 /// A running node.
@@ -204,6 +229,9 @@ impl Node {
         rest.spawn("trees", sync::check::run(core.clone()));
         rest.spawn("sync", sync::run(core.clone()));
         rest.spawn("reap", reap::run(core.clone()));
+        if core.gossip.is_none() {
+            rest.spawn("patrol", core.peers.clone().patrol(rest.clone()));
+        }
         endpoint.serve(Serve(core.clone()));
         if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
             Gossip::start(&core, gossip, prepared);
@@ -232,6 +260,25 @@ impl Node {
             return Err(StartError::NotAMember(cluster.node));
         }
         Ok(self.core.adopt(cluster)?)
+    }
+
+    /// Shows other certificates from now on, and trusts what they trust: in new connections, in its record, in
+    /// credentials. Connections that exist stay as they are, so no request notices.
+    ///
+    /// # Errors
+    /// [`RenewError`] when they are not this node's or nobody would accept them; the old ones then stay in use.
+    pub async fn renew(&self, material: &TlsMaterial) -> Result<(), RenewError> {
+        let node = self.core.view().info().node.clone();
+        if *material.identity() != Identity::Node(node.clone()) {
+            return Err(RenewError::Another { found: material.identity().clone(), node });
+        }
+        let (provider, wall_ms) = (self.endpoint.provider(), self.core.rest.wall_ms());
+        let untrusted = |error: rustls::Error| RenewError::Untrusted(error.to_string());
+        material.trusts(material.chain(), provider, wall_ms).map_err(untrusted)?;
+        self.endpoint.reload(material)?;
+        let Some(gossip) = &self.core.gossip else { return Ok(()) };
+        let told = gossip.ask(|reply| Order::Renew(Box::new(material.clone()), reply)).await;
+        Ok(told.ok_or(RenewError::Busy)??)
     }
 
     /// The members as this node sees them.

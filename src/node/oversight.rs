@@ -53,13 +53,11 @@ pub struct Oversight {
     pub host: Arc<dyn Host>,
     /// Requests that take longer are logged; `None` logs none.
     pub slow: Option<Duration>,
-    /// When its certificate expires, in seconds since the Unix epoch.
-    pub certificate_expires_s: Option<u64>,
 }
 
 impl Default for Oversight {
     fn default() -> Self {
-        Self { host: Arc::new(NoHost), slow: None, certificate_expires_s: None }
+        Self { host: Arc::new(NoHost), slow: None }
     }
 }
 

@@ -23,6 +23,8 @@ use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Re
 
 /// After a request to a node timed out, how long others are preferred to it.
 const SHUN_MS: u64 = 1_000;
+/// How often the others are looked after where there is no gossip.
+const PATROL: Duration = Duration::from_secs(1);
 
 /// Why a peer's answer is missing.
 #[derive(Debug, Clone)]
@@ -74,6 +76,8 @@ pub(crate) struct Judged {
     pub(crate) standing: Standing,
     /// How its storage is.
     pub(crate) storage: StorageHealth,
+    /// Which life of its process this is about.
+    pub(crate) instance: u64,
 }
 
 /// The other members.
@@ -153,7 +157,27 @@ impl Peers {
 
     /// Gossip says how a member is.
     pub(crate) fn judge(&self, node: NodeId, judged: Judged) {
-        self.judged.write().unwrap_or_else(PoisonError::into_inner).insert(node, judged);
+        let before = self.judged.write().unwrap_or_else(PoisonError::into_inner).insert(node, judged);
+        // Its connection may be as dead as it is, or was: what stands by chance only would fail the next request.
+        if before.is_none_or(|old| (old.standing, old.instance) != (judged.standing, judged.instance))
+            && let Some(peer) = self.get(node)
+        {
+            peer.link.doubt();
+        }
+    }
+
+    /// Looks whether those that are connected are there, over and over: where there is no gossip, nobody else does.
+    pub(crate) async fn patrol(self: Arc<Self>, env: Env) {
+        loop {
+            tokio::select! {
+                biased;
+                () = env.stopped() => return,
+                () = env.beat(PATROL) => {}
+            }
+            let peers: Vec<Arc<Peer>> =
+                self.peers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+            peers.iter().for_each(|peer| peer.link.doubt());
+        }
     }
 
     fn judged(&self, node: NodeId) -> Option<Judged> {

@@ -214,7 +214,10 @@ impl Serve {
         }
         // Ends with the write.
         let _writing = write.reservation.map(|token| core.reservations.begin(slot.clone(), token)).transpose()?;
-        core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await
+        let hints = write.hints.clone();
+        let outcome = core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await;
+        core.hints.stored(&hints);
+        outcome
     }
 }
 

@@ -28,6 +28,8 @@ use crate::types::NodeId;
 const FRESH: u32 = 100;
 /// Members before the accused, in the order of identifiers, that look at once whether an accusation is right.
 const WATCHERS: usize = 3;
+/// Accusers that saw a closed port, among those that are enough, after whom nobody else need see it: hosts say so rarely.
+const REFUSALS_ENOUGH: usize = 2;
 /// How long after a probe or relayed ping that failed an accusation makes this member look again.
 const FAILURE_COUNTS: Duration = Duration::from_secs(3);
 
@@ -280,7 +282,7 @@ impl Swim {
         let refused = suspicion.accusers.iter().filter(|accuser| accuser.refused).count();
         if !mine {
             self.config.suspicion_max + Duration::from_secs(1)
-        } else if refused >= enough {
+        } else if suspicion.accusers.len() >= enough && refused >= enough.min(REFUSALS_ENOUGH) {
             self.config.suspicion_refused
         } else {
             self.config.suspicion(suspicion.accusers.len(), enough)

@@ -21,7 +21,7 @@ pub struct Config {
     pub suspicion_min: Duration,
     /// How long it lasts when nobody confirms it.
     pub suspicion_max: Duration,
-    /// How long it lasts when all who confirm it saw their pings refused by a closed port.
+    /// How long it lasts when enough confirm it, and two of them saw their pings refused by a closed port.
     pub suspicion_refused: Duration,
     /// Independent accusers, the first included, after whom a suspicion is as short as it gets.
     pub accusers: usize,

@@ -22,11 +22,6 @@ pub enum Input<'a> {
         /// The address a datagram was sent to.
         address: SocketAddr,
     },
-    /// A member's data plane refused a connection, or ended one with a stateless reset.
-    Refused {
-        /// The member.
-        peer: NodeId,
-    },
     /// The outcome of an [`Effect::StreamPing`].
     StreamPong {
         /// Its token.

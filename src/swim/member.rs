@@ -21,8 +21,9 @@ const FLAP_WINDOW: Duration = Duration::from_secs(120);
 const FLAPS: usize = 3;
 /// How long a return is put off at first; it doubles with each further death.
 const PROBATION: Duration = Duration::from_secs(5);
-/// How long it is put off at most.
-const PROBATION_MAX: Duration = Duration::from_secs(60);
+/// How long it is put off at most: longer than a process that hardly runs needs to die again, and soon enough for one that
+/// has recovered. Another process under the name, as after a restart, is never put off.
+const PROBATION_MAX: Duration = Duration::from_secs(15);
 
 /// A member that is accused.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -33,7 +33,7 @@
 //! - *Every other probe goes to the next member in the order of identifiers*, so that each member is looked at once
 //!   in two intervals for certain, not only on average. The others go round robin through a shuffled list.
 //! - *A closed port is evidence*: it starts a short round of all kinds of probes at once, and a suspicion which enough
-//!   members saw refused is short. One forged refusal leads to one answered ping.
+//!   members confirm, two of whom saw it, is short. One forged refusal leads to one answered ping.
 //! - *A process that was stopped does not blame others*: when deadlines are found long past, probes are dropped and
 //!   suspicions prolonged by the time lost.
 //! - *The dead are tried for ever*, about once a second or two by all others together, and all soon when one returns,
@@ -250,7 +250,6 @@ impl Swim {
                     self.on_refusal(now, node);
                 }
             }
-            Input::Refused { peer } => self.on_refusal(now, peer),
             Input::StreamPong { token, reply } => self.on_stream_pong(now, token, reply),
             Input::SyncReply { peer, reply } => self.on_sync_reply(now, peer, reply),
             Input::Seeds(addresses) => self.on_seeds(now, addresses),

@@ -250,6 +250,7 @@ impl Swim {
 
     fn succeed(&mut self, now: Duration, from: NodeId, seq: u32) {
         let Some(probe) = self.probes.remove(&seq) else { return };
+        self.timers.cancel(probe.at, Timer::Probe(seq));
         if probe.in_turn {
             self.health.better();
         }
@@ -436,6 +437,7 @@ impl Swim {
 
     fn forward(&mut self, now: Duration, own: u32) {
         let Some(relayed) = self.relayed.remove(&own) else { return };
+        self.timers.cancel(relayed.at, Timer::Relay(own));
         let newer = self.table.get(relayed.target).filter(|member| member.edition().incarnation > relayed.held);
         let record = newer.map(|member| member.signed.clone());
         let mut parts = vec![Part::Ack { seq: relayed.seq }];

@@ -36,6 +36,11 @@ impl Timers {
         self.0.insert((when, timer));
     }
 
+    /// Takes a moment out again, so that nobody is woken for it.
+    pub(super) fn cancel(&mut self, when: Duration, timer: Timer) {
+        self.0.remove(&(when, timer));
+    }
+
     /// The earliest moment.
     pub(super) fn next(&self) -> Option<Duration> {
         self.0.first().map(|(when, _)| *when)

@@ -187,6 +187,8 @@ pub struct MemberStatus {
     pub config: u64,
     /// How often its record changed.
     pub incarnation: u64,
+    /// Where its admin listener is, if others can reach it.
+    pub admin: Option<String>,
 }
 
 #[cfg(test)]

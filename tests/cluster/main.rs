@@ -24,6 +24,7 @@ mod exposition;
 mod failure;
 mod membership;
 mod refusals;
+mod renewal;
 mod restart;
 mod storage;
 mod sync;

@@ -14,8 +14,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::limits;
 use crate::net::Datagrams;
+use crate::net::TlsMaterial;
 use crate::net::datagram::KNOCK;
 use crate::net::link;
+use crate::net::tls::TlsError;
 use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::gossip::members::{Kept, MembersFile};
@@ -25,7 +27,7 @@ use crate::node::gossip::warn::Warnings;
 use crate::node::gossip::{Gossip, GossipParts, Prepared};
 use crate::node::peers::Judged;
 use crate::seal::{Opener, Sealer};
-use crate::swim::{ClusterState, Effect, Event, Input, Record, StorageHealth, Swim};
+use crate::swim::{ClusterState, Effect, Event, Input, Record, Seen, StorageHealth, Swim};
 use crate::types::NodeId;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest};
@@ -97,7 +99,7 @@ impl Driver {
         let swim = Swim::new(parts.config, record, restored, gossip.notary.clone(), seed, now)?;
         for seen in swim.members() {
             core.peers.met(seen.node, &seen.record.name, &seen.record.quic);
-            core.peers.judge(seen.node, Judged { standing: seen.standing, storage: seen.record.storage });
+            core.peers.judge(seen.node, judged(&seen));
             // The configuration may name the address from which it has moved since.
             core.moved(seen.node, &seen.record.quic);
         }
@@ -166,7 +168,7 @@ impl Driver {
         self.carry_out();
         self.pass_on();
         if Instant::now() >= self.next_pause {
-            self.next_pause = Instant::now() + PAUSE;
+            self.next_pause = self.gossip.env.next_beat(PAUSE);
             self.learn();
             self.save_later();
         }
@@ -221,10 +223,25 @@ impl Driver {
                 Ok(changed) => self.unsaved |= changed,
                 Err(error) => tracing::warn!(%error, "this node's record cannot be changed"),
             },
+            Order::Renew(material, reply) => drop(reply.send(self.renew(now, &material))),
             Order::Portrait(reply) => drop(reply.send(Portrait::of(&self.swim, now))),
             Order::Seals(reply) => drop(reply.send(self.sealer.key_id())),
             Order::Leave(reply) => drop(reply.send(self.swim.leave(now))),
         }
+    }
+
+    /// Signs with other material from now on, and has everybody learn of it.
+    fn renew(&mut self, now: Duration, material: &TlsMaterial) -> Result<(), TlsError> {
+        let notary = &self.gossip.notary;
+        notary.renew(material)?;
+        let (certificate, key) = (notary.certificate(), notary.public_key());
+        let changed = self.swim.update(now, |record| (record.certificate, record.key) = (certificate, key));
+        match changed {
+            Ok(changed) => self.unsaved |= changed,
+            Err(error) => tracing::warn!(%error, "this node's record cannot name its new certificate"),
+        }
+        self.gossip.greet_anew();
+        Ok(())
     }
 
     fn look_for_certificates(&self, peer: NodeId, unknown_before: u64) {
@@ -343,6 +360,7 @@ impl Driver {
                     self.say(record.node(), "alive");
                     self.take_record(&record);
                     self.core.peers.retry_now(record.node());
+                    self.gossip.greet.notify_one();
                 }
                 Event::Refuted(node) => self.say(node, "alive"),
                 Event::Suspect(node) => self.say(node, "suspect"),
@@ -388,7 +406,7 @@ impl Driver {
     fn say(&mut self, node: NodeId, what: &str) {
         tracing::info!("member {} {what}", self.name_of(node));
         if let Some(seen) = self.swim.member(node) {
-            self.core.peers.judge(node, Judged { standing: seen.standing, storage: seen.record.storage });
+            self.core.peers.judge(node, judged(&seen));
         }
     }
 
@@ -399,7 +417,7 @@ impl Driver {
             return;
         }
         if let Some(seen) = self.swim.member(node) {
-            self.core.peers.judge(node, Judged { standing: seen.standing, storage: record.storage });
+            self.core.peers.judge(node, judged(&seen));
         }
         if record.state != ClusterState::Removed {
             self.core.peers.met(node, &record.name, &record.quic);
@@ -443,6 +461,10 @@ impl Driver {
             credentials,
         }
     }
+}
+
+fn judged(seen: &Seen) -> Judged {
+    Judged { standing: seen.standing, storage: seen.record.storage, instance: seen.record.instance }
 }
 
 async fn receive(socket: &dyn Datagrams, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {

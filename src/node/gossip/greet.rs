@@ -24,11 +24,14 @@ use crate::wire::blob::{self, Blob};
 use crate::wire::gossip::{GossipReply, GossipRequest, Hello, SecretBlob};
 use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
-/// Pause between looks at who is to be greeted.
-const TICK: Duration = Duration::from_millis(200);
+/// Pause between looks at who is to be greeted, at first and when there was somebody; it doubles while there is nobody.
+const TICK: Duration = Duration::from_millis(250);
+/// Longest such pause, once anybody was met.
+const TICK_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Time after which somebody is greeted again though nothing is known to have changed.
+/// Time between greetings of members about whom nothing is known to have changed, one after another; and between those of a
+/// seed.
 const AGAIN: Duration = Duration::from_secs(30);
 /// First and longest pause between attempts to reach a seed.
 const SEED_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -139,22 +142,25 @@ impl Gossip {
         self.greet.notify_one();
     }
 
+    /// Has everybody greeted again, since what this node shows has changed.
+    pub(crate) fn greet_anew(&self) {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).values_mut().for_each(|met| met.lacking = true);
+        self.greet.notify_one();
+    }
+
     /// Those of the connected members that should be greeted now.
     fn due(&self, connected: &[NodeId]) -> Vec<NodeId> {
         let (own, now) = (self.keys.digest(), Instant::now());
         let mut all = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|node, _| connected.contains(node));
-        let mut due: Vec<NodeId> = Vec::new();
-        let mut again = None;
-        for node in connected {
-            match all.get(node) {
-                None => due.push(*node),
-                Some(met) if met.told != own || met.lacking => due.push(*node),
-                Some(met) if now > met.at + AGAIN => again = Some(*node),
-                Some(_) => {}
-            }
+        let unknown = |node: &NodeId| all.get(node).is_none_or(|met| met.told != own || met.lacking);
+        let mut due: Vec<NodeId> = connected.iter().copied().filter(unknown).collect();
+        // Whatever the number of members, one of them at a time.
+        let latest = all.values().map(|met| met.at).max();
+        if latest.is_none_or(|at| now > at + AGAIN) {
+            let longest = all.iter().filter(|(_, met)| now > met.at + AGAIN).min_by_key(|(_, met)| met.at);
+            due.extend(longest.map(|(node, _)| *node));
         }
-        due.extend(again);
         due
     }
 
@@ -187,8 +193,13 @@ impl Gossip {
 /// Greets everybody that is connected, for as long as the node runs.
 pub(crate) async fn greet_all(core: Arc<Core>, gossip: Arc<Gossip>) {
     let under_way: Arc<std::sync::Mutex<BTreeSet<NodeId>>> = Arc::default();
+    let mut pause = TICK;
     loop {
-        for node in gossip.due(&core.peers.connected()) {
+        let due = gossip.due(&core.peers.connected());
+        // Until somebody was met, this node waits for its first keys.
+        let quiet = due.is_empty() && gossip.tally.greetings.get() > 0;
+        pause = if quiet { (pause * 2).min(TICK_MAX) } else { TICK };
+        for node in due {
             let mut busy = under_way.lock().unwrap_or_else(PoisonError::into_inner);
             if busy.len() >= limits::GREETINGS_AT_ONCE || !busy.insert(node) {
                 continue;
@@ -206,9 +217,12 @@ pub(crate) async fn greet_all(core: Arc<Core>, gossip: Arc<Gossip>) {
         tokio::select! {
             biased;
             () = gossip.env.stopped() => return,
-            () = sleep(TICK) => {}
+            () = gossip.env.beat(pause) => {}
             // News wait for a moment, so that a burst of them is one round.
-            () = gossip.greet.notified() => sleep(TICK / 10).await,
+            () = gossip.greet.notified() => {
+                pause = TICK;
+                sleep(TICK / 10).await;
+            }
         }
     }
 }

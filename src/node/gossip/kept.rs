@@ -59,24 +59,45 @@ impl KeptFile {
 
     /// The content, or that of the one before if the file is missing or damaged. `None` when there is neither.
     pub(crate) fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        self.load_as(|body| Some(body.to_vec()))
+    }
+
+    /// Like [`KeptFile::load`], decoded: what does not decode is damaged, too. What is damaged and no secret is set aside under
+    /// another name, where nothing replaces it.
+    pub(crate) fn load_as<T>(&self, decode: impl Fn(&[u8]) -> Option<T>) -> io::Result<Option<T>> {
         let mut damaged = false;
         let before = self.keeps_before.then(|| self.beside(".old"));
         for path in std::iter::once(self.path.clone()).chain(before) {
             let Some(bytes) = read(&path)? else { continue };
-            match self.body(&bytes) {
-                Some(body) => {
+            match self.body(&bytes).and_then(&decode) {
+                Some(content) => {
                     if damaged {
                         tracing::warn!(file = %self.path.display(), "damaged: the one before it is used");
                     }
-                    return Ok(Some(body.to_vec()));
+                    return Ok(Some(content));
                 }
-                None => damaged = true,
+                None => {
+                    damaged = true;
+                    self.set_aside(&path)?;
+                }
             }
         }
         if damaged {
-            tracing::warn!(file = %self.path.display(), "damaged, and no undamaged one before it: begun anew");
+            tracing::error!(file = %self.path.display(), "damaged, and no undamaged one before it: begun anew");
         }
         Ok(None)
+    }
+
+    fn set_aside(&self, path: &Path) -> io::Result<()> {
+        if !self.keeps_before {
+            return Ok(());
+        }
+        let aside = self.beside(".damaged");
+        fs::rename(path, &aside)?;
+        tracing::error!(
+            file = %path.display(), aside = %aside.display(), "cannot be read: damaged, or of another version; it is kept aside"
+        );
+        Ok(())
     }
 
     fn body<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
@@ -124,7 +145,8 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(file.path(), &bytes).unwrap();
         assert_eq!(file.load().unwrap().as_deref(), Some(b"one".as_slice()));
-        fs::remove_file(file.path()).unwrap();
+        assert_eq!(fs::read(file.beside(".damaged")).unwrap(), bytes, "it is kept for whoever wants to know");
+        assert!(!file.path().exists());
         assert_eq!(file.load().unwrap().as_deref(), Some(b"one".as_slice()), "a crash between the renames");
         fs::write(file.beside(".old"), b"junk").unwrap();
         assert_eq!(file.load().unwrap(), None);

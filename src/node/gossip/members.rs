@@ -52,9 +52,9 @@ impl MembersFile {
     /// Reads the file of a data directory, if one is used and there is something in it.
     pub(crate) fn open(data_dir: Option<&Path>) -> io::Result<(Self, Kept)> {
         let file = data_dir.map(|dir| KeptFile::new(dir, "members", b"DMMEMB01"));
-        let bytes = file.as_ref().map(KeptFile::load).transpose()?.flatten();
-        let kept = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default();
-        Ok((Self(file), kept))
+        let decode = |body: &[u8]| postcard::from_bytes(body).ok();
+        let kept = file.as_ref().map(|file| file.load_as(decode)).transpose()?.flatten();
+        Ok((Self(file), kept.unwrap_or_default()))
     }
 
     /// Writes it anew, away from the threads that serve the network.
@@ -65,5 +65,27 @@ impl MembersFile {
         if let Some(Err((file, error))) = outcome {
             tracing::warn!(file = %file.path().display(), %error, "membership cannot be kept");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_does_not_decode_is_kept_aside_and_the_one_before_it_used() {
+        let (dir, env) = (tempfile::tempdir().unwrap(), Env::real());
+        let (file, kept) = MembersFile::open(Some(dir.path())).unwrap();
+        assert_eq!(kept, Kept::default());
+        file.save(Kept { incarnation: 7, ..Kept::default() }, &env).await;
+        // Whole by its checksum, and not what this version writes.
+        let strange = KeptFile::new(dir.path(), "members", b"DMMEMB01");
+        strange.save(&[0xff; 30]).unwrap();
+        let (_, kept) = MembersFile::open(Some(dir.path())).unwrap();
+        assert_eq!(kept.incarnation, 7);
+        assert!(dir.path().join("members.damaged").exists());
+        std::fs::write(dir.path().join("members.old"), b"junk").unwrap();
+        let (_, kept) = MembersFile::open(Some(dir.path())).unwrap();
+        assert_eq!(kept, Kept::default(), "the others tell what is lost");
     }
 }

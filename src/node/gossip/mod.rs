@@ -23,6 +23,7 @@ mod warn;
 
 pub use founding::Founding;
 pub use founding::FoundingError;
+pub(crate) use orders::Order;
 pub(crate) use report::without_gossip;
 pub(crate) use serve::keys as serve_keys;
 pub(crate) use serve::serve;
@@ -50,7 +51,6 @@ use crate::node::gossip::greet::Met;
 use crate::node::gossip::keys::Keys;
 use crate::node::gossip::members::{Kept, MembersFile};
 use crate::node::gossip::notary::CertificateNotary;
-use crate::node::gossip::orders::Order;
 use crate::node::gossip::tally::Tally;
 use crate::seal::Boot;
 use crate::swim::Config;

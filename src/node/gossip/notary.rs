@@ -4,7 +4,7 @@
 //! refused for now and noted as lacking.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustls::crypto::CryptoProvider;
 
@@ -22,9 +22,8 @@ type Fingerprint = [u8; 32];
 /// Signs and checks records.
 pub(crate) struct CertificateNotary {
     cluster: ClusterName,
-    material: TlsMaterial,
     provider: Arc<CryptoProvider>,
-    signer: RecordSigner,
+    own: RwLock<Arc<Own>>,
     env: Env,
     state: Mutex<State>,
     /// Records whose signature is wrong.
@@ -33,6 +32,18 @@ pub(crate) struct CertificateNotary {
     pub(crate) unknown: Counter,
     /// Credentials that were not believed.
     pub(crate) refused: Counter,
+}
+
+/// What this node proves itself with, and whom it trusts.
+struct Own {
+    material: TlsMaterial,
+    signer: RecordSigner,
+}
+
+impl Own {
+    fn new(material: &TlsMaterial, cluster: &ClusterName) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Self { material: material.clone(), signer: RecordSigner::new(material, cluster)? }))
+    }
 }
 
 #[derive(Default)]
@@ -53,9 +64,8 @@ impl CertificateNotary {
     ) -> Result<Self, TlsError> {
         let notary = Self {
             cluster: cluster.clone(),
-            material: material.clone(),
             provider: provider.clone(),
-            signer: RecordSigner::new(material, cluster)?,
+            own: RwLock::new(Own::new(material, cluster)?),
             env: env.clone(),
             state: Mutex::default(),
             forged: Counter::default(),
@@ -66,29 +76,44 @@ impl CertificateNotary {
         Ok(notary)
     }
 
+    /// Proves this node with other material from now on, and trusts what that trusts. Credentials that were checked
+    /// before stay.
+    pub(crate) fn renew(&self, material: &TlsMaterial) -> Result<(), TlsError> {
+        let own = Own::new(material, &self.cluster)?;
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = own;
+        self.learn(&[self.own()]);
+        Ok(())
+    }
+
+    fn mine(&self) -> Arc<Own> {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This node's credential, encoded.
     pub(crate) fn own(&self) -> Blob {
-        encode(self.signer.credential())
+        encode(self.mine().signer.credential())
     }
 
     /// The key under which this node's records are signed.
     pub(crate) fn public_key(&self) -> Vec<u8> {
-        self.signer.public_key().to_vec()
+        self.mine().signer.public_key().to_vec()
     }
 
     /// This node's certificate, as its record names it.
     pub(crate) fn certificate(&self) -> swim::Certificate {
-        let certificate = self.material.certificate();
+        let mine = self.mine();
+        let certificate = mine.material.certificate();
         let expires_s = u64::try_from(certificate.not_after_ms / 1000).unwrap_or(0);
         swim::Certificate { fingerprint: certificate.fingerprint, expires_s }
     }
 
     /// Checks credentials and remembers those that hold.
     pub(crate) fn learn(&self, credentials: &[Blob]) {
+        let mine = self.mine();
         for encoded in credentials.iter().take(limits::CREDENTIALS_MAX) {
             let Ok(credential) = postcard::from_bytes::<Credential>(encoded) else {
                 self.refused.one();
@@ -98,7 +123,7 @@ impl CertificateNotary {
             if known {
                 continue;
             }
-            match credential.check(&self.cluster, &self.material, &self.provider, self.env.wall_ms()) {
+            match credential.check(&self.cluster, &mine.material, &self.provider, self.env.wall_ms()) {
                 Ok(vouched) => self.keep(vouched, Blob::copy(encoded)),
                 Err(error) => {
                     self.refused.one();
@@ -122,7 +147,7 @@ impl CertificateNotary {
 
     /// Forgets the certificates that are none of these, when there are many.
     pub(crate) fn prune(&self, used: &BTreeSet<Fingerprint>) {
-        let own = self.material.certificate().fingerprint;
+        let own = self.mine().material.certificate().fingerprint;
         let mut state = self.lock();
         if state.vouched.len() > limits::CREDENTIALS_MAX / 2 {
             state.vouched.retain(|print, _| *print == own || used.contains(print));
@@ -159,7 +184,7 @@ fn encode(credential: &Credential) -> Blob {
 
 impl swim::Notary for CertificateNotary {
     fn sign(&self, bytes: &[u8]) -> Vec<u8> {
-        self.signer.sign(bytes)
+        self.mine().signer.sign(bytes)
     }
 
     fn verify(&self, record: &swim::Record, bytes: &[u8], signature: &[u8]) -> bool {
@@ -240,6 +265,29 @@ mod tests {
         notary.learn(&[Blob::copy(b"junk"), Blob::copy(&[0; 200])]);
         assert_eq!(notary.refused.get(), 2);
         assert_eq!(notary.credentials(&[], true).len(), 2, "its own, twice");
+    }
+
+    #[test]
+    fn a_renewed_certificate_takes_the_place_of_the_old_one_and_what_was_known_stays_known() {
+        let authority = certs::Authority::new("notaries");
+        let of = |name: &str| {
+            let issued = authority.issue(&[&format!("dynamomini://node/{name}")]);
+            let file = |bytes| PemFile { name: "memory", bytes };
+            let (chain, key) = (file(issued.chain.as_bytes()), file(issued.key.as_bytes()));
+            TlsMaterial::from_pem(chain, key, file(authority.root.as_bytes()), &ring_provider()).unwrap()
+        };
+        let (one, two) = (notary("n1"), notary("n2"));
+        two.learn(&[one.own()]);
+        let old = Signed::new(record(&one, "n1"), &one).unwrap().to_bytes();
+        let before = one.certificate();
+        one.renew(&of("n1")).unwrap();
+        assert_ne!(one.certificate().fingerprint, before.fingerprint);
+        let new = Signed::new(record(&one, "n1"), &one).unwrap().to_bytes();
+        assert_eq!(Signed::from_bytes(&new, 1, &two), Err(RecordError::Forged), "its certificate has not come yet");
+        two.learn(&[one.own()]);
+        for bytes in [old, new] {
+            assert!(Signed::from_bytes(&bytes, 1, &two).is_ok());
+        }
     }
 
     #[test]

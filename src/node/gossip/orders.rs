@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::net::TlsMaterial;
+use crate::net::tls::TlsError;
 use crate::node::gossip::report::Portrait;
 use crate::seal::{Boot, KeyId};
 use crate::swim::Record;
@@ -31,6 +33,8 @@ pub(crate) enum Order {
     Learnt,
     /// Change this member's record.
     Change(Box<dyn FnOnce(&mut Record) + Send>),
+    /// Prove this node with other certificates from now on.
+    Renew(Box<TlsMaterial>, oneshot::Sender<Result<(), TlsError>>),
     /// Tell everything about the members.
     Portrait(oneshot::Sender<Portrait>),
     /// Tell which key seals.

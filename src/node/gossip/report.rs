@@ -73,6 +73,7 @@ fn status(record: &Record, state: MemberState, since: Duration, rtt: Option<Dura
         certificate_expires_s: record.certificate.expires_s,
         config: record.config,
         incarnation: record.incarnation,
+        admin: record.admin.clone(),
     }
 }
 
@@ -166,6 +167,7 @@ pub(crate) fn without_gossip(core: &Core) -> MembersReport {
         certificate_expires_s: 0,
         config: 0,
         incarnation: 0,
+        admin: None,
     };
     let mut members: Vec<MemberStatus> = view.members().iter().map(member).collect();
     members.sort_by(|one, other| one.name.cmp(&other.name));

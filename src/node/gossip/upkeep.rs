@@ -71,7 +71,7 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
         tokio::select! {
             biased;
             () = gossip.env.stopped() => return,
-            () = sleep(TICK) => {}
+            () = gossip.env.beat(TICK) => {}
         }
         gossip.keys.save(&gossip.env).await;
         if Instant::now() >= check_at {

@@ -50,7 +50,7 @@ async fn read_on(core: &Arc<Core>) {
             }
             None => {
                 next_check = next_check.min(Instant::now() + limits::TREE_CHECK_INTERVAL / count);
-                sleep(TICK).await;
+                core.rest.beat(TICK).await;
                 continue;
             }
         };

@@ -167,7 +167,7 @@ async fn compare_on(core: &Arc<Core>) {
         };
         let due = core.sync.schedule().next(Instant::now(), usable);
         let Some((peer, trees)) = due else {
-            sleep(TICK).await;
+            core.rest.beat(TICK).await;
             continue;
         };
         let began = Instant::now();

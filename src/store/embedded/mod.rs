@@ -207,7 +207,7 @@ async fn keep(core: Weak<Core>, env: Env) {
         Durability::Off | Durability::EveryBatch => limits::STORE_UNSYNCED_MAX,
     };
     let timer = |period| {
-        let mut timer = tokio::time::interval(period);
+        let mut timer = tokio::time::interval_at(env.next_beat(period), period);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         timer
     };

@@ -275,7 +275,7 @@ impl Link {
 /// Looks after the storage until it is dropped or told to stop.
 async fn keep(link: Weak<Link>, env: Env) {
     let timer = |period| {
-        let mut timer = tokio::time::interval(period);
+        let mut timer = tokio::time::interval_at(env.next_beat(period), period);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         timer
     };

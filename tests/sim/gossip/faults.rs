@@ -109,7 +109,7 @@ fn members_that_stop_again_and_again_neither_flap_nor_harm_others() {
         let took = net.run_while(3 * MINUTE, |net| {
             (0..16).all(|by| (0..16).all(|of| by == of || net.standing(by, of) == Some(Standing::Alive)))
         });
-        judge::within(&net, scenario, "being whole after the sick recovered", took, Duration::from_secs(75));
+        judge::within(&net, scenario, "being whole after the sick recovered", took, Duration::from_secs(25));
     }
 }
 

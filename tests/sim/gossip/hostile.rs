@@ -29,7 +29,7 @@ fn refused(swim: &Swim) -> u64 {
 }
 
 /// Datagrams and messages of all kinds, as members with faults around them send them.
-fn overheard(seed: u64) -> (Net, Vec<Vec<u8>>) {
+pub(crate) fn overheard(seed: u64) -> (Net, Vec<Vec<u8>>) {
     let mut net = Net::settled(seed, 6);
     net.overheard = Some(Vec::new());
     net.conditions.loss = 0.3;

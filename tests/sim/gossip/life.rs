@@ -79,6 +79,24 @@ fn a_member_is_back_at_once_after_a_restart_a_wipe_or_a_move() {
 }
 
 #[test]
+fn a_member_that_its_operator_restarts_again_and_again_is_never_held_back() {
+    let scenario = "life::a_member_that_its_operator_restarts_again_and_again_is_never_held_back";
+    for seed in seeds(3) {
+        let mut net = Net::settled(seed, 8);
+        net.run_for(Duration::from_secs(2));
+        for round in 0..6 {
+            let restored = net.kill(3);
+            let gone = net.run_while(MINUTE, |net| net.all_see(3, Standing::Failed));
+            judge::within(&net, scenario, "being seen failed", gone, SOON);
+            // With its disk, or without.
+            net.start(3, 1, if round % 2 == 0 { restored } else { Vec::new() }, &[0]);
+            let back = net.run_while(MINUTE, |net| net.all_see(3, Standing::Alive));
+            judge::within(&net, scenario, &format!("being back from restart {round}"), back, SOON);
+        }
+    }
+}
+
+#[test]
 fn all_restarted_at_once_are_alive_within_10_s_without_their_seeds() {
     let scenario = "life::all_restarted_at_once_are_alive_within_10_s_without_their_seeds";
     for seed in seeds(3) {

@@ -5,11 +5,13 @@
 
 mod faults;
 mod figures;
+mod fuzz;
 mod hostile;
 mod judge;
 mod life;
 mod net;
 mod notary;
+mod presets;
 mod scale;
 
 /// Seeds of one scenario: `SIM_SEED` alone if it is set, else `usual` many, times `SIM_SEEDS` if that is set.

@@ -171,7 +171,13 @@ impl Net {
 
     /// A world with a cluster that knows itself already.
     pub(crate) fn settled(seed: u64, members: usize) -> Self {
+        Self::settled_with(seed, members, |_| {})
+    }
+
+    /// The same in surroundings that are changed before anybody starts.
+    pub(crate) fn settled_with(seed: u64, members: usize, change: impl FnOnce(&mut Self)) -> Self {
         let mut net = Self::new(seed);
+        change(&mut net);
         net.add_many(members);
         let records: Vec<Record> = (0..members).map(|at| net.record(at, 1, 1)).collect();
         let signed: Vec<_> = records.iter().map(|record| net.signed(record)).collect();
