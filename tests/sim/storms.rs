@@ -265,7 +265,7 @@ fn draw(rng: &mut StdRng) -> (Conditions, Setup, Durability) {
     };
     let weaker = [Durability::Off, Durability::Interval(Duration::from_millis(100))];
     let durability = if rng.random_bool(0.6) { Durability::EveryBatch } else { weaker[rng.random_range(0..2)] };
-    let setup = Setup { nodes: rng.random_range(3..=5), durability: Some(durability), reap_after: None };
+    let setup = Setup { nodes: rng.random_range(3..=5), durability: Some(durability), ..Setup::default() };
     (conditions, setup, durability)
 }
 
@@ -347,7 +347,7 @@ fn one_seed_gives_one_trace_with_every_kind_of_fault() {
 #[test]
 fn as_many_lost_disks_as_acknowledged_a_write_are_found_out() {
     let wrong = simulate(1, 0.1, |simulation| async move {
-        let setup = Setup { nodes: 3, durability: Some(Durability::EveryBatch), reap_after: None };
+        let setup = Setup { nodes: 3, durability: Some(Durability::EveryBatch), ..Setup::default() };
         let mut cluster = Cluster::start_with(simulation.clone(), Conditions::default(), setup).await;
         let (client, judge_client) = (cluster.client(1).await, cluster.client(9).await);
         let history = Rc::new(RefCell::new(History::default()));
