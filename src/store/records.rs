@@ -63,12 +63,6 @@ impl Records {
         self.records.range(range).map(|((_, key), _)| key.clone()).collect()
     }
 
-    /// All places that hold one, in order.
-    #[cfg(any(test, feature = "simulation"))]
-    pub(crate) fn slots(&self) -> Vec<Slot> {
-        self.records.keys().map(|(partition, key)| Slot { partition: *partition, key: key.clone() }).collect()
-    }
-
     /// How many there are, and the bytes of their keys and values.
     pub(crate) fn size(&self) -> StoreSize {
         StoreSize { keys: self.records.len() as u64, bytes: self.bytes }

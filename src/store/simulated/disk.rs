@@ -22,6 +22,7 @@ use crate::store::UNREADABLE;
 use crate::store::epoch::Memo;
 use crate::store::epoch::Seal;
 use crate::store::records::Records;
+use crate::types::PartitionId;
 
 /// The faults that a disk has now.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -168,7 +169,12 @@ impl Disk {
 
     /// All places that hold something, in order.
     pub fn slots(&self) -> Vec<Slot> {
-        self.lock().seen.records.slots()
+        let platter = self.lock();
+        let Some(owner) = &platter.seen.owner else { return Vec::new() };
+        let partitions = owner.partitions.iter().chain([PartitionId::HINTS]);
+        let slots =
+            |partition| platter.seen.records.keys(partition).into_iter().map(move |key| Slot { partition, key });
+        partitions.flat_map(slots).collect()
     }
 
     /// Damages a record where it lies. Returns whether there was one.

@@ -1,3 +1,5 @@
+//! The simulated engine keeps the contract of all engines, and its disk has each of its faults.
+
 use super::*;
 use crate::store::Engine;
 use crate::store::UNREADABLE;
