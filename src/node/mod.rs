@@ -178,8 +178,7 @@ impl Node {
         let (name, cluster) = (&view.info().node, &view.info().cluster);
         let gossip = gossip.map(|parts| Gossip::prepare(name, cluster, parts, env)).transpose()?;
         let (gossip, prepared) = gossip.unzip();
-        let storage = env.child();
-        let rest = env.child();
+        let (storage, rest) = (env.child(), env.child());
         let trees = Arc::new(Trees::new(&view, engine.epoch()));
         if let Some(path) = kept.clone() {
             let (hash, trees) = (*view.hash(), trees.clone());

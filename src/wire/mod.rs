@@ -1,5 +1,6 @@
 //! The messages that nodes and clients exchange, and their encoding.
 
+mod about;
 pub mod blob;
 pub mod gossip;
 pub mod reap;

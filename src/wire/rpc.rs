@@ -189,34 +189,6 @@ pub struct ScanRequest {
     pub keys_only: bool,
 }
 
-impl Request {
-    /// What it is, for traces.
-    pub fn verb(&self) -> &'static str {
-        match self {
-            Self::Put(_) => "put",
-            Self::Get(_) => "get",
-            Self::Scan(_) => "scan",
-            Self::Apply(_) => "apply",
-            Self::Fetch { .. } | Self::FetchPage(_) => "fetch",
-            Self::Reserve(_) | Self::Release { .. } => "reserve",
-            Self::SyncRoots(_) | Self::SyncSums(_) | Self::SyncRecords(_) | Self::Repair(_) => "sync",
-            Self::Reap(_) | Self::Settle => "reap",
-            Self::Gossip(_) | Self::Members | Self::Keys(_) => "gossip",
-            Self::View | Self::Watch { .. } | Self::Status | Self::Log(_) => "ask",
-        }
-    }
-
-    /// Where its keys live, if it says so.
-    pub fn namespace(&self) -> Option<&Namespace> {
-        match self {
-            Self::Put(put) => Some(&put.namespace),
-            Self::Get(get) => Some(&get.namespace),
-            Self::Scan(scan) => Some(&scan.namespace),
-            _ => None,
-        }
-    }
-}
-
 /// A place in a scan: it stays valid when owners change, since partitions and keys do not move in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanCursor {
