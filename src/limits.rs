@@ -95,11 +95,11 @@ pub const CENSUS_MAX: usize = 2 * MEMBERS_MAX;
 pub const REFUSALS_REMEMBERED_MAX: usize = 1024;
 /// Longest time a handshake may take.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
-/// Time between signs of life on a connection on which nothing is awaited: less than what most firewalls and address
-/// translators remember of UDP.
-pub const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// Time between signs of life on a connection on which nothing is awaited. Firewalls remember UDP for two minutes as a rule; an
+/// address translator that forgets sooner does no harm, since a connection survives another address of its client.
+pub const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(45);
 /// Silence after which such a connection is lost.
-pub const QUIET_IDLE: Duration = Duration::from_secs(90);
+pub const QUIET_IDLE: Duration = Duration::from_secs(150);
 /// Shortest time between looks at connections on which something is awaited.
 pub const VIGIL_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Bytes that a connection keeps of signs of life that nobody reads, their bookkeeping included.
