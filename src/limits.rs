@@ -100,6 +100,8 @@ pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 pub const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(45);
 /// Silence after which such a connection is lost.
 pub const QUIET_IDLE: Duration = Duration::from_secs(150);
+/// Longest time that a peer which takes no more requests may take to answer those it has.
+pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Shortest time between looks at connections on which something is awaited.
 pub const VIGIL_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Bytes that a connection keeps of signs of life that nobody reads, their bookkeeping included.

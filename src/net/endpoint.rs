@@ -209,7 +209,7 @@ impl Endpoint {
             peer: Arc::new(peer),
             lanes,
             counters: self.0.counters.clone(),
-            patience: self.0.rebuild.settings.idle_timeout,
+            patience: limits::DRAIN_MAX,
             env: self.0.env.clone(),
         });
         self.0.vigil.add(connection.shared());

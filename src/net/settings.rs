@@ -55,8 +55,8 @@ pub struct TransportSettings {
 impl Default for TransportSettings {
     fn default() -> Self {
         Self {
-            keep_alive: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(3),
             initial_rtt: Duration::from_millis(100),
             mtu_upper_bound: 1452,
             ack_every: 0,
