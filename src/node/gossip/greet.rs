@@ -24,10 +24,12 @@ use crate::wire::blob::{self, Blob};
 use crate::wire::gossip::{GossipReply, GossipRequest, Hello, SecretBlob};
 use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
-/// Pause between looks at who is to be greeted, at first and when there was somebody; it doubles while there is nobody.
+/// Pause between looks at who is to be greeted.
 const TICK: Duration = Duration::from_millis(250);
-/// Longest such pause, once anybody was met.
-const TICK_MAX: Duration = Duration::from_secs(2);
+/// The same when nothing has happened for a while.
+const TICK_CALM: Duration = Duration::from_secs(2);
+/// Looks that found nobody, after which that is so: connections to new members take a moment.
+const CALM: u32 = 40;
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Time between greetings of members about whom nothing is known to have changed, one after another; and between those of a
@@ -193,12 +195,12 @@ impl Gossip {
 /// Greets everybody that is connected, for as long as the node runs.
 pub(crate) async fn greet_all(core: Arc<Core>, gossip: Arc<Gossip>) {
     let under_way: Arc<std::sync::Mutex<BTreeSet<NodeId>>> = Arc::default();
-    let mut pause = TICK;
+    let mut in_vain = 0;
     loop {
         let due = gossip.due(&core.peers.connected());
         // Until somebody was met, this node waits for its first keys.
         let quiet = due.is_empty() && gossip.tally.greetings.get() > 0;
-        pause = if quiet { (pause * 2).min(TICK_MAX) } else { TICK };
+        in_vain = if quiet { CALM.min(in_vain + 1) } else { 0 };
         for node in due {
             let mut busy = under_way.lock().unwrap_or_else(PoisonError::into_inner);
             if busy.len() >= limits::GREETINGS_AT_ONCE || !busy.insert(node) {
@@ -217,10 +219,10 @@ pub(crate) async fn greet_all(core: Arc<Core>, gossip: Arc<Gossip>) {
         tokio::select! {
             biased;
             () = gossip.env.stopped() => return,
-            () = gossip.env.beat(pause) => {}
+            () = gossip.env.beat(if in_vain < CALM { TICK } else { TICK_CALM }) => {}
             // News wait for a moment, so that a burst of them is one round.
             () = gossip.greet.notified() => {
-                pause = TICK;
+                in_vain = 0;
                 sleep(TICK / 10).await;
             }
         }

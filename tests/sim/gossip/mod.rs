@@ -3,6 +3,7 @@
 //! The core of `dynamomini::swim` is pure, so there is no runtime here: `net` has a queue of moments, `judge` the
 //! named checkers, and the rest are scenarios. A failure prints its seed and how to run that alone again.
 
+mod conditions;
 mod faults;
 mod figures;
 mod fuzz;

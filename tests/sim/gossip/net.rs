@@ -27,6 +27,7 @@ use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::conditions::Conditions;
 use super::notary::SimNotary;
 
 /// The cluster all members are of.
@@ -40,26 +41,6 @@ const KNOCKS: u32 = 4;
 const CLOSED_EVERY: Duration = Duration::from_secs(1);
 /// How long a stream's exchange is waited for.
 const STREAM_PATIENCE: Duration = Duration::from_secs(4);
-
-/// How the network is, where a link has no condition of its own.
-#[derive(Debug, Clone)]
-pub(crate) struct Conditions {
-    /// Share of datagrams lost on each one-way path.
-    pub(crate) loss: f64,
-    pub(crate) duplicated: f64,
-    /// Share of datagrams that others overtake.
-    pub(crate) reordered: f64,
-    pub(crate) latency: Duration,
-    /// Further delay of each, at most.
-    pub(crate) jitter: Duration,
-}
-
-impl Default for Conditions {
-    fn default() -> Self {
-        let (latency, jitter) = (Duration::from_micros(300), Duration::from_micros(700));
-        Self { loss: 0.0, duplicated: 0.002, reordered: 0.01, latency, jitter }
-    }
-}
 
 enum Moment {
     Deliver {
@@ -558,8 +539,7 @@ impl Net {
         }
     }
 
-    /// A host tells each other one at most once a second that a port is closed, as Linux does. That it tells the first few
-    /// times at once is no help: what the data plane sends again and again to its own closed port uses them up.
+    /// A host tells each other one at most once a second that a port is closed, as Linux does once it has told it a few times.
     fn says_closed(&mut self, at: usize, to: usize) -> bool {
         let first = self.now + CLOSED_EVERY.mul_f64(self.rng.random());
         let next = self.hosts[at].says_closed.entry(to).or_insert(first);
