@@ -271,7 +271,8 @@ mod tests {
     fn a_renewed_certificate_takes_the_place_of_the_old_one_and_what_was_known_stays_known() {
         let authority = certs::Authority::new("notaries");
         let of = |name: &str| {
-            let issued = authority.issue(&[&format!("dynamomini://node/{name}")]);
+            let uri = format!("dynamomini://node/{name}");
+            let issued = authority.issue_with(&[&uri], |params| params.serial_number = Some(7_u64.into()));
             let file = |bytes| PemFile { name: "memory", bytes };
             let (chain, key) = (file(issued.chain.as_bytes()), file(issued.key.as_bytes()));
             TlsMaterial::from_pem(chain, key, file(authority.root.as_bytes()), &ring_provider()).unwrap()
