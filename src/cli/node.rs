@@ -21,10 +21,12 @@ use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Datagrams, Endpoint, Socket, TlsMaterial, TransportSettings, Udp, tls};
 use crate::node::gossip::{Founding, GossipParts};
-use crate::node::{Node, Oversight, Parts, Timeouts, keys};
+use crate::node::ownership::Joining;
+use crate::node::{Node, Oversight, OwnershipParts, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
 use crate::swim;
 use crate::types::Namespace;
+use crate::layout::Layout;
 use crate::wire::rpc::{ClusterInfo, MemberInfo};
 
 /// How far a stamp of another node may lead this one's wall clock before it is not followed.
@@ -169,7 +171,7 @@ async fn start(
     oversight: Oversight,
 ) -> anyhow::Result<Node> {
     let env = &context.env;
-    let gossip = Some(gossip(config, &endpoint)?);
+    let gossip = gossip(config, &endpoint)?;
     let identity =
         StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: cluster.partitions };
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
@@ -180,9 +182,20 @@ async fn start(
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
     let trees = Some(config.data_dir.join(TREES));
+    let ownership = ownership(config, &gossip);
+    let clock_drift = CLOCK_DRIFT;
+    let gossip = Some(gossip);
     let parts =
-        Parts { cluster, engine, endpoint, links, timeouts, clock_drift: CLOCK_DRIFT, gossip, oversight, trees };
+        Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, ownership, oversight, trees };
     Ok(Node::start(parts, env).await?)
+}
+
+/// What the node's part in who owns data is made of.
+fn ownership(config: &NodeConfig, gossip: &GossipParts) -> OwnershipParts {
+    let GossipParts { quic, zone, weight, .. } = gossip;
+    let joining = Joining { quic: quic.clone(), zone: zone.clone(), weight: *weight };
+    let joining = (config.joins_by_itself && *weight > 0).then_some(joining);
+    OwnershipParts { data_dir: Some(config.data_dir.clone()), joining }
 }
 
 /// What gossip is made of.
@@ -257,7 +270,9 @@ fn listed(config: &NodeConfig) -> ClusterInfo {
         members: members.collect(),
         namespaces,
         node: config.name.clone(),
+        layout: Layout::default(),
     }
+    .founding()
 }
 
 fn store_config(config: &NodeConfig) -> anyhow::Result<StoreConfig> {

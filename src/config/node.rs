@@ -65,6 +65,8 @@ pub struct NodeConfig {
     pub threads: Option<usize>,
     /// Where to find the cluster: QUIC addresses of other nodes.
     pub seeds: Vec<HostPort>,
+    /// Whether a new node asks for its share of the data by itself.
+    pub joins_by_itself: bool,
     /// The founding members of the cluster, this node among them, ordered by name. Empty for a node that learns them from
     /// its seeds, and for one that is alone and whose port the system chooses.
     pub members: Vec<MemberConfig>,
@@ -252,6 +254,7 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
         },
         threads,
         seeds,
+        joins_by_itself: settled.text("cluster.join") != Some("approve"),
         members,
     })
 }

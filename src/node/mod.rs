@@ -9,11 +9,13 @@ mod core;
 mod gauge;
 pub mod gossip;
 mod hints;
+mod kept;
 pub mod keys;
 mod meters;
 mod metrics;
 mod observer;
 mod oversight;
+pub mod ownership;
 mod peers;
 mod readiness;
 mod reap;
@@ -49,6 +51,7 @@ use crate::node::gossip::{Gossip, GossipError, GossipParts};
 use crate::node::hints::HintBudget;
 use crate::node::meters::Meters;
 use crate::node::oversight::SlowLog;
+use crate::node::ownership::{Joining, Ownership};
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -81,10 +84,21 @@ pub struct Parts {
     pub clock_drift: Duration,
     /// Membership by gossip. Without it the members are those of `cluster`, and only connections say who is up.
     pub gossip: Option<GossipParts>,
+    /// How it takes part in who owns data.
+    pub ownership: OwnershipParts,
     /// How it is watched.
     pub oversight: Oversight,
     /// The file in which the hash trees are kept while the node is down. Without one, the storage is read at each start.
     pub trees: Option<PathBuf>,
+}
+
+/// What a node's part in who owns data is made of.
+#[derive(Debug, Clone, Default)]
+pub struct OwnershipParts {
+    /// Where the layout and this node's votes are kept. `None` keeps nothing.
+    pub data_dir: Option<PathBuf>,
+    /// As what it asks for a share of its own when it has none; `None` waits to be given one.
+    pub joining: Option<Joining>,
 }
 
 /// Why a node did not start.
@@ -99,6 +113,9 @@ pub enum StartError {
     /// Gossip cannot begin.
     #[error(transparent)]
     Gossip(#[from] GossipError),
+    /// The layout cannot be read.
+    #[error("the layout in the data directory cannot be read: {0}; it must be readable for the node's user")]
+    Layout(io::Error),
     /// The kept hash trees cannot be put out of use, so that a later start would believe them when they are old.
     #[error("the kept hash trees in {path} can be neither emptied nor removed ({error}): remove them by hand", path = path.display())]
     Trees {
@@ -134,7 +151,11 @@ impl Node {
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, oversight, trees: kept } = parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, clock_drift, .. } = parts;
+        let Parts { gossip, oversight, trees: kept, ownership: OwnershipParts { data_dir, joining }, .. } = parts;
+        let (ownership, known) = Ownership::open(data_dir.as_deref()).map_err(StartError::Layout)?;
+        let later = known.filter(|known| known.version > cluster.layout.version);
+        let cluster = later.map_or_else(|| cluster.clone(), |known| cluster.by(known));
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
         if gossip.is_none() && !view.members().contains_key(&id) {
@@ -173,6 +194,8 @@ impl Node {
             trees,
             sync: Sync::new(env.rng("sync")),
             works: Works::default(),
+            coordinating: Works::default(),
+            ownership,
             life: env.rng("life").next_u64(),
             timeouts,
             meters,
@@ -189,6 +212,7 @@ impl Node {
         rest.spawn("trees", sync::check::run(core.clone()));
         rest.spawn("sync", sync::run(core.clone()));
         rest.spawn("reap", reap::run(core.clone()));
+        ownership::start(&core, joining);
         endpoint.serve(Serve(core.clone()));
         if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
             Gossip::start(&core, gossip, prepared);
@@ -216,7 +240,8 @@ impl Node {
         if self.core.gossip.is_none() && !cluster.members.iter().any(own) {
             return Err(StartError::NotAMember(cluster.node));
         }
-        Ok(self.core.adopt(cluster)?)
+        self.core.change_view(|_| Some(cluster))?;
+        Ok(())
     }
 
     /// The members as this node sees them.

@@ -15,7 +15,7 @@ use crate::net::{Endpoint, Expect, NetError};
 use crate::node::ask::By;
 use crate::node::timeouts::millis;
 use crate::swim::{Standing, StorageHealth};
-use crate::types::{NodeId, NodeName, TraceId};
+use crate::types::{NodeId, NodeName};
 use crate::view::ClusterView;
 use crate::wire::blob;
 use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
@@ -285,7 +285,7 @@ impl Peers {
     pub(crate) async fn request(&self, node: NodeId, request: Request, by: By) -> Result<Reply, PeerError> {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
-        let traced = Traced { trace: by.trace, request };
+        let traced = Traced { trace: by.trace, layout: by.layout, request };
         let answer = peer.link.request_until(by.deadline, |frame| encode(&traced, frame)).await;
         if let Err(error @ NetError::Unanswered { .. }) = &answer {
             tracing::debug!(request = %by.trace, %node, %error, "a peer did not answer");
@@ -314,7 +314,7 @@ impl Peers {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
         let mut body = BytesMut::new();
-        encode(&Traced { trace: TraceId::NONE, request }, &mut body);
+        encode(&Traced::untraced(request), &mut body);
         let sent = body.len() as u64;
         let answer = peer.link.request_in_bulk(deadline - Instant::now(), body.freeze()).await?;
         let reply = blob::decode(&answer)
@@ -344,6 +344,12 @@ impl Seen<'_> {
         let gone = |judged: Judged| matches!(judged.standing, Standing::Failed | Standing::Left);
         self.peer.as_ref().is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
             && !self.judged.is_some_and(gone)
+    }
+
+    /// Whether it is taken to be down: by gossip, or where there is none, by its connection.
+    pub(crate) fn is_failed(&self) -> bool {
+        let gone = |judged: Judged| matches!(judged.standing, Standing::Failed | Standing::Left);
+        self.judged.map_or_else(|| !self.is_connected(), gone)
     }
 
     /// Whether it was neither suspected nor silent of late: others are asked before one that was.

@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod gossip;
+pub mod layout;
 pub mod reap;
 pub mod rpc;
 pub mod sync;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use dynamomini::client::{Client, ClientError, GetOptions, Hedging, PutOptions};
 use dynamomini::env::Env;
+use dynamomini::layout::Layout;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
-use dynamomini::node::{Node, Oversight, Parts, Timeouts};
+use dynamomini::node::{Node, Oversight, OwnershipParts, Parts, Timeouts};
 use dynamomini::store::{Engine, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
 use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
@@ -86,7 +87,9 @@ impl Cluster {
             members: (1..=nodes).map(member).collect(),
             namespaces: vec![(Namespace::default(), NamespacePolicy::default())],
             node: "n1".parse().unwrap(),
-        };
+            layout: Layout::default(),
+        }
+        .founding();
         let authority = Authority::new("simulated");
         let running = BTreeMap::new();
         let mut cluster = Self { simulation, network, authority, info, running, lives: 0, reap_after };
@@ -110,6 +113,7 @@ impl Cluster {
         };
         let (engine, _) = Engine::open(&StoreConfig::Memory, &identity, &world.env()).await.unwrap();
         let parts = Parts {
+            ownership: OwnershipParts::default(),
             gossip: Some(self.gossip(number)),
             cluster,
             engine: engine.clone(),

@@ -137,6 +137,7 @@ mod tests {
     use crate::merkle::{Item, Page};
     use crate::types::{NamespacePolicy, Partitions};
     use crate::view::ClusterView;
+    use crate::layout::Layout;
     use crate::wire::rpc::{ClusterInfo, MemberInfo};
     use crate::wire::sync::TreeId;
 
@@ -156,7 +157,8 @@ mod tests {
             members: ["a", "b", "c"].map(member).to_vec(),
             namespaces: vec![(Namespace::default(), policy)],
             node: "a".parse().unwrap(),
-        })
+            layout: Layout::default(),
+        }.founding())
         .unwrap()
     }
 

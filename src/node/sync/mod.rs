@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use crate::limits;
 use crate::node::core::Core;
 use crate::node::sync::busy::Busy;
-use crate::node::sync::exchange::{Exchange, SyncError};
+use crate::node::sync::exchange::{Exchange, Moved, SyncError};
 use crate::node::sync::schedule::Schedule;
 use crate::types::{NodeId, PartitionId};
 use crate::view::ClusterView;
@@ -189,7 +189,7 @@ fn note_connections(core: &Core, view: &ClusterView, connected: &mut BTreeMap<No
 
 /// Compares some trees with a peer and brings together those that differ. Returns whether any did.
 async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
-    let exchange = Exchange { core, peer };
+    let exchange = Exchange { core, peer, takes: true };
     let spread = || core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
     let root = |tree: TreeId| core.root(tree).map(|root| TreeRoot { tree, root });
     let (known, unknown): (Vec<TreeId>, Vec<TreeId>) = trees.into_iter().partition(|tree| root(*tree).is_some());
@@ -215,6 +215,31 @@ async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
         bring_together(&exchange, tree).await;
     }
     any
+}
+
+/// Fetches what a peer has of a tree and this node lacks, and sends what it has that the peer lacks.
+pub(crate) async fn fetch(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Result<Moved, SyncError> {
+    once(&Exchange { core, peer, takes: true }, tree).await
+}
+
+/// Sends what this node has of a tree and a peer lacks: after this, the peer has it all.
+pub(crate) async fn hand_over(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Result<Moved, SyncError> {
+    once(&Exchange { core, peer, takes: false }, tree).await
+}
+
+/// One exchange that is not scheduled.
+async fn once(exchange: &Exchange<'_>, tree: TreeId) -> Result<Moved, SyncError> {
+    let (core, busy) = (exchange.core, || SyncError::Here("another exchange of the partition is under way".to_owned()));
+    let _hold = core.sync.busy.hold(tree.partition).ok_or_else(busy)?;
+    let _work = core.works.begin();
+    let unknown = || SyncError::Here("the partition has to be read again first".to_owned());
+    let root = core.root(tree).ok_or_else(unknown)?;
+    match exchange.roots(vec![TreeRoot { tree, root }]).await?.first() {
+        Some(RootVerdict::Equal) => Ok(Moved::default()),
+        Some(RootVerdict::Differs) => exchange.run(tree).await,
+        Some(RootVerdict::NotOwner) => Err(SyncError::Peer("owns no such records".to_owned())),
+        Some(RootVerdict::Later) | None => Err(SyncError::Peer("is not ready to compare".to_owned())),
+    }
 }
 
 /// Notes what became of a comparison that ends here.
