@@ -18,6 +18,7 @@ use crate::cli::start_logging;
 use crate::config::node::{Durability, EngineConfig, GossipConfig, Preset};
 use crate::config::redis::{RedisEndpoint, Secret};
 use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
+use crate::layout::Layout;
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Datagrams, Endpoint, Socket, TlsMaterial, TransportSettings, Udp, tls};
 use crate::node::gossip::{Founding, GossipParts};
@@ -26,7 +27,6 @@ use crate::node::{Node, Oversight, OwnershipParts, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
 use crate::swim;
 use crate::types::Namespace;
-use crate::layout::Layout;
 use crate::wire::rpc::{ClusterInfo, MemberInfo};
 
 /// How far a stamp of another node may lead this one's wall clock before it is not followed.
@@ -185,8 +185,7 @@ async fn start(
     let ownership = ownership(config, &gossip);
     let clock_drift = CLOCK_DRIFT;
     let gossip = Some(gossip);
-    let parts =
-        Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, ownership, oversight, trees };
+    let parts = Parts { cluster, engine, endpoint, links, timeouts, clock_drift, gossip, ownership, oversight, trees };
     Ok(Node::start(parts, env).await?)
 }
 

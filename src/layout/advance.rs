@@ -38,7 +38,9 @@ pub enum Obstacle {
     #[error("{0} has not taken over the layout yet")]
     Behind(NodeName),
     /// Too many of those who own something are down: they might answer requests by the old layout among themselves.
-    #[error("{0} is down, and with the others that are, too many owners of a partition: they might go on by the old layout; bring them back, or remove those that are gone")]
+    #[error(
+        "{0} is down, and with the others that are, too many owners of a partition: they might go on by the old layout; bring them back, or remove those that are gone"
+    )]
     Down(NodeName),
     /// A next owner is down.
     #[error("{0} is to own data and is down: bring it back, or cancel")]
@@ -68,7 +70,8 @@ pub enum Progress {
 pub fn advance(layout: &Layout, watch: &Watch, is_crowd: impl Fn(&[&NodeName]) -> bool) -> Progress {
     let expected: Vec<&NodeName> =
         layout.members().into_keys().filter(|name| !layout.dead().any(|dead| dead == *name)).collect();
-    let (down, up): (Vec<&NodeName>, Vec<&NodeName>) = expected.into_iter().partition(|name| watch.failed.contains(name));
+    let (down, up): (Vec<&NodeName>, Vec<&NodeName>) =
+        expected.into_iter().partition(|name| watch.failed.contains(name));
     let report = |name: &NodeName| watch.reports.get(name).copied().unwrap_or_default();
     let lagging = |reached: fn(&Report) -> u64| -> Vec<NodeName> {
         up.iter().filter(|name| reached(&report(name)) < layout.version).map(|name| (*name).clone()).collect()

@@ -245,8 +245,7 @@ impl Core {
     /// A member says where its data plane is. Returns whether that changed the view.
     pub(crate) fn moved(&self, node: NodeId, quic: &str) -> bool {
         let changed = self.change_view(|info| {
-            let is_elsewhere =
-                |member: &MemberInfo| ClusterHash::node_id(&member.name) == node && member.quic != quic;
+            let is_elsewhere = |member: &MemberInfo| ClusterHash::node_id(&member.name) == node && member.quic != quic;
             let at = info.members.iter().position(is_elsewhere)?;
             let mut info = info.clone();
             let member = &mut info.members[at];

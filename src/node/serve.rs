@@ -264,7 +264,9 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Layout(LayoutRequest::Show) => Ok(()),
         Request::Layout(LayoutRequest::Change(_)) if grants.is_none() => Ok(()),
-        Request::Layout(LayoutRequest::Change(_)) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
+        Request::Layout(LayoutRequest::Change(_)) => {
+            Err(ServeError::Forbidden(format!("{name} is not an administrator")))
+        }
         Request::Repair(_) if grants.is_none() => Ok(()),
         Request::Repair(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Apply(_)

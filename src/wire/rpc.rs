@@ -385,7 +385,8 @@ impl ClusterInfo {
     /// The same cluster by another layout. Members stay where they are known to be.
     #[must_use]
     pub fn by(&self, layout: Layout) -> Self {
-        let known: BTreeMap<&NodeName, &str> = self.members.iter().map(|member| (&member.name, &*member.quic)).collect();
+        let known: BTreeMap<&NodeName, &str> =
+            self.members.iter().map(|member| (&member.name, &*member.quic)).collect();
         let member = |(name, role): (&NodeName, &Role)| MemberInfo {
             name: name.clone(),
             quic: known.get(name).map_or_else(|| role.quic.clone(), |quic| (*quic).to_owned()),
@@ -525,7 +526,10 @@ pub enum ServeError {
 impl ServeError {
     /// Whether the same request may succeed at another time or node.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_) | Self::Uncertain(_) | Self::OldLayout(_))
+        matches!(
+            self,
+            Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_) | Self::Uncertain(_) | Self::OldLayout(_)
+        )
     }
 }
 

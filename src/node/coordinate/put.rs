@@ -127,7 +127,8 @@ impl Coordination<'_> {
         let needed = reserved.as_ref().map_or(self.needed, |reserved| reserved.needed);
         let begun = PutQuorum::start_in_both(needed, owners, others, takes, || stand_ins.reachable(core));
         let token = reserved.map(|reserved| reserved.token);
-        let spread = Spread::start(core.clone(), self.ask.until(self.ask.deadline), &place, minted, token, stand_ins, begun);
+        let spread =
+            Spread::start(core.clone(), self.ask.until(self.ask.deadline), &place, minted, token, stand_ins, begun);
         self.finish(spread, needed, known, began).await
     }
 
@@ -177,7 +178,8 @@ impl Coordination<'_> {
         // Two majorities of owners share one.
         let needed = self.needed.max(self.policy.n / 2 + 1);
         let began = Instant::now();
-        let reserved = conditional::reserve(self.core, [owners, others], needed, ask, self.ask.until(self.ask.deadline)).await;
+        let reserved =
+            conditional::reserve(self.core, [owners, others], needed, ask, self.ask.until(self.ask.deadline)).await;
         self.core.passed(self.ask.stages, Stage::PutReserve, began);
         reserved
     }

@@ -43,11 +43,7 @@ async fn copy_on(core: &Arc<Core>) {
         let is_due = view.layout().stage() == Some(Stage::Copying)
             && core.ownership.report(core).copied < view.version()
             && view.layout().next.as_ref().is_some_and(|next| next.roles.contains_key(&core.own_name()));
-        let pause = if is_due {
-            if copy(core, &view).await { Duration::ZERO } else { PAUSE }
-        } else {
-            CALM
-        };
+        let pause = if is_due { if copy(core, &view).await { Duration::ZERO } else { PAUSE } } else { CALM };
         // Times out when there is no news.
         let _ = timeout(pause, core.ownership.news.notified()).await;
     }

@@ -64,9 +64,7 @@ async fn save<T: Serialize>(file: &KeptFile, value: &T, env: &Env) -> Result<(),
     let (writer, path) = (file.clone(), file.path().to_owned());
     match env.blocking(move || writer.save(&body)).await {
         Some(Ok(())) => Ok(()),
-        Some(Err(error)) => {
-            Err(ServeError::Unavailable(format!("cannot write {}: {error}", path.display())))
-        }
+        Some(Err(error)) => Err(ServeError::Unavailable(format!("cannot write {}: {error}", path.display()))),
         None => Err(ServeError::Unavailable("the node is ending".to_owned())),
     }
 }

@@ -58,7 +58,8 @@ async fn lead_on(core: &Arc<Core>) {
 /// Asks one other member for its layout.
 async fn refresh(core: &Arc<Core>) {
     let view = core.view();
-    let others: Vec<NodeId> = core.peers.connected().into_iter().filter(|node| view.members().contains_key(node)).collect();
+    let others: Vec<NodeId> =
+        core.peers.connected().into_iter().filter(|node| view.members().contains_key(node)).collect();
     if others.is_empty() {
         return;
     }

@@ -190,7 +190,12 @@ impl Ownership {
         Ok(outcome)
     }
 
-    async fn prepare(&self, core: &Core, version: u64, ballot: Ballot) -> Result<Result<Prepared, Refusal>, ServeError> {
+    async fn prepare(
+        &self,
+        core: &Core,
+        version: u64,
+        ballot: Ballot,
+    ) -> Result<Result<Prepared, Refusal>, ServeError> {
         self.vote(core, |vote, known| vote.prepare(known, version, ballot)).await
     }
 

@@ -128,7 +128,9 @@ impl Attempt<'_> {
         let core = self.core;
         let one = async |name: &NodeName| {
             if *name == core.own_name() {
-                return serve(core, request.clone(), Instant::now() + PATIENCE).await.map_err(|error| error.to_string());
+                return serve(core, request.clone(), Instant::now() + PATIENCE)
+                    .await
+                    .map_err(|error| error.to_string());
             }
             ask(core, name, request.clone(), PATIENCE).await.map_err(|error| error.why)
         };

@@ -37,16 +37,16 @@ async fn read_on(core: &Arc<Core>) {
     let (mut place, mut tried) = (0, None);
     loop {
         core.follow_epoch();
-        let owned = core.sync.owned();
-        let unknown = core.trees.with(|forest| next_unknown(&owned, tried, |partition| forest.is_known(partition)));
+        let kept = core.sync.known();
+        let unknown = core.trees.with(|forest| next_unknown(&kept, tried, |partition| forest.is_known(partition)));
         tried = unknown.or(tried);
-        let Ok(count) = u32::try_from(owned.len().max(1)) else { return };
+        let Ok(count) = u32::try_from(kept.len().max(1)) else { return };
         let (partition, pause) = match unknown {
             Some(partition) => (partition, PAUSE_UNKNOWN),
-            None if Instant::now() >= next_check && !owned.is_empty() => {
+            None if Instant::now() >= next_check && !kept.is_empty() => {
                 next_check = Instant::now() + limits::TREE_CHECK_INTERVAL / count;
                 place += 1;
-                (owned[place % owned.len()], PAUSE_KNOWN)
+                (kept[place % kept.len()], PAUSE_KNOWN)
             }
             None => {
                 next_check = next_check.min(Instant::now() + limits::TREE_CHECK_INTERVAL / count);

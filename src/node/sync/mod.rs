@@ -55,6 +55,9 @@ const SPREAD_SHORT: Range<Duration> = Duration::ZERO..Duration::from_millis(500)
 pub(crate) struct Sync {
     schedule: Mutex<Schedule>,
     owned: Mutex<Arc<[PartitionId]>>,
+    /// Partitions whose trees are kept: those that are owned, or all where owners have changed, since this node may have to
+    /// fetch or to hand over any.
+    known: Mutex<Arc<[PartitionId]>>,
     busy: Busy,
     /// Room for pages that are put together for peers.
     answers: Semaphore,
@@ -83,6 +86,7 @@ impl Sync {
         Self {
             schedule: Mutex::default(),
             owned: Mutex::new(Arc::from([])),
+            known: Mutex::new(Arc::from([])),
             busy: Busy::default(),
             answers: Semaphore::new(limits::SYNC_ANSWERS_MAX),
             traffic: Mutex::default(),
@@ -97,6 +101,10 @@ impl Sync {
 
     fn owned(&self) -> Arc<[PartitionId]> {
         lock(&self.owned).clone()
+    }
+
+    fn known(&self) -> Arc<[PartitionId]> {
+        lock(&self.known).clone()
     }
 
     fn count(&self, peer: NodeId, add: impl FnOnce(&mut Traffic)) {
@@ -134,7 +142,10 @@ impl Sync {
                 pairs.extend(others.map(|peer| (*peer, TreeId { partition, copies })));
             }
         }
-        *lock(&self.owned) = owned.into_iter().collect();
+        let owned: Arc<[PartitionId]> = owned.into_iter().collect();
+        let all = || view.info().partitions.iter().collect();
+        *lock(&self.known) = if view.version() == 0 { owned.clone() } else { all() };
+        *lock(&self.owned) = owned;
         self.schedule().follow(&pairs, Instant::now());
         lock(&self.refused).retain(|pair| pairs.contains(pair));
         lock(&self.traffic).retain(|peer, _| view.members().contains_key(peer));
