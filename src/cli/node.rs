@@ -177,8 +177,13 @@ async fn start(
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let given = &config.timeouts;
-    let timeouts =
-        Timeouts { replica: given.replica, hedge: given.hedge, reap_after: given.reap_after, shutdown: given.shutdown };
+    let timeouts = Timeouts {
+        replica: given.replica,
+        hedge: given.hedge,
+        reap_after: given.reap_after,
+        background: given.background,
+        shutdown: given.shutdown,
+    };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
     let trees = Some(config.data_dir.join(TREES));

@@ -140,6 +140,8 @@ pub struct Timeouts {
     pub keepalive: Duration,
     /// Age at which deleted and expired records may be dropped; `None` keeps them.
     pub reap_after: Option<Duration>,
+    /// The 99th percentile of requests that work in the background yields to.
+    pub background: Duration,
     /// For work under way at shutdown.
     pub shutdown: Duration,
 }
@@ -463,6 +465,7 @@ fn timeouts(settled: &mut Settled) -> Timeouts {
         hedge: millis(settled, "timeouts.hedge_ms"),
         idle: millis(settled, "timeouts.idle_ms"),
         keepalive: millis(settled, "timeouts.keepalive_ms"),
+        background: millis(settled, "timeouts.background_p99_ms"),
         reap_after: Some(millis(settled, "storage.reap_after_ms")).filter(|after| !after.is_zero()),
         shutdown: millis(settled, "timeouts.shutdown_ms"),
     };

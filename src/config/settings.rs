@@ -241,6 +241,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("timeouts.hedge_ms", Kind::Millis(1, 300_000), Value("50"), "Wait before a read is sent to one replica more; less than replica_ms."),
     Setting::new("timeouts.idle_ms", Kind::Millis(500, 600_000), Value("3000"), "Silence after which a connection counts as lost."),
     Setting::new("timeouts.keepalive_ms", Kind::Millis(100, 300_000), Value("1000"), "Time between signs of life on a quiet connection; at most half of idle_ms."),
+    Setting::new("timeouts.background_p99_ms", Kind::Millis(1, 60_000), Value("50"), "Work in the background (moving partitions, repair, hints) is slowed down, to a twentieth at the least, while the 99th percentile of this node's puts or gets is above this."),
     Setting::new("timeouts.shutdown_ms", Kind::Millis(0, 600_000), Value("10000"), "Time that work under way gets to finish at shutdown."),
     Setting::new("net.lanes", Kind::Integer(1, limits::LANES_MAX as u64), Value("1"), "QUIC streams per connection that requests share; more suffer less from lost packets, fewer cost less."),
     Setting::new("net.mtu_max", Kind::Integer(1_200, 65_527), Value("1452"), "Largest UDP payload that path discovery tries, in bytes."),

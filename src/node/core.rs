@@ -18,6 +18,7 @@ use crate::node::hints::HintBudget;
 use crate::node::meters::{Meters, Stage};
 use crate::node::oversight::{Oversight, SlowLog};
 use crate::node::ownership::Ownership;
+use crate::node::pace::Pace;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     /// Tells this life of the process from any other.
     pub(crate) life: u64,
     pub(crate) timeouts: Timeouts,
+    /// How fast work in the background goes.
+    pub(crate) pace: Pace,
     pub(crate) meters: Arc<Meters>,
     pub(crate) oversight: Oversight,
     pub(crate) slow_log: SlowLog,

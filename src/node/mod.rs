@@ -16,6 +16,7 @@ mod metrics;
 mod observer;
 mod oversight;
 pub mod ownership;
+mod pace;
 mod peers;
 mod readiness;
 mod reap;
@@ -52,6 +53,7 @@ use crate::node::hints::HintBudget;
 use crate::node::meters::Meters;
 use crate::node::oversight::SlowLog;
 use crate::node::ownership::{Joining, Ownership};
+use crate::node::pace::Pace;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -197,11 +199,12 @@ impl Node {
             coordinating: Works::default(),
             ownership,
             life: env.rng("life").next_u64(),
-            timeouts,
             meters,
             oversight,
             slow_log: SlowLog::default(),
             size: Arc::default(),
+            pace: Pace::new(timeouts.background),
+            timeouts,
             started: tokio::time::Instant::now(),
             watchers: Watchers::default(),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),

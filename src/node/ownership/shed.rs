@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::limits;
 use crate::node::core::Core;
@@ -22,8 +22,6 @@ use crate::wire::sync::TreeId;
 
 /// Pause between looks.
 const CALM: Duration = Duration::from_secs(10);
-/// Pause after a page of deletions, in times of what it took.
-const PAUSE: u32 = 1;
 
 /// Until the scope of `core` is stopped.
 pub(super) async fn run(core: Arc<Core>) {
@@ -109,6 +107,6 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         if !page.more {
             return Ok(dropped);
         }
-        sleep(began.elapsed() * PAUSE).await;
+        core.pace.rest(&core.meters, began.elapsed()).await;
     }
 }

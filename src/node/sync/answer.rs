@@ -66,7 +66,8 @@ pub(crate) async fn records(
     bounded(request.held.len(), limits::SYNC_HELD_MAX)?;
     bounded(request.leaves.len(), limits::SYNC_SUMS_MAX)?;
     // Fails only when the semaphore is closed, which nobody does.
-    let _turn = core.sync.answers.acquire().await;
+    let turn = core.sync.answers.acquire().await;
+    let began = Instant::now();
     let bytes = |key: Option<Blob>| key.map(|key| Bytes::copy_from_slice(&key));
     let range = Range {
         tree: request.tree,
@@ -84,6 +85,8 @@ pub(crate) async fn records(
         records.len() < limits::SYNC_RECORDS_MAX && size < limits::SYNC_BYTES
     });
     let covered = covered.await.map_err(|error| storage_error(&error))?;
+    drop(turn);
+    core.pace.rest(&core.meters, began.elapsed()).await;
     Ok(RecordsPage { records, covered: covered.map(Blob), wanted: held.wanted() })
 }
 

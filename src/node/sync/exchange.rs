@@ -96,6 +96,7 @@ impl Exchange<'_> {
         let mut moved = Moved::default();
         let mut failed = (0, String::new());
         loop {
+            let began = Instant::now();
             let (own, until) = self.own(&range).await?;
             range.until = until;
             let page = self.page(&range, &own).await?;
@@ -112,6 +113,7 @@ impl Exchange<'_> {
                 None => break,
             }
             range.until = None;
+            self.core.pace.rest(&self.core.meters, began.elapsed()).await;
         }
         self.core.sync.count(self.peer, |traffic| {
             traffic.records_in += moved.received;

@@ -182,8 +182,11 @@ async fn compare_on(core: &Arc<Core>) {
             continue;
         };
         let began = Instant::now();
-        let factor = if round(core, peer, trees).await { PAUSE_DIFFERENT } else { PAUSE_EQUAL };
-        sleep((began.elapsed() * factor).min(PAUSE_MAX)).await;
+        if round(core, peer, trees).await {
+            core.pace.rest(&core.meters, began.elapsed()).await;
+        } else {
+            sleep((began.elapsed() * PAUSE_EQUAL).min(PAUSE_MAX)).await;
+        }
     }
 }
 
