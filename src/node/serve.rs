@@ -56,7 +56,7 @@ impl Handler for Serve {
             Ok(Traced { request, layout: theirs, .. }) => {
                 // Read after the work has begun, so that whoever waits for work by an earlier layout waits for this.
                 let layout = core.view().version();
-                if theirs > layout {
+                if theirs.is_some_and(|theirs| theirs > layout) {
                     core.ownership.news.notify_waiters();
                 }
                 let ask = Ask { trace, deadline: answer_by(&incoming), layout, stages: &stages, work: &work };

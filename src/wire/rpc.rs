@@ -29,8 +29,8 @@ use crate::wire::sync::{SyncStatus, TreeRoot};
 pub struct Traced<R = Request> {
     /// The number.
     pub trace: TraceId,
-    /// The version of the layout that the asker works by; 0 where that does not matter.
-    pub layout: u64,
+    /// The version of the layout that the asker works by; none where that does not matter.
+    pub layout: Option<u64>,
     /// What is asked.
     pub request: R,
 }
@@ -38,7 +38,7 @@ pub struct Traced<R = Request> {
 impl<R> Traced<R> {
     /// A request that belongs to nothing that was asked for.
     pub fn untraced(request: R) -> Self {
-        Self { trace: TraceId::NONE, layout: 0, request }
+        Self { trace: TraceId::NONE, layout: None, request }
     }
 }
 
@@ -654,7 +654,7 @@ mod tests {
         assert_eq!(hex(&Reply::Unchanged), "0f");
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
-        assert_eq!(hex(&Traced { trace: TraceId(300), layout: 5, request: Request::View }), "ac020503");
+        assert_eq!(hex(&Traced { trace: TraceId(300), layout: Some(5), request: Request::View }), "ac02010503");
         assert_eq!(hex(&Request::Log(Some("info".into()))), "0d0104696e666f");
         assert_eq!(hex(&Reply::Log("info".into())), "0e04696e666f");
         assert_eq!(hex(&Request::SyncRoots(Vec::new())), "0f00");

@@ -336,7 +336,7 @@ pub(crate) struct Wire(Link);
 
 impl Wire {
     pub(crate) async fn ask(&self, request: &Request) -> Reply {
-        let traced = Traced { trace: TraceId::NONE, layout: 0, request };
+        let traced = Traced { trace: TraceId::NONE, layout: None, request };
         let encode = |frame: &mut BytesMut| {
             postcard::to_io(&traced, frame.writer()).unwrap();
         };

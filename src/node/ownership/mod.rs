@@ -84,9 +84,12 @@ impl Ownership {
     }
 
     /// Refuses a coordinator that works by a layout from before the one that this node has confirmed.
-    pub(crate) fn check(&self, layout: u64) -> Result<(), ServeError> {
+    pub(crate) fn check(&self, works_by: Option<u64>) -> Result<(), ServeError> {
         let floor = self.state().floor;
-        if layout != 0 && layout < floor { Err(ServeError::OldLayout(floor)) } else { Ok(()) }
+        match works_by {
+            Some(version) if version < floor => Err(ServeError::OldLayout(floor)),
+            _ => Ok(()),
+        }
     }
 
     /// How far this node has come.
