@@ -16,6 +16,7 @@ use bytes::Bytes;
 use dynamomini::client::Client;
 use dynamomini::client::PutOptions;
 use dynamomini::env::Env;
+use dynamomini::layout::Layout;
 use dynamomini::net::BindConfig;
 use dynamomini::net::Endpoint;
 use dynamomini::net::EndpointKeys;
@@ -28,6 +29,7 @@ use dynamomini::net::tls::ring_provider;
 use dynamomini::node::Bounds;
 use dynamomini::node::Node;
 use dynamomini::node::Oversight;
+use dynamomini::node::OwnershipParts;
 use dynamomini::node::Parts;
 use dynamomini::node::Timeouts;
 use dynamomini::store::Engine;
@@ -94,6 +96,7 @@ async fn node(authority: &Authority, info: &ClusterInfo, socket: UdpSocket, name
         bounds: Bounds::CLIENTS,
         clock_drift: Duration::from_secs(60),
         trees: None,
+        ownership: OwnershipParts::default(),
         gossip: None,
         oversight: Oversight { slow: Some(PATIENCE), ..Oversight::default() },
     };
@@ -119,7 +122,9 @@ async fn start(authority: &Authority) -> (Vec<(Node, Env)>, Vec<String>) {
         members: names.iter().zip(&addresses).map(member).collect(),
         namespaces: vec![(Namespace::new("default").unwrap(), policy)],
         node: names[0].clone(),
-    };
+        layout: Layout::default(),
+    }
+    .founding();
     let mut nodes = Vec::new();
     for (name, socket) in names.iter().zip(sockets) {
         nodes.push(node(authority, &info, socket, name).await);

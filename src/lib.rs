@@ -6,6 +6,7 @@ pub mod hash;
 pub mod meter;
 pub mod types;
 
+pub mod layout;
 pub mod record;
 pub mod ring;
 pub mod version;

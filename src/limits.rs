@@ -28,6 +28,9 @@ pub const CLUSTER_NAME_MAX: usize = 64;
 
 /// Most copies of a key.
 pub const REPLICAS_MAX: usize = 16;
+/// Trees that a node fetches at the same time when it is to own more.
+pub const COPIES_AT_ONCE: usize = 4;
+
 /// Most nodes of one cluster.
 pub const MEMBERS_MAX: usize = 1024;
 /// Fewest partitions of the hash space.

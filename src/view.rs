@@ -4,9 +4,10 @@
 //! alive.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::BTreeSet;
 
 use crate::hash::ClusterHash;
+use crate::layout::{Layout, Role, Roles, Stage};
 use crate::limits;
 use crate::ring::{Ring, RingError, RingMember};
 use crate::types::{Invalid, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
@@ -24,6 +25,9 @@ pub enum ViewError {
     /// A namespace's numbers do not fit.
     #[error("namespace {0}: {1}")]
     Namespace(Namespace, Invalid),
+    /// The members are not those of the layout.
+    #[error("the members are not those who have a role in the layout of version {0}")]
+    Layout(u64),
     /// There are more members than the limit.
     #[error("{0} members are more than the limit of {max}", max = limits::MEMBERS_MAX)]
     TooManyMembers(usize),
@@ -37,6 +41,8 @@ pub struct ClusterView {
     members: BTreeMap<NodeId, MemberInfo>,
     namespaces: BTreeMap<Namespace, NamespacePolicy>,
     rings: BTreeMap<u8, Ring>,
+    /// While ownership changes, those of the owners that are written to as well.
+    other: BTreeMap<u8, Ring>,
     digest: u64,
 }
 
@@ -55,22 +61,24 @@ impl ClusterView {
                 return Err(ViewError::SameNode(twin.name, member.name.clone()));
             }
         }
+        let expected = info.layout.members();
+        if expected.len() != members.len() || info.members.iter().any(|member| !expected.contains_key(&member.name)) {
+            return Err(ViewError::Layout(info.layout.version));
+        }
         let hash = ClusterHash::new(&info.cluster);
         let namespaces: BTreeMap<_, _> = info.namespaces.iter().cloned().collect();
-        let mut rings = BTreeMap::new();
         for (name, policy) in &namespaces {
             policy.check().map_err(|invalid| ViewError::Namespace(name.clone(), invalid))?;
-            if let Entry::Vacant(vacant) = rings.entry(policy.n) {
-                let ring_members = members.iter().map(|(id, member)| RingMember {
-                    id: *id,
-                    zone: member.zone.clone(),
-                    weight: member.weight,
-                });
-                vacant.insert(Ring::new(hash, info.partitions, policy.n, ring_members)?);
-            }
         }
+        let counts: BTreeSet<u8> = namespaces.values().map(|policy| policy.n).collect();
+        let rings = |roles: &Roles| -> Result<BTreeMap<u8, Ring>, RingError> {
+            let ring = |n: &u8| Ok((*n, Ring::new(hash, info.partitions, *n, roles.iter().map(ring_member))?));
+            counts.iter().map(ring).collect()
+        };
+        let other = info.layout.other_roles().map(rings).transpose()?.unwrap_or_default();
+        let rings = rings(info.layout.read_roles())?;
         let digest = digest(&hash, &info, &members, &namespaces);
-        Ok(Self { info, hash, members, namespaces, rings, digest })
+        Ok(Self { info, hash, members, namespaces, rings, other, digest })
     }
 
     /// The description this was computed from.
@@ -111,15 +119,59 @@ impl ClusterView {
         self.namespaces.iter()
     }
 
-    /// The ring for keys of which there are `n` copies. `None` when no namespace has that many.
+    /// The ring for keys of which there are `n` copies: whom reads ask, and who coordinates. `None` when no namespace has
+    /// that many.
     pub fn ring(&self, n: u8) -> Option<&Ring> {
         self.rings.get(&n)
+    }
+
+    /// While ownership changes, the ring by which writes go as well: that of the next owners, and then that of those
+    /// before.
+    pub fn other_ring(&self, n: u8) -> Option<&Ring> {
+        self.other.get(&n)
+    }
+
+    /// The ring of the present owners, which that of [`ClusterView::ring`] is no more once reads ask the next ones.
+    pub fn ring_before(&self, n: u8) -> Option<&Ring> {
+        if self.info.layout.stage() == Some(Stage::Reading) { self.other_ring(n) } else { self.ring(n) }
+    }
+
+    /// The owners of a partition that are written to beside those of [`ClusterView::ring`], which a write has to reach a
+    /// quorum of, too. Empty where there are no others.
+    pub fn other_owners(&self, n: u8, partition: PartitionId) -> &[NodeId] {
+        let Some(other) = self.other_ring(n).map(|ring| ring.preference_list(partition)) else { return &[] };
+        let same = self.ring(n).is_some_and(|ring| same_set(ring.preference_list(partition), other));
+        if same { &[] } else { other }
+    }
+
+    /// The version of the layout that this view is of.
+    pub fn version(&self) -> u64 {
+        self.info.layout.version
+    }
+
+    /// Who owns data, and who will.
+    pub fn layout(&self) -> &Layout {
+        &self.info.layout
     }
 
     /// A key's position in the hash space and its partition.
     pub fn place(&self, namespace: &Namespace, key: &[u8]) -> (u64, PartitionId) {
         let position = self.hash.position(namespace, key);
         (position, self.info.partitions.of(position))
+    }
+}
+
+fn same_set(one: &[NodeId], other: &[NodeId]) -> bool {
+    one.len() == other.len() && one.iter().all(|node| other.contains(node))
+}
+
+/// How a member with this role is placed.
+pub fn ring_member((name, role): (&NodeName, &Role)) -> RingMember {
+    RingMember {
+        id: ClusterHash::node_id(name),
+        seat: ClusterHash::node_id(&role.seat),
+        zone: role.zone.clone(),
+        weight: role.weight,
     }
 }
 
@@ -130,7 +182,7 @@ fn digest(
     members: &BTreeMap<NodeId, MemberInfo>,
     namespaces: &BTreeMap<Namespace, NamespacePolicy>,
 ) -> u64 {
-    let description = (info.partitions, members.values().collect::<Vec<_>>(), namespaces);
+    let description = (info.partitions, members.values().collect::<Vec<_>>(), namespaces, &info.layout);
     hash.view(&postcard::to_stdvec(&description).expect("a description always encodes into memory"))
 }
 
@@ -151,7 +203,9 @@ mod tests {
             members: members.iter().map(member).collect(),
             namespaces: vec![(Namespace::default(), NamespacePolicy::default())],
             node: NodeName::new(node).unwrap(),
+            layout: Layout::default(),
         }
+        .founding()
     }
 
     #[test]

@@ -21,10 +21,12 @@ use crate::config::node::{Durability, EngineConfig, GossipConfig, Preset};
 use crate::config::redis::{RedisEndpoint, Secret};
 use crate::config::value::HostPort;
 use crate::config::{HostChecks, NodeConfig, NodeFlags, judge_node};
+use crate::layout::Layout;
 use crate::net::link::LinkSettings;
 use crate::net::{BindConfig, Datagrams, Endpoint, Socket, TlsMaterial, TransportSettings, Udp, tls};
 use crate::node::gossip::{Founding, GossipParts};
-use crate::node::{Bounds, Node, Oversight, Parts, Timeouts, keys};
+use crate::node::ownership::Joining;
+use crate::node::{Bounds, Node, Oversight, OwnershipParts, Parts, Timeouts, keys};
 use crate::store::{self, Engine, RedisTls, RedisTlsIdentity, StoreConfig, StoreIdentity};
 use crate::swim;
 use crate::types::Namespace;
@@ -172,17 +174,23 @@ async fn start(
     admin: SocketAddr,
 ) -> anyhow::Result<Node> {
     let env = &context.env;
-    let gossip = Some(gossip(config, &endpoint, admin)?);
+    let gossip = gossip(config, &endpoint, admin)?;
     let identity =
         StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: cluster.partitions };
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let given = &config.timeouts;
-    let timeouts =
-        Timeouts { replica: given.replica, hedge: given.hedge, reap_after: given.reap_after, shutdown: given.shutdown };
+    let timeouts = Timeouts {
+        replica: given.replica,
+        hedge: given.hedge,
+        reap_after: given.reap_after,
+        background: given.background,
+        shutdown: given.shutdown,
+    };
     let lanes = usize::try_from(config.lanes).unwrap_or(1);
     let links = LinkSettings { lanes, ..LinkSettings::default() };
     let trees = Some(config.data_dir.join(TREES));
+    let ownership = ownership(config, &gossip);
     let parts = Parts {
         cluster,
         engine,
@@ -191,11 +199,20 @@ async fn start(
         timeouts,
         bounds: Bounds::CLIENTS,
         clock_drift: CLOCK_DRIFT,
-        gossip,
+        gossip: Some(gossip),
+        ownership,
         oversight,
         trees,
     };
     Ok(Node::start(parts, env).await?)
+}
+
+/// What the node's part in who owns data is made of.
+fn ownership(config: &NodeConfig, gossip: &GossipParts) -> OwnershipParts {
+    let GossipParts { quic, zone, weight, .. } = gossip;
+    let joining = Joining { quic: quic.clone(), zone: zone.clone(), weight: *weight };
+    let joining = (config.joins_by_itself && *weight > 0).then_some(joining);
+    OwnershipParts { data_dir: Some(config.data_dir.clone()), joining }
 }
 
 /// What gossip is made of.
@@ -281,7 +298,9 @@ fn listed(config: &NodeConfig) -> ClusterInfo {
         members: members.collect(),
         namespaces,
         node: config.name.clone(),
+        layout: Layout::default(),
     }
+    .founding()
 }
 
 fn store_config(config: &NodeConfig) -> anyhow::Result<StoreConfig> {

@@ -236,7 +236,7 @@ impl<'a> Drive<'a> {
         self.race.start(
             Attempt::new(target, reason, sent, self.routes().now_us()),
             left,
-            Traced { trace: self.call.trace, request },
+            Traced { trace: self.call.trace, layout: None, request },
         );
         let more = self.race.has_room() && !self.order.is_single();
         (self.wake, self.due) = match patience.filter(|_| more) {

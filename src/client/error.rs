@@ -157,6 +157,7 @@ fn numbered(error: ServeError, trace: TraceId) -> ServeError {
         | ServeError::Limit(_)
         | ServeError::Forbidden(_)
         | ServeError::Condition(_)
+        | ServeError::OldLayout(_)
         | ServeError::Quorum(_) => error,
     }
 }

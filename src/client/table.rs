@@ -102,7 +102,9 @@ mod tests {
             members: (1..=5).map(member).collect(),
             namespaces: vec![namespace("default", 3), namespace("single", 1)],
             node: "n1".parse().unwrap(),
-        };
+            layout: crate::layout::Layout::default(),
+        }
+        .founding();
         let view = ClusterView::new(info).unwrap();
         let places = Places::new(&view);
         let ids: Vec<NodeId> = view.members().keys().copied().collect();

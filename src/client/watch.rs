@@ -62,7 +62,10 @@ async fn follow_forever(routes: &Routes, cluster: Option<&ClusterName>, scope: &
 
 /// Asks a node for another cluster than the one that is known. Whether there was one; `None` when it did not answer.
 async fn ask(routes: &Routes, cluster: Option<&ClusterName>, node: &Target) -> Option<bool> {
-    let known = routes.table()?.view.digest();
+    let (known, version) = {
+        let view = &routes.table()?.view;
+        (view.digest(), view.version())
+    };
     let patience = limits::WATCH_MAX + GRACE;
     let question = Traced::untraced(Request::Watch { known });
     let answer = node.link.request(patience, |frame| encode(&question, frame)).await.ok()?;
@@ -73,6 +76,10 @@ async fn ask(routes: &Routes, cluster: Option<&ClusterName>, node: &Target) -> O
     };
     if cluster.is_some_and(|cluster| *cluster != info.cluster) {
         tracing::warn!(node = %node.label, cluster = %info.cluster, "a node is of another cluster; it is not believed");
+        return None;
+    }
+    if info.layout.version < version {
+        // What is known is later; asked again, that node would answer at once.
         return None;
     }
     match routes.learn(info).await {

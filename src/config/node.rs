@@ -65,6 +65,8 @@ pub struct NodeConfig {
     pub threads: Option<usize>,
     /// Where to find the cluster: QUIC addresses of other nodes.
     pub seeds: Vec<HostPort>,
+    /// Whether a new node asks for its share of the data by itself.
+    pub joins_by_itself: bool,
     /// The founding members of the cluster, this node among them, ordered by name. Empty for a node that learns them from
     /// its seeds, and for one that is alone and whose port the system chooses.
     pub members: Vec<MemberConfig>,
@@ -138,6 +140,8 @@ pub struct Timeouts {
     pub keepalive: Duration,
     /// Age at which deleted and expired records may be dropped; `None` keeps them.
     pub reap_after: Option<Duration>,
+    /// The 99th percentile of requests that work in the background yields to.
+    pub background: Duration,
     /// For work under way at shutdown.
     pub shutdown: Duration,
 }
@@ -252,6 +256,7 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
         },
         threads,
         seeds,
+        joins_by_itself: settled.text("cluster.join") != Some("approve"),
         members,
     })
 }
@@ -460,6 +465,7 @@ fn timeouts(settled: &mut Settled) -> Timeouts {
         hedge: millis(settled, "timeouts.hedge_ms"),
         idle: millis(settled, "timeouts.idle_ms"),
         keepalive: millis(settled, "timeouts.keepalive_ms"),
+        background: millis(settled, "timeouts.background_p99_ms"),
         reap_after: Some(millis(settled, "storage.reap_after_ms")).filter(|after| !after.is_zero()),
         shutdown: millis(settled, "timeouts.shutdown_ms"),
     };

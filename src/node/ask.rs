@@ -17,12 +17,14 @@ pub(crate) struct By {
     pub(crate) trace: TraceId,
     /// When nobody waits for it any more.
     pub(crate) deadline: Instant,
+    /// The version of the layout that it is done by; none where that does not matter.
+    pub(crate) layout: Option<u64>,
 }
 
 impl By {
     /// Of what this node does by itself, which has no number.
     pub(crate) fn itself(patience: Duration) -> Self {
-        Self { trace: TraceId::NONE, deadline: Instant::now() + patience }
+        Self { trace: TraceId::NONE, deadline: Instant::now() + patience, layout: None }
     }
 }
 
@@ -31,6 +33,8 @@ impl By {
 pub(crate) struct Ask<'a> {
     pub(crate) trace: TraceId,
     pub(crate) deadline: Instant,
+    /// The version of the layout that this node worked by when it came.
+    pub(crate) layout: u64,
     pub(crate) stages: &'a Stages,
     /// What it is part of, for whatever it leaves to the background.
     pub(crate) work: &'a Work,
@@ -39,7 +43,7 @@ pub(crate) struct Ask<'a> {
 impl Ask<'_> {
     /// The same request with another deadline for a part of it.
     pub(crate) fn until(&self, deadline: Instant) -> By {
-        By { trace: self.trace, deadline }
+        By { trace: self.trace, deadline, layout: Some(self.layout) }
     }
 }
 

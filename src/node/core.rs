@@ -1,6 +1,6 @@
 //! What the services of one node share.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -10,6 +10,7 @@ use tracing::Instrument;
 
 use crate::env::Env;
 use crate::hash::ClusterHash;
+use crate::layout::Layout;
 use crate::limits;
 use crate::node::admission::Admission;
 use crate::node::ask::Stages;
@@ -20,6 +21,8 @@ use crate::node::hedge::ReadHedge;
 use crate::node::hints::HintBudget;
 use crate::node::meters::{Meters, Stage};
 use crate::node::oversight::{Oversight, SlowLog};
+use crate::node::ownership::Ownership;
+use crate::node::pace::Pace;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -33,10 +36,10 @@ use crate::node::works::Works;
 use crate::record;
 use crate::store::{Engine, Slot};
 use crate::swim::StorageHealth;
-use crate::types::{Namespace, NodeId, PartitionId, Partitions};
+use crate::types::{Namespace, NodeId, NodeName, PartitionId, Partitions};
 use crate::view::{ClusterView, ViewError};
 use crate::wire::blob::Blob;
-use crate::wire::rpc::{ClusterInfo, ServeError, SlotRef};
+use crate::wire::rpc::{ClusterInfo, MemberInfo, ServeError, SlotRef};
 use crate::wire::sync::TreeId;
 
 /// The shared parts.
@@ -56,6 +59,10 @@ pub(crate) struct Core {
     pub(crate) sync: Sync,
     /// What this node is doing with records.
     pub(crate) works: Works,
+    /// Requests that this node coordinates.
+    pub(crate) coordinating: Works,
+    /// This node's part in who owns data.
+    pub(crate) ownership: Ownership,
     /// Tells this life of the process from any other.
     pub(crate) life: u64,
     pub(crate) timeouts: Timeouts,
@@ -67,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) clients: Admission,
     /// The door for what other nodes ask.
     pub(crate) nodes: Admission,
+    /// How fast work in the background goes.
+    pub(crate) pace: Pace,
     pub(crate) meters: Arc<Meters>,
     pub(crate) oversight: Oversight,
     pub(crate) slow_log: SlowLog,
@@ -85,12 +94,14 @@ pub(crate) struct Core {
 /// The cluster as this node knows it now. It is replaced as a whole; a request works with the one it began with.
 pub(crate) struct Views {
     latest: RwLock<Arc<ClusterView>>,
+    /// Held while the next view is worked out.
+    changing: Mutex<()>,
     changed: Notify,
 }
 
 impl Views {
     pub(crate) fn new(first: ClusterView) -> Self {
-        Self { latest: RwLock::new(Arc::new(first)), changed: Notify::new() }
+        Self { latest: RwLock::new(Arc::new(first)), changing: Mutex::default(), changed: Notify::new() }
     }
 
     pub(crate) fn latest(&self) -> Arc<ClusterView> {
@@ -228,33 +239,45 @@ impl Core {
         seen.takes_reads().then(|| (seen.storage().read_rank(), true, !seen.is_prompt(), seen.rtt()))
     }
 
-    /// Goes on with another description of the cluster: whoever is new is connected to.
-    pub(crate) fn adopt(&self, info: ClusterInfo) -> Result<(), ViewError> {
+    /// Goes on with another description of the cluster, made from the present one: whoever is new is connected to. `None`
+    /// leaves it as it is. Returns whether it is another now.
+    pub(crate) fn change_view(
+        &self,
+        change: impl FnOnce(&ClusterInfo) -> Option<ClusterInfo>,
+    ) -> Result<bool, ViewError> {
+        let _changing = self.views.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(info) = change(self.view().info()) else { return Ok(false) };
         let next = Arc::new(ClusterView::new(info)?);
         self.peers.follow(&next);
         self.views.replace(next);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Goes on with another layout, if it is later than the present one.
+    pub(crate) fn adopt_layout(&self, layout: Layout) -> Result<bool, ViewError> {
+        self.change_view(|info| (layout.version > info.layout.version).then(|| info.by(layout)))
     }
 
     /// A member says where its data plane is. Returns whether that changed the view.
     pub(crate) fn moved(&self, node: NodeId, quic: &str) -> bool {
-        let view = self.view();
-        if view.members().get(&node).is_none_or(|member| member.quic == quic) {
-            return false;
-        }
-        let mut info = view.info().clone();
-        let at = info.members.iter_mut().find(|member| ClusterHash::node_id(&member.name) == node);
-        if let Some(member) = at {
+        let changed = self.change_view(|info| {
+            let is_elsewhere = |member: &MemberInfo| ClusterHash::node_id(&member.name) == node && member.quic != quic;
+            let at = info.members.iter().position(is_elsewhere)?;
+            let mut info = info.clone();
+            let member = &mut info.members[at];
             tracing::info!(member = %member.name, from = member.quic, to = quic, "a member has moved");
             member.quic = quic.to_owned();
-        }
-        match self.adopt(info) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, "the cluster cannot be described with a member's new address");
-                false
-            }
-        }
+            Some(info)
+        });
+        changed.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the cluster cannot be described with a member's new address");
+            false
+        })
+    }
+
+    /// This node's name.
+    pub(crate) fn own_name(&self) -> NodeName {
+        self.view().info().node.clone()
     }
 
     /// A hash of the settings that must be equal on all nodes.

@@ -275,6 +275,6 @@ fn drop_with(core: &Core, slot: &Slot) -> Option<Vec<NodeId>> {
     let (namespace, _) = record::split_storage_key(&slot.key)?;
     let view = core.view();
     let ring = view.ring(view.policy(&namespace)?.n)?;
-    let owners = ring.preference_list(slot.partition);
-    (!owners.contains(&core.id)).then(|| owners.to_vec())
+    let owners = [ring.preference_list(slot.partition), view.other_owners(ring.replicas(), slot.partition)].concat();
+    (!owners.contains(&core.id)).then_some(owners)
 }

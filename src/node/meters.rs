@@ -57,6 +57,7 @@ labels! {
         Repair => "repair",
         Reap => "reap",
         Settle => "settle",
+        Layout => "layout",
         Unreadable => "unreadable",
     }
 }
@@ -128,6 +129,7 @@ impl Kind {
             Request::Repair(_) => Self::Repair,
             Request::Reap(_) => Self::Reap,
             Request::Settle => Self::Settle,
+            Request::Layout(_) => Self::Layout,
         }
     }
 }
@@ -156,13 +158,14 @@ impl Outcome {
             | Reply::SyncSums(_)
             | Reply::SyncRecords(_)
             | Reply::Repair(_)
-            | Reply::Reap(_) => None,
+            | Reply::Reap(_)
+            | Reply::Layout(_) => None,
         };
         match error {
             None => Self::Ok,
             Some(ServeError::Quorum(_)) => Self::QuorumNotMet,
             Some(ServeError::Deadline(_)) => Self::Deadline,
-            Some(ServeError::Unavailable(_)) => Self::Unavailable,
+            Some(ServeError::Unavailable(_) | ServeError::OldLayout(_)) => Self::Unavailable,
             Some(ServeError::Uncertain(_)) => Self::Uncertain,
             Some(ServeError::Condition(_)) => Self::ConditionNotMet,
             Some(ServeError::Forbidden(_)) => Self::Refused,

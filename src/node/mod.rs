@@ -12,11 +12,14 @@ mod gauge;
 pub mod gossip;
 mod hedge;
 mod hints;
+mod kept;
 pub mod keys;
 mod meters;
 mod metrics;
 mod observer;
 mod oversight;
+pub mod ownership;
+mod pace;
 mod peers;
 mod readiness;
 mod reap;
@@ -59,6 +62,8 @@ use crate::node::hedge::ReadHedge;
 use crate::node::hints::HintBudget;
 use crate::node::meters::Meters;
 use crate::node::oversight::SlowLog;
+use crate::node::ownership::{Joining, Ownership};
+use crate::node::pace::Pace;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -93,10 +98,21 @@ pub struct Parts {
     pub clock_drift: Duration,
     /// Membership by gossip. Without it the members are those of `cluster`, and only connections say who is up.
     pub gossip: Option<GossipParts>,
+    /// How it takes part in who owns data.
+    pub ownership: OwnershipParts,
     /// How it is watched.
     pub oversight: Oversight,
     /// The file in which the hash trees are kept while the node is down. Without one, the storage is read at each start.
     pub trees: Option<PathBuf>,
+}
+
+/// What a node's part in who owns data is made of.
+#[derive(Debug, Clone, Default)]
+pub struct OwnershipParts {
+    /// Where the layout and this node's votes are kept. `None` keeps nothing.
+    pub data_dir: Option<PathBuf>,
+    /// As what it asks for a share of its own when it has none; `None` waits to be given one.
+    pub joining: Option<Joining>,
 }
 
 /// Why a node did not start.
@@ -111,6 +127,9 @@ pub enum StartError {
     /// Gossip cannot begin.
     #[error(transparent)]
     Gossip(#[from] GossipError),
+    /// The layout cannot be read.
+    #[error("the layout in the data directory cannot be read: {0}; it must be readable for the node's user")]
+    Layout(io::Error),
     /// The kept hash trees cannot be put out of use, so that a later start would believe them when they are old.
     #[error("the kept hash trees in {path} can be neither emptied nor removed ({error}): remove them by hand", path = path.display())]
     Trees {
@@ -162,14 +181,43 @@ impl std::fmt::Debug for Node {
     }
 }
 
+/// Takes the hash trees that were kept in a file.
+async fn load_trees(path: PathBuf, hash: ClusterHash, trees: Arc<Trees>, env: &Env) -> Result<(), StartError> {
+    let loaded = env.blocking({
+        let path = path.clone();
+        move || sync::file::load(&path, &hash, &trees)
+    });
+    let broken = || Err(io::Error::other("reading them broke off"));
+    let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
+    tracing::debug!(known, "partitions whose hash trees were kept");
+    Ok(())
+}
+
+/// Starts what works in the background.
+fn start_services(core: &Arc<Core>, joining: Option<Joining>) {
+    let rest = &core.rest;
+    rest.spawn("gate", gate::open_when_connected(core.clone()));
+    rest.spawn("hints", hints::deliver(core.clone()));
+    rest.spawn("trees", sync::check::run(core.clone()));
+    rest.spawn("sync", sync::run(core.clone()));
+    rest.spawn("reap", reap::run(core.clone()));
+    if core.gossip.is_none() {
+        rest.spawn("patrol", core.peers.clone().patrol(rest.clone()));
+    }
+    ownership::start(core, joining);
+}
+
 impl Node {
     /// Starts the services; requests are answered when this returns.
     ///
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, links, timeouts, bounds, clock_drift, gossip, oversight, trees: kept } =
-            parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, bounds, clock_drift, .. } = parts;
+        let Parts { gossip, oversight, trees: kept, ownership: OwnershipParts { data_dir, joining }, .. } = parts;
+        let (ownership, known) = Ownership::open(data_dir.as_deref()).map_err(StartError::Layout)?;
+        let later = known.filter(|known| known.version > cluster.layout.version);
+        let cluster = later.map_or_else(|| cluster.clone(), |known| cluster.by(known));
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
         if gossip.is_none() && !view.members().contains_key(&id) {
@@ -181,14 +229,7 @@ impl Node {
         let (storage, rest) = (env.child(), env.child());
         let trees = Arc::new(Trees::new(&view, engine.epoch()));
         if let Some(path) = kept.clone() {
-            let (hash, trees) = (*view.hash(), trees.clone());
-            let loaded = env.blocking({
-                let path = path.clone();
-                move || sync::file::load(&path, &hash, &trees)
-            });
-            let broken = || Err(io::Error::other("reading them broke off"));
-            let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
-            tracing::debug!(known, "partitions whose hash trees were kept");
+            load_trees(path, *view.hash(), trees.clone(), env).await?;
         }
         let (meters, identity) = (Arc::new(Meters::default()), (*view.hash(), id));
         let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
@@ -207,9 +248,10 @@ impl Node {
             trees,
             sync: Sync::new(env.rng("sync")),
             works: Works::default(),
+            coordinating: Works::default(),
+            ownership,
             life: env.rng("life").next_u64(),
             read_hedge: ReadHedge::new(timeouts.hedge),
-            timeouts,
             gate: Gate::default(),
             clients: Admission::new(bounds),
             nodes: Admission::new(Bounds::NODES),
@@ -217,20 +259,15 @@ impl Node {
             oversight,
             slow_log: SlowLog::default(),
             size: Arc::default(),
+            pace: Pace::new(timeouts.background),
+            timeouts,
             started: tokio::time::Instant::now(),
             watchers: Watchers::default(),
             background: Arc::new(Semaphore::new(limits::BACKGROUND_MAX)),
             gossip,
             rest: rest.clone(),
         });
-        rest.spawn("gate", gate::open_when_connected(core.clone()));
-        rest.spawn("hints", hints::deliver(core.clone()));
-        rest.spawn("trees", sync::check::run(core.clone()));
-        rest.spawn("sync", sync::run(core.clone()));
-        rest.spawn("reap", reap::run(core.clone()));
-        if core.gossip.is_none() {
-            rest.spawn("patrol", core.peers.clone().patrol(rest.clone()));
-        }
+        start_services(&core, joining);
         endpoint.serve(Serve(core.clone()));
         if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
             Gossip::start(&core, gossip, prepared);
@@ -258,7 +295,8 @@ impl Node {
         if self.core.gossip.is_none() && !cluster.members.iter().any(own) {
             return Err(StartError::NotAMember(cluster.node));
         }
-        Ok(self.core.adopt(cluster)?)
+        self.core.change_view(|_| Some(cluster))?;
+        Ok(())
     }
 
     /// Shows other certificates from now on, and trusts what they trust: in new connections, in its record, in

@@ -16,7 +16,7 @@ use crate::net::{Endpoint, Expect, NetError};
 use crate::node::ask::By;
 use crate::node::timeouts::millis;
 use crate::swim::{Standing, StorageHealth};
-use crate::types::{NodeId, NodeName, TraceId};
+use crate::types::{NodeId, NodeName};
 use crate::view::ClusterView;
 use crate::wire::blob;
 use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
@@ -317,7 +317,7 @@ impl Peers {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
         let span = tracing::debug_span!("peer_call", %node, verb = request.verb());
-        let traced = Traced { trace: by.trace, request };
+        let traced = Traced { trace: by.trace, layout: by.layout, request };
         let asked = peer.link.request_until(by.deadline, |frame| encode(&traced, frame));
         let answer = asked.instrument(span).await;
         if let Err(error @ NetError::Unanswered { .. }) = &answer {
@@ -347,7 +347,7 @@ impl Peers {
         let gone = || PeerError { why: "is not a member".to_owned(), maybe: false };
         let peer = self.get(node).ok_or_else(gone)?;
         let mut body = BytesMut::new();
-        encode(&Traced { trace: TraceId::NONE, request }, &mut body);
+        encode(&Traced::untraced(request), &mut body);
         let sent = body.len() as u64;
         let answer = peer.link.request_in_bulk(deadline - Instant::now(), body.freeze()).await?;
         let reply = blob::decode(&answer)
@@ -377,6 +377,12 @@ impl Seen<'_> {
         let gone = |judged: Judged| matches!(judged.standing, Standing::Failed | Standing::Left);
         self.peer.as_ref().is_some_and(|peer| matches!(peer.link.state(), LinkState::Up))
             && !self.judged.is_some_and(gone)
+    }
+
+    /// Whether it is taken to be down: by gossip, or where there is none, by its connection.
+    pub(crate) fn is_failed(&self) -> bool {
+        let gone = |judged: Judged| matches!(judged.standing, Standing::Failed | Standing::Left);
+        self.judged.map_or_else(|| !self.is_connected(), gone)
     }
 
     /// Whether it was neither suspected nor silent of late: others are asked before one that was.

@@ -16,6 +16,7 @@ use crate::node::coordinate;
 use crate::node::core::Core;
 use crate::node::gossip::{self, Gossip};
 use crate::node::meters::{Kind, Outcome};
+use crate::node::ownership;
 use crate::node::peers::encode;
 use crate::node::reap;
 use crate::node::replica::Apply;
@@ -26,6 +27,7 @@ use crate::node::watch;
 use crate::node::works::Works;
 use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
+use crate::wire::layout::LayoutRequest;
 use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
 
 /// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
@@ -50,16 +52,26 @@ impl Handler for Serve {
         // To wait for news is no work.
         let _in_flight = (kind != Kind::Watch).then(|| core.meters.in_flight.hold());
         // What only waits counts nowhere: it holds no record, and one of the two waits for all work.
-        let waits = matches!(kind, Kind::Watch | Kind::Settle);
+        let waits = matches!(kind, Kind::Watch | Kind::Settle | Kind::Layout);
         let work = if waits { Works::default().begin() } else { core.works.begin() };
+        let coordinates = matches!(kind, Kind::Put | Kind::Get | Kind::Scan);
+        let _coordinating = coordinates.then(|| core.coordinating.begin());
         let reply = match decoded {
-            Ok(Traced { request, .. }) => {
-                let ask = Ask { trace, deadline: answer_by(&incoming), stages: &stages, work: &work };
+            Ok(Traced { request, layout: theirs, .. }) => {
+                // Read after the work has begun, so that whoever waits for work by an earlier layout waits for this.
+                let layout = core.view().version();
+                if theirs.is_some_and(|theirs| theirs > layout) {
+                    core.ownership.news.notify_waiters();
+                }
+                let ask = Ask { trace, deadline: answer_by(&incoming), layout, stages: &stages, work: &work };
                 let span = tracing::debug_span!(
                     "request", request = %trace, verb = request.verb(), namespace = request.namespace().map(display),
                     from = %incoming.peer.label()
                 );
-                self.admit(&incoming, request, ask).instrument(span).await.unwrap_or_else(Reply::Error)
+                match core.ownership.check(theirs) {
+                    Ok(()) => self.admit(&incoming, request, ask).instrument(span).await.unwrap_or_else(Reply::Error),
+                    Err(error) => Reply::Error(error),
+                }
             }
             Err(error) => Reply::Error(ServeError::Invalid(format!(
                 "the request cannot be read ({error}): is the other side newer?"
@@ -182,6 +194,7 @@ impl Serve {
                 core.works.settled().await;
                 Ok(Reply::Done)
             }
+            Request::Layout(request) => ownership::serve(core, request, ask.deadline).await.map(Reply::Layout),
             Request::Repair(repair) => sync::repair(core, repair).map(|done| Reply::Repair(Box::new(done))),
         }
     }
@@ -243,6 +256,7 @@ fn units(request: &Request) -> usize {
         | Request::SyncSums(_)
         | Request::Repair(_)
         | Request::Reap(_)
+        | Request::Layout(_)
         | Request::Settle => 0,
     }
 }
@@ -314,6 +328,11 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         Request::View | Request::Watch { .. } | Request::Status | Request::Log(_) | Request::Members => Ok(()),
         Request::Keys(_) if grants.is_none() => Ok(()),
         Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
+        Request::Layout(LayoutRequest::Show) => Ok(()),
+        Request::Layout(LayoutRequest::Change(_)) if grants.is_none() => Ok(()),
+        Request::Layout(LayoutRequest::Change(_)) => {
+            Err(ServeError::Forbidden(format!("{name} is not an administrator")))
+        }
         Request::Repair(_) if grants.is_none() => Ok(()),
         Request::Repair(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Apply(_)
@@ -326,6 +345,7 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         | Request::SyncSums(_)
         | Request::SyncRecords(_)
         | Request::Reap(_)
+        | Request::Layout(_)
         | Request::Settle => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
     }
 }

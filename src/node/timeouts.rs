@@ -22,6 +22,8 @@ pub struct Timeouts {
     pub hedge: Duration,
     /// Age at which it is tried to drop a deleted or expired record, at least [`limits::REAP_AFTER_MIN`]; `None` keeps them.
     pub reap_after: Option<Duration>,
+    /// Towards which 99th percentile of puts and gets work in the background is slowed down.
+    pub background: Duration,
     /// All of shutdown, except for what is short by itself: the last packets to peers, and closing the storage's files.
     pub shutdown: Duration,
 }
@@ -32,6 +34,7 @@ impl Default for Timeouts {
             replica: Duration::from_secs(2),
             hedge: Duration::from_millis(50),
             reap_after: None,
+            background: Duration::from_millis(50),
             shutdown: Duration::from_secs(10),
         }
     }

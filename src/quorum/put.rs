@@ -36,6 +36,8 @@ pub struct PutQuorum {
     missed: Vec<Miss>,
     /// Owners that nobody stands in for yet.
     uncovered: Vec<NodeId>,
+    /// While ownership changes: those before and those after, each of which is to have a quorum. Empty otherwise.
+    groups: Vec<Vec<NodeId>>,
     decided: bool,
 }
 
@@ -57,6 +59,7 @@ impl PutQuorum {
             acked: Vec::new(),
             missed: Vec::new(),
             uncovered: Vec::new(),
+            groups: Vec::new(),
             decided: false,
         };
         let mut sends = Vec::with_capacity(owners.len());
@@ -73,6 +76,25 @@ impl PutQuorum {
             }
         }
         put.waiting.clone_from(&sends);
+        (put, sends)
+    }
+
+    /// The same while ownership changes: `needed` replicas, or all where there are fewer, of the `owners` and of the
+    /// `others` must have the write; those in both count for both.
+    pub fn start_in_both(
+        needed: u8,
+        owners: &[NodeId],
+        others: &[NodeId],
+        is_up: impl Fn(NodeId) -> bool,
+        stand_ins: impl FnOnce() -> Vec<NodeId>,
+    ) -> (Self, Vec<Send>) {
+        if others.is_empty() {
+            return Self::start(needed, owners, is_up, stand_ins);
+        }
+        let mut all = owners.to_vec();
+        all.extend(others.iter().filter(|node| !owners.contains(node)));
+        let (mut put, sends) = Self::start(needed, &all, is_up, stand_ins);
+        put.groups = vec![owners.to_vec(), others.to_vec()];
         (put, sends)
     }
 
@@ -143,14 +165,37 @@ impl PutQuorum {
         Some(self.waiting.swap_remove(at))
     }
 
+    /// Whether the quorum is met once these have the write, too.
+    fn is_met_with(&self, more: &[Send]) -> bool {
+        self.lacking(more) == 0
+    }
+
+    /// Whether it can still be met, with all that are waited for and so many stand-ins.
+    fn is_met_with_more(&self, spare: usize) -> bool {
+        self.lacking(&self.waiting) <= spare
+    }
+
+    /// How many replicas more a quorum takes, where most are lacking.
+    fn lacking(&self, more: &[Send]) -> usize {
+        if self.groups.is_empty() {
+            return self.needed.saturating_sub(self.acked.len() + more.len());
+        }
+        let have = |group: &Vec<NodeId>| {
+            let of = |send: &&Send| group.contains(&send.hint.unwrap_or(send.to));
+            self.acked.iter().chain(more).filter(of).count()
+        };
+        let lacking = |group| self.needed.min(Vec::len(group)).saturating_sub(have(group));
+        self.groups.iter().map(lacking).max().unwrap_or(0)
+    }
+
     /// Answers and gives up once; replies that come later only wait.
     fn step(&mut self) -> PutStep {
         let spare = self.stand_ins.as_ref().map_or(0, VecDeque::len);
         let step = if self.decided {
             PutStep::Wait
-        } else if self.acked.len() >= self.needed {
+        } else if self.is_met_with(&[]) {
             PutStep::Answer
-        } else if self.acked.len() + self.waiting.len() + spare < self.needed || self.waiting.is_empty() {
+        } else if !self.is_met_with_more(spare) || self.waiting.is_empty() {
             PutStep::GiveUp
         } else {
             PutStep::Wait

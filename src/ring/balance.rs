@@ -27,7 +27,7 @@ pub struct NodeLoad {
 /// How evenly partitions are spread over the members.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balance {
-    /// Every member, ordered by identifier.
+    /// Every member, ordered by seat.
     pub nodes: Vec<NodeLoad>,
     /// The largest ratio of what a node owns to its ideal: the weighted maximum over the mean. 1.0 for an empty ring.
     pub max_over_mean: f64,

@@ -45,6 +45,8 @@ pub use balance::Balance;
 pub use balance::Moves;
 pub use balance::NodeLoad;
 
+use std::collections::BTreeSet;
+
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::types::Namespace;
@@ -58,6 +60,9 @@ use crate::types::Zone;
 pub struct RingMember {
     /// The node.
     pub id: NodeId,
+    /// Whom it is placed like: itself, or the node whose place it has taken. With another node in the same seat, a ring is
+    /// the same but for that node.
+    pub seat: NodeId,
     /// Its failure zone.
     pub zone: Zone,
     /// Its capacity relative to the others, up to [`limits::WEIGHT_MAX`]; with 0 it owns nothing.
@@ -70,6 +75,9 @@ pub enum RingError {
     /// Two members have the same identifier.
     #[error("node {0} is a member twice: give each node a name of its own")]
     DuplicateNode(NodeId),
+    /// Two members are placed like the same node.
+    #[error("nodes {0} and {1} have the same place in the ring")]
+    DuplicateSeat(NodeId, NodeId),
     /// The node to remove is not in the ring.
     #[error("node {0} is not a member of the ring: check its name")]
     NotAMember(NodeId),
@@ -119,7 +127,7 @@ impl Ring {
     ) -> Result<Self, RingError> {
         // One more than the limit is enough to see that there are too many.
         let mut members: Vec<RingMember> = members.into_iter().take(limits::MEMBERS_MAX + 1).collect();
-        members.sort_by_key(|member| member.id);
+        members.sort_by_key(|member| member.seat);
         check(replicas, &members)?;
         let usable: Vec<&RingMember> = members.iter().filter(|member| member.weight > 0).collect();
         let width = usable.len().min(usize::from(replicas));
@@ -144,7 +152,7 @@ impl Ring {
     /// # Errors
     /// [`RingError::NotAMember`] when there is no such member.
     pub fn remove(&self, node: NodeId) -> Result<Self, RingError> {
-        if self.members.binary_search_by_key(&node, |member| member.id).is_err() {
+        if self.members.iter().all(|member| member.id != node) {
             return Err(RingError::NotAMember(node));
         }
         let members = self.members.iter().filter(|member| member.id != node).cloned();
@@ -161,7 +169,7 @@ impl Ring {
         self.replicas
     }
 
-    /// All members, ordered by identifier.
+    /// All members, ordered by seat.
     pub fn members(&self) -> &[RingMember] {
         &self.members
     }
@@ -190,14 +198,14 @@ impl Ring {
     pub fn stand_ins(&self, partition: PartitionId) -> Vec<NodeId> {
         let owners = self.preference_list(partition);
         let zones: Vec<&Zone> = self.members.iter().filter(|m| owners.contains(&m.id)).map(|m| &m.zone).collect();
-        let mut others: Vec<(bool, u64, NodeId)> = self
+        let mut others: Vec<(bool, u64, NodeId, NodeId)> = self
             .members
             .iter()
             .filter(|m| m.weight > 0 && !owners.contains(&m.id))
-            .map(|m| (zones.contains(&&m.zone), score::stand_in(&self.hash, partition, m), m.id))
+            .map(|m| (zones.contains(&&m.zone), score::stand_in(&self.hash, partition, m), m.seat, m.id))
             .collect();
         others.sort_unstable();
-        others.into_iter().map(|(_, _, id)| id).collect()
+        others.into_iter().map(|(.., id)| id).collect()
     }
 
     /// The partitions whose preference list has the node, in order.
@@ -216,7 +224,7 @@ impl Ring {
     }
 }
 
-/// Checks what is asked for; `members` are sorted by identifier.
+/// Checks what is asked for; `members` are sorted by seat.
 fn check(replicas: u8, members: &[RingMember]) -> Result<(), RingError> {
     if replicas == 0 || usize::from(replicas) > limits::REPLICAS_MAX {
         return Err(RingError::Replicas { given: replicas });
@@ -227,8 +235,12 @@ fn check(replicas: u8, members: &[RingMember]) -> Result<(), RingError> {
     if let Some(member) = members.iter().find(|member| member.weight > limits::WEIGHT_MAX) {
         return Err(RingError::Weight { node: member.id, weight: member.weight });
     }
-    match members.windows(2).find(|pair| pair[0].id == pair[1].id) {
-        Some(pair) => Err(RingError::DuplicateNode(pair[0].id)),
+    let mut nodes = BTreeSet::new();
+    if let Some(twin) = members.iter().find(|member| !nodes.insert(member.id)) {
+        return Err(RingError::DuplicateNode(twin.id));
+    }
+    match members.windows(2).find(|pair| pair[0].seat == pair[1].seat) {
+        Some(pair) => Err(RingError::DuplicateSeat(pair[0].id, pair[1].id)),
         None => Ok(()),
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn order(
     };
     // Weights have had their say in who owns how much; among owners of a partition all are equal.
     let scores: Vec<Scores> =
-        members.iter().map(|member| Scores::new(hash, partitions, member.id, 1, Use::Order)).collect();
+        members.iter().map(|member| Scores::new(hash, partitions, member.seat, 1, Use::Order)).collect();
     for (partition, owners) in partitions.iter().zip(&mut sets) {
         owners.sort_by_cached_key(|&node| (scores[node].of(partition.0), node));
     }

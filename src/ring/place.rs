@@ -27,7 +27,7 @@ pub(super) fn place(
     members: &[&RingMember],
     shares: &Shares,
 ) -> Vec<Vec<usize>> {
-    let scores = members.iter().map(|m| Scores::new(hash, partitions, m.id, m.weight, Use::Own)).collect();
+    let scores = members.iter().map(|m| Scores::new(hash, partitions, m.seat, m.weight, Use::Own)).collect();
     let mut placement = Placement::new(scores, partitions, shares);
     let mut unplaced = Vec::new();
     for partition in partitions.iter() {

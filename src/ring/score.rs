@@ -68,7 +68,7 @@ impl Scores {
 
 /// The score by which a member stands in for an owner of the partition: the lower, the sooner.
 pub(super) fn stand_in(hash: &ClusterHash, partition: PartitionId, member: &RingMember) -> u64 {
-    let uniform = hash.placement(partition.0, member.id, Use::StandIn as u32) >> (64 - UNIFORM_BITS);
+    let uniform = hash.placement(partition.0, member.seat, Use::StandIn as u32) >> (64 - UNIFORM_BITS);
     exponential(uniform, f64::from(member.weight)).to_bits()
 }
 

@@ -73,7 +73,7 @@ pub(super) fn allowed(ideal: f64) -> f64 {
 /// What is taken off a node's capacity before it is rounded down. Without it the capacities of equal nodes would all
 /// drop by one at the same join, and every full node would hand over a partition at once.
 fn dither(hash: &ClusterHash, member: &RingMember, ideal: f64) -> f64 {
-    score::rounding(hash, member.id) * (allowed(ideal) - ideal - SLACK_KEPT).clamp(0.0, 1.0)
+    score::rounding(hash, member.seat) * (allowed(ideal) - ideal - SLACK_KEPT).clamp(0.0, 1.0)
 }
 
 /// Rounds down; `x` is between 0 and the partition count.

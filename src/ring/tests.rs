@@ -19,7 +19,8 @@ fn id(name: &str) -> NodeId {
 }
 
 fn member(n: u32, zone: u32, weight: u32) -> RingMember {
-    RingMember { id: id(&format!("n{n}")), zone: Zone::new(format!("z{zone}")).unwrap(), weight }
+    let id = id(&format!("n{n}"));
+    RingMember { id, seat: id, zone: Zone::new(format!("z{zone}")).unwrap(), weight }
 }
 
 fn ring(partitions: u32, replicas: u8, members: &[RingMember]) -> Ring {

@@ -16,6 +16,7 @@ impl Request {
             Self::SyncRoots(_) | Self::SyncSums(_) | Self::SyncRecords(_) | Self::Repair(_) => "sync",
             Self::Reap(_) | Self::Settle => "reap",
             Self::Gossip(_) | Self::Members | Self::Keys(_) => "gossip",
+            Self::Layout(_) => "layout",
             Self::View | Self::Watch { .. } | Self::Status | Self::Log(_) => "ask",
         }
     }

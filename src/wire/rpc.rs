@@ -3,10 +3,13 @@
 //! Messages are postcard, which is positional: variants and fields are only ever added at the end, and the golden bytes
 //! in the tests hold that. The lanes carry deadline and request number, so they are not repeated here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::layout::Layout;
+use crate::layout::Role;
 use crate::limits;
 use crate::meter::Distribution;
 use crate::types::{
@@ -16,6 +19,7 @@ use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
+use crate::wire::layout::{LayoutReply, LayoutRequest};
 use crate::wire::reap::{ReapAnswer, ReapOrder};
 use crate::wire::sync::{RecordsPage, RecordsRequest, RepairProgress, RepairRequest, RootVerdict, SumsRequest};
 use crate::wire::sync::{SyncStatus, TreeRoot};
@@ -25,6 +29,8 @@ use crate::wire::sync::{SyncStatus, TreeRoot};
 pub struct Traced<R = Request> {
     /// The number.
     pub trace: TraceId,
+    /// The version of the layout that the asker works by; none where that does not matter.
+    pub layout: Option<u64>,
     /// What is asked.
     pub request: R,
 }
@@ -32,7 +38,7 @@ pub struct Traced<R = Request> {
 impl<R> Traced<R> {
     /// A request that belongs to nothing that was asked for.
     pub fn untraced(request: R) -> Self {
-        Self { trace: TraceId::NONE, request }
+        Self { trace: TraceId::NONE, layout: None, request }
     }
 }
 
@@ -95,6 +101,8 @@ pub enum Request {
     Reap(ReapOrder),
     /// Peers only: answered when all work has ended that the node had begun when this came.
     Settle,
+    /// Who owns data: between nodes, and orders of administrators.
+    Layout(LayoutRequest),
 }
 
 /// A write of one or more keys.
@@ -302,6 +310,8 @@ pub enum Reply {
     Repair(Box<RepairProgress>),
     /// What became of a step towards dropping dead records.
     Reap(ReapAnswer),
+    /// What is to be said of who owns data.
+    Layout(LayoutReply),
 }
 
 /// A write that was acknowledged.
@@ -370,6 +380,36 @@ pub struct ClusterInfo {
     pub namespaces: Vec<(Namespace, NamespacePolicy)>,
     /// The node that answers.
     pub node: NodeName,
+    /// Who owns data, and who will.
+    pub layout: Layout,
+}
+
+impl ClusterInfo {
+    /// The same cluster as it is founded: every member owns its share.
+    #[must_use]
+    pub fn founding(mut self) -> Self {
+        let role = |member: &MemberInfo| {
+            let MemberInfo { name, quic, zone, weight } = member.clone();
+            (name.clone(), Role { quic, zone, weight, seat: name })
+        };
+        self.layout = Layout::founding(self.members.iter().map(role).collect());
+        self
+    }
+
+    /// The same cluster by another layout. Members stay where they are known to be.
+    #[must_use]
+    pub fn by(&self, layout: Layout) -> Self {
+        let known: BTreeMap<&NodeName, &str> =
+            self.members.iter().map(|member| (&member.name, &*member.quic)).collect();
+        let member = |(name, role): (&NodeName, &Role)| MemberInfo {
+            name: name.clone(),
+            quic: known.get(name).map_or_else(|| role.quic.clone(), |quic| (*quic).to_owned()),
+            zone: role.zone.clone(),
+            weight: role.weight,
+        };
+        let members = layout.members().into_iter().map(member).collect();
+        Self { members, layout, ..self.clone() }
+    }
 }
 
 /// One member of the cluster.
@@ -495,15 +535,21 @@ pub enum ServeError {
     /// The node has more to do than it can and did nothing of this; another may do it, or this one later.
     #[error("overloaded: {0}; try another node, or later")]
     Overloaded(String),
+    /// The asker works by a layout before this version, which is not served any more: nothing was done.
+    #[error("the coordinator works by an old layout of the cluster, the present one is version {0}; try again")]
+    OldLayout(u64),
 }
 
 impl ServeError {
     /// Whether the same request may succeed at another time or node.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Quorum(_) | Self::Unavailable(_) | Self::Deadline(_) | Self::Uncertain(_) | Self::Overloaded(_) => {
-                true
-            }
+            Self::Quorum(_)
+            | Self::Unavailable(_)
+            | Self::Deadline(_)
+            | Self::Uncertain(_)
+            | Self::Overloaded(_)
+            | Self::OldLayout(_) => true,
             Self::Invalid(_) | Self::Limit(_) | Self::Forbidden(_) | Self::Internal(_) | Self::Condition(_) => false,
         }
     }
@@ -630,7 +676,7 @@ mod tests {
         assert_eq!(hex(&Reply::Unchanged), "0f");
         assert_eq!(hex(&Reply::Fetch(vec![Ok(Fetched::Digest(1))])), "0601000201");
         assert_eq!(hex(&Reply::Error(ServeError::Invalid("x".into()))), "08000178");
-        assert_eq!(hex(&Traced { trace: TraceId(300), request: Request::View }), "ac0203");
+        assert_eq!(hex(&Traced { trace: TraceId(300), layout: Some(5), request: Request::View }), "ac02010503");
         assert_eq!(hex(&Request::Log(Some("info".into()))), "0d0104696e666f");
         assert_eq!(hex(&Reply::Log("info".into())), "0e04696e666f");
         assert_eq!(hex(&Request::SyncRoots(Vec::new())), "0f00");

@@ -12,12 +12,13 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use dynamomini::client::{Client, ClientBuilder};
 use dynamomini::env::Env;
+use dynamomini::layout::Layout;
 use dynamomini::net::{
     BindConfig, Endpoint, EndpointKeys, Expect, Link, LinkSettings, PemFile, Socket, TlsMaterial, TransportSettings,
     Udp, tls,
 };
 use dynamomini::node::gossip::GossipParts;
-use dynamomini::node::{Bounds, Node, Oversight, Parts, Timeouts};
+use dynamomini::node::{Bounds, Node, Oversight, OwnershipParts, Parts, Timeouts};
 use dynamomini::store::{Durability, Engine, StoreConfig, StoreIdentity};
 use dynamomini::swim;
 use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, TraceId, Zone};
@@ -147,7 +148,9 @@ impl Cluster {
             members: members.iter().map(Member::info).collect(),
             namespaces: setup.namespaces.into_iter().map(|(name, policy)| (namespace(name), policy)).collect(),
             node: NodeName::new("n1").unwrap(),
-        };
+            layout: Layout::default(),
+        }
+        .founding();
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("the authority");
         let mut cluster = Self { authority, info, members, dir, on_disk: setup.on_disk, gossip: setup.gossip };
@@ -186,13 +189,14 @@ impl Cluster {
         let gossip =
             self.gossip.map(|address| gossip(address, &member.info(), material(&issued, &self.authority.root)));
         let parts = Parts {
-            cluster: ClusterInfo { node: name, ..self.info.clone() },
+            cluster: ClusterInfo { node: name, ..self.info.clone() }.founding(),
             engine,
             endpoint: Endpoint::bind(bind, &env).unwrap(),
             links: links(),
             timeouts: Timeouts::default(),
             bounds: Bounds::CLIENTS,
             clock_drift: Duration::from_secs(60),
+            ownership: OwnershipParts::default(),
             gossip,
             oversight: Oversight::default(),
             trees: None,
@@ -229,9 +233,10 @@ impl Cluster {
 
     /// Tells all running nodes who the members are.
     fn tell(&self) {
+        let info = self.info.clone().founding();
         for member in &self.members {
             if let Some((node, _)) = &member.running {
-                node.update(ClusterInfo { node: member.name.clone(), ..self.info.clone() }).unwrap();
+                node.update(ClusterInfo { node: member.name.clone(), ..info.clone() }).unwrap();
             }
         }
     }
@@ -332,7 +337,7 @@ pub(crate) struct Wire(Link);
 
 impl Wire {
     pub(crate) async fn ask(&self, request: &Request) -> Reply {
-        let traced = Traced { trace: TraceId::NONE, request };
+        let traced = Traced { trace: TraceId::NONE, layout: None, request };
         let encode = |frame: &mut BytesMut| {
             postcard::to_io(&traced, frame.writer()).unwrap();
         };

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use dynamomini::client::{Client, ClientBuilder, Hedging};
 use dynamomini::env::Env;
+use dynamomini::layout::Layout;
 use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
-use dynamomini::node::{Bounds, Node, Oversight, Parts, Timeouts};
+use dynamomini::node::{Bounds, Node, Oversight, OwnershipParts, Parts, Timeouts};
 use dynamomini::store::{Disk, Durability, Engine, Simulated, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
 use dynamomini::types::{Namespace, NamespacePolicy, NodeName, Partitions};
@@ -105,7 +106,9 @@ impl Cluster {
             members: (1..=nodes).map(member).collect(),
             namespaces: vec![(Namespace::default(), NamespacePolicy::default())],
             node: "n1".parse().unwrap(),
-        };
+            layout: Layout::default(),
+        }
+        .founding();
         let authority = Authority::new("simulated");
         let running = BTreeMap::new();
         let hosts = BTreeMap::new();
@@ -130,6 +133,7 @@ impl Cluster {
         };
         let engine = self.open(number, &identity, &world).await;
         let parts = Parts {
+            ownership: OwnershipParts::default(),
             gossip: Some(self.gossip(number)),
             cluster,
             engine: engine.clone(),

@@ -44,10 +44,10 @@ pub(crate) struct Reserved {
     pub(crate) seen: Context,
 }
 
-/// Reserves a key at `needed` owners that all find the condition met; tries again while others hold it.
+/// Reserves a key at `needed` owners, and while ownership changes at as many of the other ones, that all find the condition met; tries again while others hold it.
 pub(crate) async fn reserve(
     core: &Arc<Core>,
-    owners: &[NodeId],
+    owners: [&[NodeId]; 2],
     needed: u8,
     ask: ReserveRequest,
     by: By,
@@ -90,6 +90,7 @@ enum Refusal {
 /// One round of asking all owners.
 struct Round<'a> {
     core: &'a Arc<Core>,
+    owners: [&'a [NodeId]; 2],
     ask: ReserveRequest,
     by: By,
     asked: FuturesUnordered<Asked>,
@@ -99,13 +100,16 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn start(core: &'a Arc<Core>, owners: &[NodeId], ask: ReserveRequest, by: By) -> Self {
+    fn start(core: &'a Arc<Core>, owners: [&'a [NodeId]; 2], ask: ReserveRequest, by: By) -> Self {
         let asked: FuturesUnordered<Asked> = FuturesUnordered::new();
-        for &node in owners {
+        let mut waiting = owners.concat();
+        waiting.sort_unstable();
+        waiting.dedup();
+        for &node in &waiting {
             let (core, ask) = (core.clone(), ask.clone());
             asked.push(Box::pin(async move { (node, ask_one(&core, node, ask, by).await) }));
         }
-        Self { core, ask, by, asked, waiting: owners.to_vec(), granted: Vec::new(), seen: None }
+        Self { core, owners, ask, by, asked, waiting, granted: Vec::new(), seen: None }
     }
 
     /// Waits for enough grants, this node's among them, and a moment longer for the others; what was granted in vain is
@@ -151,7 +155,11 @@ impl<'a> Round<'a> {
     }
 
     fn is_enough(&self, needed: u8) -> bool {
-        self.granted.len() >= usize::from(needed) && self.seen.is_some()
+        let has_enough = |owners: &&[NodeId]| {
+            let granted = owners.iter().filter(|owner| self.granted.contains(owner)).count();
+            owners.is_empty() || granted >= usize::from(needed)
+        };
+        self.owners.iter().all(has_enough) && self.seen.is_some()
     }
 
     /// Takes back what was granted, and what will be, in the background; what is not released lapses.
@@ -181,7 +189,7 @@ async fn release_one(core: &Arc<Core>, node: NodeId, ask: &ReserveRequest, trace
         return;
     }
     let request = Request::Release { slot: ask.slot.clone(), token: ask.token };
-    let by = By { trace, deadline: Instant::now() + core.timeouts.replica };
+    let by = By { trace, ..By::itself(core.timeouts.replica) };
     if let Err(error) = core.peers.request(node, request, by).await {
         tracing::debug!(request = %trace, %node, error = error.why, "a reservation was not released; it lapses");
     }

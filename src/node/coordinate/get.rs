@@ -1,6 +1,7 @@
 //! Coordinating a get: the record from the nearest replica and digests from as many others as R asks for; when they
 //! differ, records from all of them, merged, and written back to those that were behind.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,9 +167,10 @@ fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -
 }
 
 /// Merges into this replica what the other owners hold of a key, as far as they answer.
-pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], by: Ask<'_>) {
+pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], others: &[NodeId], by: Ask<'_>) {
+    let asked: BTreeSet<NodeId> = owners.iter().chain(others).copied().collect();
     let others: Vec<NodeId> =
-        owners.iter().copied().filter(|node| *node != core.id && core.peers.is_connected(*node)).collect();
+        asked.into_iter().filter(|node| *node != core.id && core.peers.is_connected(*node)).collect();
     // One that is silent, perhaps the reason for the retry, must leave time for the write itself.
     let now = Instant::now();
     let patience = (by.deadline.saturating_duration_since(now) / LEARN_SHARE).min(core.timeouts.replica / 2);
@@ -396,7 +398,7 @@ pub(crate) async fn fetch(
 
 /// Writes a merged record to replicas that were behind.
 async fn repair(core: Arc<Core>, trace: TraceId, slot: Slot, merged: Bytes, behind: Vec<NodeId>) {
-    let by = By { trace, deadline: Instant::now() + core.timeouts.replica };
+    let by = By { trace, ..By::itself(core.timeouts.replica) };
     for node in behind {
         let result = if node == core.id {
             let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new() };

@@ -21,7 +21,7 @@ use crate::node::replica::{Mint, Minted};
 use crate::node::timeouts::millis;
 use crate::quorum::{Miss, PutQuorum, PutStep, Send};
 use crate::store::Health;
-use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId, TraceId};
+use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{
@@ -86,6 +86,7 @@ impl Coordination<'_> {
         check_context(&item.context, &place)?;
         let ring = ring(self.view, self.policy)?;
         let owners = ring.preference_list(place.slot.partition);
+        let others = self.view.other_owners(self.policy.n, place.slot.partition);
         let owner = owners.contains(&core.id);
         if !owner {
             if owners.iter().any(|owner| core.is_reachable(*owner)) || item.condition.is_some() || !self.may_stand_in()
@@ -99,10 +100,10 @@ impl Coordination<'_> {
         if self.head.retry {
             // An earlier attempt may have reached others but not this node: knowing of it keeps it from being
             // written a second time.
-            get::learn(core, &place.slot, owners, self.ask).await;
+            get::learn(core, &place.slot, owners, others, self.ask).await;
         }
         let reserved = match item.condition {
-            Some(condition) => Some(self.reserve(condition, &item, &place, owners).await?),
+            Some(condition) => Some(self.reserve(condition, &item, &place, owners, others).await?),
             None => None,
         };
         // What the writer knows afterwards is what it had read, and its own write; not what the coordinator has beside.
@@ -113,7 +114,7 @@ impl Coordination<'_> {
             let begin = |reserved: &Reserved| core.reservations.begin(place.slot.clone(), reserved.token);
             let _writing = reserved.as_ref().map(begin).transpose()?;
             let mut mint = self.version(item, &place, reserved.as_ref());
-            mint.stand_in_for = if owner { Vec::new() } else { owners.to_vec() };
+            mint.stand_in_for = if owner { Vec::new() } else { [owners, others].concat() };
             timeout_at(self.ask.deadline, core.replica.mint(mint)).await.map_err(|_| {
                 ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
             })??
@@ -127,9 +128,10 @@ impl Coordination<'_> {
             None => core.takes_writes(node),
         };
         let needed = reserved.as_ref().map_or(self.needed, |reserved| reserved.needed);
-        let begun = PutQuorum::start(needed, owners, takes, || stand_ins.reachable(core));
+        let begun = PutQuorum::start_in_both(needed, owners, others, takes, || stand_ins.reachable(core));
         let token = reserved.map(|reserved| reserved.token);
-        let spread = Spread::start(core.clone(), self.ask.trace, &place, minted, token, stand_ins, begun);
+        let spread =
+            Spread::start(core.clone(), self.ask.until(self.ask.deadline), &place, minted, token, stand_ins, begun);
         self.finish(spread, needed, known, began).await
     }
 
@@ -164,6 +166,7 @@ impl Coordination<'_> {
         item: &PutItem,
         place: &Place,
         owners: &[NodeId],
+        others: &[NodeId],
     ) -> Result<Reserved, ServeError> {
         let lease = self.ask.deadline.saturating_duration_since(Instant::now());
         let ask = ReserveRequest {
@@ -178,7 +181,8 @@ impl Coordination<'_> {
         // Two majorities of owners share one.
         let needed = self.needed.max(self.policy.n / 2 + 1);
         let began = Instant::now();
-        let reserved = conditional::reserve(self.core, owners, needed, ask, self.ask.until(self.ask.deadline)).await;
+        let reserved =
+            conditional::reserve(self.core, [owners, others], needed, ask, self.ask.until(self.ask.deadline)).await;
         self.core.passed(self.ask.stages, Stage::PutReserve, began);
         reserved
     }
@@ -299,7 +303,9 @@ struct StandIns {
 impl StandIns {
     fn reachable(&self, core: &Core) -> Vec<NodeId> {
         let all = self.view.ring(self.n).map(|ring| ring.stand_ins(self.partition)).unwrap_or_default();
-        let others = all.into_iter().filter(|node| *node != core.id && core.takes_writes(*node));
+        let owners = self.view.other_owners(self.n, self.partition);
+        let free = |node: &NodeId| *node != core.id && !owners.contains(node) && core.takes_writes(*node);
+        let others = all.into_iter().filter(free);
         self.coordinates.then_some(core.id).into_iter().chain(others).collect()
     }
 }
@@ -309,7 +315,7 @@ type Sent = BoxFuture<'static, (NodeId, Result<(), PeerError>)>;
 /// A version on its way to its replicas.
 struct Spread {
     core: Arc<Core>,
-    trace: TraceId,
+    by: By,
     write: ReplicaWrite,
     minted: Minted,
     place: Place,
@@ -322,7 +328,7 @@ struct Spread {
 impl Spread {
     fn start(
         core: Arc<Core>,
-        trace: TraceId,
+        by: By,
         place: &Place,
         minted: Minted,
         reservation: Option<u64>,
@@ -338,7 +344,7 @@ impl Spread {
         let sending = FuturesUnordered::new();
         let step = PutStep::Wait;
         let mut spread =
-            Self { core, trace, write, minted, place: place.clone(), stand_ins, quorum, sends: sending, step };
+            Self { core, by, write, minted, place: place.clone(), stand_ins, quorum, sends: sending, step };
         sends.into_iter().for_each(|send| spread.send(send));
         spread
     }
@@ -356,7 +362,7 @@ impl Spread {
         let core = self.core.clone();
         let mut write = self.write.clone();
         write.hints.extend(send.hint);
-        let by = By { trace: self.trace, deadline: Instant::now() + core.timeouts.replica };
+        let by = By { deadline: Instant::now() + core.timeouts.replica, ..self.by };
         self.sends.push(Box::pin(async move {
             let outcome = core.peers.apply(send.to, vec![write], by).await;
             let outcome = outcome.and_then(|mut outcomes| match outcomes.pop() {

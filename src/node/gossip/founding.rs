@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::env::Env;
 use crate::limits;
 use crate::net::{Endpoint, Expect, link};
-use crate::node::gossip::kept::KeptFile;
+use crate::node::kept::KeptFile;
 use crate::node::peers::encode;
 use crate::types::{ClusterName, NodeName};
 use crate::wire::blob;

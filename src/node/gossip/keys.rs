@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rand::Rng;
 
 use crate::env::Env;
-use crate::node::gossip::kept::KeptFile;
+use crate::node::kept::KeptFile;
 use crate::seal::{Key, KeyId, Keyring, KeyringError};
 use crate::wire::gossip::KeyStatus;
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::env::Env;
 use crate::hash::ClusterHash;
-use crate::node::gossip::kept::KeptFile;
+use crate::node::kept::KeptFile;
 use crate::swim::{Notary, Restored, Signed};
 use crate::wire::blob::Blob;
 

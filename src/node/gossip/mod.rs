@@ -10,7 +10,6 @@ mod driver;
 mod fixture;
 mod founding;
 mod greet;
-mod kept;
 mod keys;
 mod members;
 mod notary;

@@ -42,6 +42,9 @@ pub(crate) async fn round(core: &Arc<Core>, keys: Vec<DeadRecord>) {
 /// Returns on how many records all agreed, and how many copies were dropped.
 async fn try_round(core: &Arc<Core>, keys: Vec<DeadRecord>) -> Result<(usize, usize), String> {
     let (began, view) = (Instant::now(), core.view());
+    if view.layout().next.is_some() {
+        return Err("owners are changing".to_owned());
+    }
     let members: Vec<NodeId> = view.members().keys().copied().collect();
     let mut lives = Lives::new();
     let keys = agreed(core, &members, keys, &mut lives).await?;

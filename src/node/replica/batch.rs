@@ -183,7 +183,7 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
         }
     }
     renew_markers(ops, &mut cells);
-    let drops = |op: &Op| matches!(op, Op::Reap(reap, _) if matches!(reap.step, Step::Drop { .. }));
+    let drops = |op: &Op| matches!(op, Op::Reap(reap, _) if matches!(reap.step, Step::Drop { .. } | Step::Shed { .. }));
     // Also where it is stored already: a storage that was flushed under the node has lost it.
     if ops.iter().zip(&outcomes).any(|(op, outcome)| drops(op) && matches!(outcome, Ok(Outcome::Reaped(true)))) {
         let slot = marker::floor_slot(minter.node);
@@ -357,15 +357,25 @@ impl Batch<'_, '_> {
         }
         let Some(cell) = self.cells.get_mut(&reap.slot) else { return false };
         let forgotten = &mut *self.minter.forgotten;
+        let own = Actor { node: self.minter.node, epoch: self.minter.epoch };
         let (digest, dead_ms) = match reap.step {
             Step::Bury => {
                 let nothing = cell.before == Before::Nothing && !cell.dirty;
                 return nothing && forgotten.bury(&reap.slot, &reap.seen);
             }
+            Step::Shed { digest } => {
+                let Some(state) = cell.state.as_ref().filter(|_| !cell.dirty && !cell.drop) else { return false };
+                let count = state.context().count(own);
+                let goes = cell.before == Before::Digest(digest) && count <= limits::REAP_COUNT_MAX;
+                if goes {
+                    forgotten.raise(count);
+                    (cell.drop, cell.state, cell.record) = (true, None, None);
+                }
+                return goes;
+            }
             Step::Confirm { digest, dead_ms } | Step::Drop { digest, dead_ms } => (digest, dead_ms),
         };
         let Some(state) = cell.state.as_ref().filter(|_| !cell.dirty && !cell.drop) else { return false };
-        let own = Actor { node: self.minter.node, epoch: self.minter.epoch };
         let count = state.context().count(own);
         let as_told = cell.before == Before::Digest(digest) && *state.context() == reap.seen;
         let dead = self.minter.wall_ms.checked_sub(dead_ms).is_some_and(|since| state.is_dead(since));

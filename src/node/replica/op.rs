@@ -51,6 +51,11 @@ pub(crate) enum Step {
         /// Milliseconds for which all of it must have been dead.
         dead_ms: u64,
     },
+    /// Drop it, whatever it says, if it still is this one: those who own it have it.
+    Shed {
+        /// Its digest.
+        digest: u64,
+    },
     /// Drop it, if it still is this one.
     Drop {
         /// Its digest.

@@ -29,7 +29,7 @@ pub(crate) fn roots(core: &Core, from: &Identity, roots: &[TreeRoot]) -> Result<
 fn verdict(core: &Core, peer: NodeId, root: &TreeRoot) -> RootVerdict {
     let tree = root.tree;
     core.sync.busy.take_back(tree.partition, peer);
-    if check_owners(core, peer, tree).is_err() {
+    if check_owned(core, tree).is_err() {
         return RootVerdict::NotOwner;
     }
     match core.root(tree) {
@@ -66,7 +66,8 @@ pub(crate) async fn records(
     bounded(request.held.len(), limits::SYNC_HELD_MAX)?;
     bounded(request.leaves.len(), limits::SYNC_SUMS_MAX)?;
     // Fails only when the semaphore is closed, which nobody does.
-    let _turn = core.sync.answers.acquire().await;
+    let turn = core.sync.answers.acquire().await;
+    let began = Instant::now();
     let bytes = |key: Option<Blob>| key.map(|key| Bytes::copy_from_slice(&key));
     let range = Range {
         tree: request.tree,
@@ -84,29 +85,31 @@ pub(crate) async fn records(
         records.len() < limits::SYNC_RECORDS_MAX && size < limits::SYNC_BYTES
     });
     let covered = covered.await.map_err(|error| storage_error(&error))?;
+    drop(turn);
+    core.pace.rest(&core.meters, began.elapsed()).await;
     Ok(RecordsPage { records, covered: covered.map(Blob), wanted: held.wanted() })
 }
 
 /// What every question inside a tree begins with.
 fn begin(core: &Core, peer: NodeId, tree: TreeId) -> Result<(), ServeError> {
     core.check_partition(tree.partition)?;
-    check_owners(core, peer, tree)?;
+    check_owned(core, tree)?;
     if core.sync.busy.lend(tree.partition, peer) {
         return Ok(());
     }
     Err(ServeError::Unavailable(format!("partition {} is busy with another exchange", tree.partition)))
 }
 
-/// Refuses a tree that this node and the peer do not both own.
-fn check_owners(core: &Core, peer: NodeId, tree: TreeId) -> Result<(), ServeError> {
+/// Refuses a tree that this node does not own. The peer need not: it may be about to own it, or have owned it.
+fn check_owned(core: &Core, tree: TreeId) -> Result<(), ServeError> {
     core.check_partition(tree.partition)?;
     let view = core.view();
     let owners = view.ring(tree.copies).map(|ring| ring.preference_list(tree.partition)).unwrap_or_default();
-    if owners.contains(&core.id) && owners.contains(&peer) {
+    if owners.contains(&core.id) || view.other_owners(tree.copies, tree.partition).contains(&core.id) {
         return Ok(());
     }
     let TreeId { partition, copies } = tree;
-    Err(ServeError::Invalid(format!("not both own the {copies} copies of partition {partition}")))
+    Err(ServeError::Invalid(format!("owns none of the {copies} copies of partition {partition}")))
 }
 
 fn node(from: &Identity) -> Result<NodeId, ServeError> {

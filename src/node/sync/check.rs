@@ -18,9 +18,8 @@ use crate::types::PartitionId;
 const TICK: Duration = Duration::from_millis(500);
 /// Pause when the storage cannot be read.
 const REST: Duration = Duration::from_secs(2);
-/// Pause after a page of a partition that is not known yet, in times of what the page took.
-const PAUSE_UNKNOWN: u32 = 1;
-/// The same for one that is only checked.
+/// Pause after a page of a partition that is only checked, in times of what the page took; one that is not known yet is
+/// read as fast as work in the background may go.
 const PAUSE_KNOWN: u32 = 19;
 
 /// Reads until the scope of `core` is stopped.
@@ -37,16 +36,16 @@ async fn read_on(core: &Arc<Core>) {
     let (mut place, mut tried) = (0, None);
     loop {
         core.follow_epoch();
-        let owned = core.sync.owned();
-        let unknown = core.trees.with(|forest| next_unknown(&owned, tried, |partition| forest.is_known(partition)));
+        let kept = core.sync.known();
+        let unknown = core.trees.with(|forest| next_unknown(&kept, tried, |partition| forest.is_known(partition)));
         tried = unknown.or(tried);
-        let Ok(count) = u32::try_from(owned.len().max(1)) else { return };
+        let Ok(count) = u32::try_from(kept.len().max(1)) else { return };
         let (partition, pause) = match unknown {
-            Some(partition) => (partition, PAUSE_UNKNOWN),
-            None if Instant::now() >= next_check && !owned.is_empty() => {
+            Some(partition) => (partition, None),
+            None if Instant::now() >= next_check && !kept.is_empty() => {
                 next_check = Instant::now() + limits::TREE_CHECK_INTERVAL / count;
                 place += 1;
-                (owned[place % owned.len()], PAUSE_KNOWN)
+                (kept[place % kept.len()], Some(PAUSE_KNOWN))
             }
             None => {
                 next_check = next_check.min(Instant::now() + limits::TREE_CHECK_INTERVAL / count);
@@ -74,7 +73,7 @@ fn next_unknown(
 }
 
 /// Reads one partition to its end, or until what was read is of no use.
-async fn read(core: &Arc<Core>, partition: PartitionId, pause: u32) -> Result<(), StoreError> {
+async fn read(core: &Arc<Core>, partition: PartitionId, pause: Option<u32>) -> Result<(), StoreError> {
     core.trees.with(|forest| forest.begin_check(partition));
     let mut unreadable = 0;
     loop {
@@ -87,7 +86,10 @@ async fn read(core: &Arc<Core>, partition: PartitionId, pause: u32) -> Result<()
             return Ok(());
         }
         let page = core.trees.with(|forest| forest.take_page(&window, items, more));
-        sleep(began.elapsed() * pause).await;
+        match pause {
+            Some(pause) => sleep(began.elapsed() * pause).await,
+            None => core.pace.rest(&core.meters, began.elapsed()).await,
+        }
         match page {
             Page::More => {}
             Page::Stale => return Ok(()),

@@ -66,6 +66,8 @@ pub(crate) struct Moved {
 pub(crate) struct Exchange<'a> {
     pub(crate) core: &'a Arc<Core>,
     pub(crate) peer: NodeId,
+    /// Whether what this node lacks is taken over.
+    pub(crate) takes: bool,
 }
 
 /// A record of this node in a page: what it takes to send it.
@@ -94,11 +96,14 @@ impl Exchange<'_> {
         let mut moved = Moved::default();
         let mut failed = (0, String::new());
         loop {
+            let began = Instant::now();
             let (own, until) = self.own(&range).await?;
             range.until = until;
             let page = self.page(&range, &own).await?;
             let covered = page.covered.as_ref().map(|key| key.0.clone()).or_else(|| range.until.clone());
-            moved.received += self.take(tree, &page, &mut failed).await;
+            if self.takes {
+                moved.received += self.take(tree, &page, &mut failed).await;
+            }
             moved.sent += self.send(tree, &page, own, &covered, &mut failed).await?;
             match covered {
                 Some(covered) if range.after.as_ref().is_none_or(|after| covered > *after) => {
@@ -108,6 +113,7 @@ impl Exchange<'_> {
                 None => break,
             }
             range.until = None;
+            self.core.pace.rest(&self.core.meters, began.elapsed()).await;
         }
         self.core.sync.count(self.peer, |traffic| {
             traffic.records_in += moved.received;

@@ -134,6 +134,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::layout::Layout;
     use crate::merkle::{Item, Page};
     use crate::types::{NamespacePolicy, Partitions};
     use crate::view::ClusterView;
@@ -150,13 +151,17 @@ mod tests {
             weight: 100,
         };
         let policy = NamespacePolicy { n: copies, ..NamespacePolicy::default() };
-        ClusterView::new(ClusterInfo {
-            cluster: "demo".parse().unwrap(),
-            partitions: Partitions::new(16).unwrap(),
-            members: ["a", "b", "c"].map(member).to_vec(),
-            namespaces: vec![(Namespace::default(), policy)],
-            node: "a".parse().unwrap(),
-        })
+        ClusterView::new(
+            ClusterInfo {
+                cluster: "demo".parse().unwrap(),
+                partitions: Partitions::new(16).unwrap(),
+                members: ["a", "b", "c"].map(member).to_vec(),
+                namespaces: vec![(Namespace::default(), policy)],
+                node: "a".parse().unwrap(),
+                layout: Layout::default(),
+            }
+            .founding(),
+        )
         .unwrap()
     }
 

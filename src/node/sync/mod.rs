@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use crate::limits;
 use crate::node::core::Core;
 use crate::node::sync::busy::Busy;
-use crate::node::sync::exchange::{Exchange, SyncError};
+use crate::node::sync::exchange::{Exchange, Moved, SyncError};
 use crate::node::sync::schedule::Schedule;
 use crate::types::{NodeId, PartitionId};
 use crate::view::ClusterView;
@@ -55,6 +55,9 @@ const SPREAD_SHORT: Range<Duration> = Duration::ZERO..Duration::from_millis(500)
 pub(crate) struct Sync {
     schedule: Mutex<Schedule>,
     owned: Mutex<Arc<[PartitionId]>>,
+    /// Partitions whose trees are kept: those that are owned, or all where owners have changed, since this node may have to
+    /// fetch or to hand over any.
+    known: Mutex<Arc<[PartitionId]>>,
     busy: Busy,
     /// Room for pages that are put together for peers.
     answers: Semaphore,
@@ -83,6 +86,7 @@ impl Sync {
         Self {
             schedule: Mutex::default(),
             owned: Mutex::new(Arc::from([])),
+            known: Mutex::new(Arc::from([])),
             busy: Busy::default(),
             answers: Semaphore::new(limits::SYNC_ANSWERS_MAX),
             traffic: Mutex::default(),
@@ -97,6 +101,10 @@ impl Sync {
 
     fn owned(&self) -> Arc<[PartitionId]> {
         lock(&self.owned).clone()
+    }
+
+    fn known(&self) -> Arc<[PartitionId]> {
+        lock(&self.known).clone()
     }
 
     fn count(&self, peer: NodeId, add: impl FnOnce(&mut Traffic)) {
@@ -134,7 +142,10 @@ impl Sync {
                 pairs.extend(others.map(|peer| (*peer, TreeId { partition, copies })));
             }
         }
-        *lock(&self.owned) = owned.into_iter().collect();
+        let owned: Arc<[PartitionId]> = owned.into_iter().collect();
+        let all = || view.info().partitions.iter().collect();
+        *lock(&self.known) = if view.version() == 0 { owned.clone() } else { all() };
+        *lock(&self.owned) = owned;
         self.schedule().follow(&pairs, Instant::now());
         lock(&self.refused).retain(|pair| pairs.contains(pair));
         lock(&self.traffic).retain(|peer, _| view.members().contains_key(peer));
@@ -171,8 +182,11 @@ async fn compare_on(core: &Arc<Core>) {
             continue;
         };
         let began = Instant::now();
-        let factor = if round(core, peer, trees).await { PAUSE_DIFFERENT } else { PAUSE_EQUAL };
-        sleep((began.elapsed() * factor).min(PAUSE_MAX)).await;
+        if round(core, peer, trees).await {
+            core.pace.rest(&core.meters, began.elapsed()).await;
+        } else {
+            sleep((began.elapsed() * PAUSE_EQUAL).min(PAUSE_MAX)).await;
+        }
     }
 }
 
@@ -189,7 +203,7 @@ fn note_connections(core: &Core, view: &ClusterView, connected: &mut BTreeMap<No
 
 /// Compares some trees with a peer and brings together those that differ. Returns whether any did.
 async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
-    let exchange = Exchange { core, peer };
+    let exchange = Exchange { core, peer, takes: true };
     let spread = || core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
     let root = |tree: TreeId| core.root(tree).map(|root| TreeRoot { tree, root });
     let (known, unknown): (Vec<TreeId>, Vec<TreeId>) = trees.into_iter().partition(|tree| root(*tree).is_some());
@@ -215,6 +229,31 @@ async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
         bring_together(&exchange, tree).await;
     }
     any
+}
+
+/// Fetches what a peer has of a tree and this node lacks, and sends what it has that the peer lacks.
+pub(crate) async fn fetch(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Result<Moved, SyncError> {
+    once(&Exchange { core, peer, takes: true }, tree).await
+}
+
+/// Sends what this node has of a tree and a peer lacks: after this, the peer has it all.
+pub(crate) async fn hand_over(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Result<Moved, SyncError> {
+    once(&Exchange { core, peer, takes: false }, tree).await
+}
+
+/// One exchange that is not scheduled.
+async fn once(exchange: &Exchange<'_>, tree: TreeId) -> Result<Moved, SyncError> {
+    let (core, busy) = (exchange.core, || SyncError::Here("another exchange of the partition is under way".to_owned()));
+    let _hold = core.sync.busy.hold(tree.partition).ok_or_else(busy)?;
+    let _work = core.works.begin();
+    let unknown = || SyncError::Here("the partition has to be read again first".to_owned());
+    let root = core.root(tree).ok_or_else(unknown)?;
+    match exchange.roots(vec![TreeRoot { tree, root }]).await?.first() {
+        Some(RootVerdict::Equal) => Ok(Moved::default()),
+        Some(RootVerdict::Differs) => exchange.run(tree).await,
+        Some(RootVerdict::NotOwner) => Err(SyncError::Peer("owns no such records".to_owned())),
+        Some(RootVerdict::Later) | None => Err(SyncError::Peer("is not ready to compare".to_owned())),
+    }
 }
 
 /// Notes what became of a comparison that ends here.

@@ -1,0 +1,176 @@
+//! What may be asked for, and the layout that comes of it.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::layout::Layout;
+use crate::layout::Next;
+use crate::layout::Role;
+use crate::layout::Stage;
+use crate::limits;
+use crate::types::NodeName;
+use crate::types::Zone;
+
+/// A change of who owns data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A node that owned nothing gets its share.
+    Join {
+        /// The node.
+        name: NodeName,
+        /// Where its data plane is: host and port.
+        quic: String,
+        /// Its failure zone.
+        zone: Zone,
+        /// Its share against others.
+        weight: u32,
+    },
+    /// A member gives its share to the others. It serves until they have it.
+    Leave {
+        /// The member.
+        name: NodeName,
+    },
+    /// The same for a member that will not come back: the others make the copies among themselves.
+    Remove {
+        /// The member.
+        name: NodeName,
+    },
+    /// A node takes the place of a member that will not come back: just the same partitions, and nothing else moves.
+    Replace {
+        /// The member that is gone.
+        old: NodeName,
+        /// The node that takes its place.
+        new: NodeName,
+        /// Where that one's data plane is: host and port.
+        quic: String,
+    },
+    /// A member gets another share.
+    Weight {
+        /// The member.
+        name: NodeName,
+        /// Its new share against others; with 0 it owns nothing.
+        weight: u32,
+    },
+    /// A member is in another failure zone.
+    Zone {
+        /// The member.
+        name: NodeName,
+        /// Its zone from now on.
+        zone: Zone,
+    },
+    /// The change under way is given up: owners stay who they are.
+    Cancel,
+}
+
+/// Why a change cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ChangeError {
+    /// It would change nothing.
+    #[error("there is nothing to change: {0}")]
+    Nothing(String),
+    /// Somebody it names is not a member.
+    #[error("{0} owns no share of this cluster: see `dynamomini ring`")]
+    NotAMember(NodeName),
+    /// Somebody it names is a member.
+    #[error("{0} has a share already")]
+    Member(NodeName),
+    /// A limit.
+    #[error("{0}")]
+    Limit(String),
+    /// Nobody would own data.
+    #[error("{0} is the last member that owns data: without it nobody would")]
+    Last(NodeName),
+    /// The change before it is nearly done.
+    #[error("the change before it is being completed: ask again in a few seconds")]
+    Busy,
+}
+
+impl Change {
+    /// The layout that is next when this is asked for.
+    ///
+    /// # Errors
+    /// [`ChangeError`] says why it cannot be.
+    pub fn apply(&self, layout: &Layout) -> Result<Layout, ChangeError> {
+        if layout.stage() == Some(Stage::Reading) {
+            return Err(ChangeError::Busy);
+        }
+        if *self == Self::Cancel {
+            let nothing = || ChangeError::Nothing("no change is under way".to_owned());
+            return layout.next.as_ref().map(|_| layout.followed_by(None)).ok_or_else(nothing);
+        }
+        let (mut roles, mut dead) = match &layout.next {
+            Some(next) => (next.roles.clone(), next.dead.clone()),
+            None => (layout.current.clone(), BTreeSet::new()),
+        };
+        match self {
+            Self::Join { name, quic, zone, weight } => {
+                let role = Role { quic: quic.clone(), zone: zone.clone(), weight: *weight, seat: name.clone() };
+                if roles.insert(name.clone(), role).is_some() {
+                    return Err(ChangeError::Member(name.clone()));
+                }
+                dead.remove(name);
+            }
+            Self::Leave { name } | Self::Remove { name } => {
+                roles.remove(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
+                if matches!(self, Self::Remove { .. }) {
+                    dead.insert(name.clone());
+                }
+                if roles.values().all(|role| role.weight == 0) {
+                    return Err(ChangeError::Last(name.clone()));
+                }
+            }
+            Self::Replace { old, new, quic } => {
+                if roles.contains_key(new) {
+                    return Err(ChangeError::Member(new.clone()));
+                }
+                let role = roles.remove(old).ok_or_else(|| ChangeError::NotAMember(old.clone()))?;
+                roles.insert(new.clone(), Role { quic: quic.clone(), ..role });
+                dead.remove(new);
+                dead.insert(old.clone());
+            }
+            Self::Weight { name, weight } => {
+                let role = roles.get_mut(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
+                role.weight = *weight;
+                if roles.values().all(|role| role.weight == 0) {
+                    return Err(ChangeError::Last(name.clone()));
+                }
+            }
+            Self::Zone { name, zone } => {
+                let role = roles.get_mut(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
+                role.zone = zone.clone();
+            }
+            Self::Cancel => {}
+        }
+        let before = layout.next.as_ref().map_or(&layout.current, |next| &next.roles);
+        if roles == *before {
+            return Err(ChangeError::Nothing("the members are like that already".to_owned()));
+        }
+        let next = (roles != layout.current).then_some(Next { roles, stage: Stage::Spreading, dead });
+        let changed = layout.followed_by(next);
+        if !changed.is_sound() {
+            let text = format!(
+                "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once",
+                limits::MEMBERS_MAX,
+                limits::WEIGHT_MAX,
+                limits::GOSSIP_ADDRESS_MAX
+            );
+            return Err(ChangeError::Limit(text));
+        }
+        Ok(changed)
+    }
+
+    /// The change in a few words, for tasks and logs.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Join { name, weight, zone, .. } => format!("{name} joins with weight {weight} in zone {zone}"),
+            Self::Leave { name } => format!("{name} leaves"),
+            Self::Remove { name } => format!("{name} is removed"),
+            Self::Replace { old, new, .. } => format!("{new} replaces {old}"),
+            Self::Weight { name, weight } => format!("{name} gets weight {weight}"),
+            Self::Zone { name, zone } => format!("{name} is in zone {zone}"),
+            Self::Cancel => "the change under way is cancelled".to_owned(),
+        }
+    }
+}

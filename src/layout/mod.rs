@@ -1,0 +1,162 @@
+//! Who is to own data: the roles of all members, the change that is under way, and how it gets on.
+//!
+//! A [`Layout`] is a value with a version. Version n+1 is made from version n by a [`Change`] that somebody asked for, or by
+//! [`advance`] once all that must have happened has. Each version is agreed on by a majority of the members that own data
+//! in the one before it ([`Vote`]), so there is one sequence of layouts, however many changes are asked for at once.
+//!
+//! A change goes through three stages, each a version of its own ([`Stage`]), and in each of them every coordinator that
+//! works by this layout is compatible with every one that works by the layout before or after it:
+//!
+//! 1. *Spreading*: writes need their quorum among the present owners and among the next. Reads ask the present ones.
+//! 2. *Copying*, once nobody writes to the present owners alone any more: next owners fetch what they lack.
+//! 3. *Reading*, once every next owner has compared its hash trees with the present ones': reads ask the next owners.
+//!
+//! Once nobody reads from the owners before any more, the next owners are the present ones, and nobody else is written to.
+//! (The idea of two quorums in a change is that of joint consensus, Raft §6; Garage's layouts are the nearest relative.)
+//!
+//! Pure. It knows neither rings nor who answers: both are arguments.
+
+mod advance;
+mod change;
+mod vote;
+
+pub use advance::Obstacle;
+pub use advance::Progress;
+pub use advance::Report;
+pub use advance::Watch;
+pub use advance::advance;
+pub use change::Change;
+pub use change::ChangeError;
+pub use vote::Ballot;
+pub use vote::Prepared;
+pub use vote::Refusal;
+pub use vote::Vote;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::limits;
+use crate::types::NodeName;
+use crate::types::Zone;
+
+/// What a member is to own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// Where its data plane was when it got the role: host and port. Gossip knows of later addresses.
+    pub quic: String,
+    /// Its failure zone.
+    pub zone: Zone,
+    /// Its share of the data against others; with 0 it owns nothing.
+    pub weight: u32,
+    /// The name under which it is placed: its own, or that of the member whose place it has taken.
+    pub seat: NodeName,
+}
+
+/// The members that have a role, by name.
+pub type Roles = BTreeMap<NodeName, Role>;
+
+/// How far a change has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stage {
+    /// Writes go to the present and the next owners; not everybody does that yet.
+    Spreading,
+    /// Everybody does. Next owners fetch what they lack.
+    Copying,
+    /// Reads go to the next owners, writes still to both.
+    Reading,
+}
+
+impl Stage {
+    /// The stage in a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spreading => "spreading",
+            Self::Copying => "copying",
+            Self::Reading => "reading",
+        }
+    }
+}
+
+/// A change that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// The roles afterwards.
+    pub roles: Roles,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Members that were given up: nothing is expected of them any more.
+    pub dead: BTreeSet<NodeName>,
+}
+
+/// Who owns data, and who will.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Counts all versions there were; 0 is what the cluster was founded with.
+    pub version: u64,
+    /// The roles by which the present owners are placed.
+    pub current: Roles,
+    /// The change that is under way, if there is one.
+    pub next: Option<Next>,
+}
+
+impl Layout {
+    /// What a cluster is founded with.
+    pub fn founding(roles: Roles) -> Self {
+        Self { version: 0, current: roles, next: None }
+    }
+
+    /// The roles that reads go by.
+    pub fn read_roles(&self) -> &Roles {
+        match &self.next {
+            Some(Next { roles, stage: Stage::Reading, .. }) => roles,
+            _ => &self.current,
+        }
+    }
+
+    /// The roles that writes go by as well, while there are two.
+    pub fn other_roles(&self) -> Option<&Roles> {
+        self.next.as_ref().map(|next| if next.stage == Stage::Reading { &self.current } else { &next.roles })
+    }
+
+    /// All members with a role, now or next.
+    pub fn members(&self) -> BTreeMap<&NodeName, &Role> {
+        let next = self.next.iter().flat_map(|next| &next.roles);
+        next.chain(&self.current).collect()
+    }
+
+    /// The members that are given up.
+    pub fn dead(&self) -> impl Iterator<Item = &NodeName> {
+        self.next.iter().flat_map(|next| &next.dead)
+    }
+
+    /// The stage of the change that is under way.
+    pub fn stage(&self) -> Option<Stage> {
+        self.next.as_ref().map(|next| next.stage)
+    }
+
+    /// Whether this can be a layout: somebody owns data, and nobody breaks a limit. For what comes from elsewhere.
+    pub fn is_sound(&self) -> bool {
+        let sound = |roles: &Roles| {
+            let seats: BTreeSet<&NodeName> = roles.values().map(|role| &role.seat).collect();
+            let within =
+                |role: &Role| role.weight <= limits::WEIGHT_MAX && role.quic.len() <= limits::GOSSIP_ADDRESS_MAX;
+            !roles.is_empty()
+                && roles.len() <= limits::MEMBERS_MAX
+                && seats.len() == roles.len()
+                && roles.values().all(within)
+        };
+        let next_is_sound = |next: &Next| sound(&next.roles) && next.dead.len() <= limits::MEMBERS_MAX;
+        sound(&self.current) && self.next.as_ref().is_none_or(next_is_sound)
+    }
+
+    /// The version after this one, with another change under way.
+    fn followed_by(&self, next: Option<Next>) -> Self {
+        Self { version: self.version + 1, current: self.current.clone(), next }
+    }
+}
+
+#[cfg(test)]
+mod tests;

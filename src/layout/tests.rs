@@ -1,0 +1,196 @@
+//! Layouts under changes, in their stages, and voted on in whatever order messages come.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::types::NodeId;
+
+fn name(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+fn role(of: &str) -> Role {
+    Role { quic: format!("{of}:7400"), zone: "z".parse().unwrap(), weight: 100, seat: name(of) }
+}
+
+fn roles(names: &[&str]) -> Roles {
+    names.iter().map(|of| (name(of), role(of))).collect()
+}
+
+fn founded(names: &[&str]) -> Layout {
+    Layout::founding(roles(names))
+}
+
+fn join(of: &str) -> Change {
+    let Role { quic, zone, weight, .. } = role(of);
+    Change::Join { name: name(of), quic, zone, weight }
+}
+
+/// Everybody is at this version, confirmed, with all copied.
+fn all_at(layout: &Layout) -> Watch {
+    let report = Report { adopted: layout.version, confirmed: layout.version, copied: layout.version };
+    Watch { reports: layout.members().into_keys().map(|name| (name.clone(), report)).collect(), failed: Vec::new() }
+}
+
+fn step(layout: &Layout) -> Layout {
+    match advance(layout, &all_at(layout), |_| false) {
+        Progress::Advance(next) => *next,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_change_goes_through_its_stages_and_settles() {
+    let first = join("d").apply(&founded(&["a", "b", "c"])).unwrap();
+    assert_eq!((first.version, first.stage()), (1, Some(Stage::Spreading)));
+    assert_eq!(first.read_roles(), &roles(&["a", "b", "c"]));
+    assert_eq!(first.other_roles(), Some(&roles(&["a", "b", "c", "d"])));
+    let copying = step(&first);
+    assert_eq!(copying.stage(), Some(Stage::Copying));
+    let reading = step(&copying);
+    assert_eq!(reading.stage(), Some(Stage::Reading));
+    assert_eq!(reading.read_roles(), &roles(&["a", "b", "c", "d"]));
+    assert_eq!(reading.other_roles(), Some(&roles(&["a", "b", "c"])));
+    assert_eq!(join("e").apply(&reading), Err(ChangeError::Busy));
+    let settled = step(&reading);
+    assert_eq!(settled, Layout { version: 4, current: roles(&["a", "b", "c", "d"]), next: None });
+    assert_eq!(advance(&settled, &all_at(&settled), |_| false), Progress::Settled);
+}
+
+#[test]
+fn a_change_in_the_middle_of_another_joins_it_and_begins_again() {
+    let copying = step(&join("d").apply(&founded(&["a", "b", "c"])).unwrap());
+    let both = join("e").apply(&copying).unwrap();
+    assert_eq!((both.version, both.stage()), (3, Some(Stage::Spreading)));
+    assert_eq!(both.other_roles(), Some(&roles(&["a", "b", "c", "d", "e"])));
+    assert_eq!(both.current, roles(&["a", "b", "c"]));
+    // One that takes it all back leaves nothing to do.
+    let back = Change::Leave { name: name("d") }.apply(&join("d").apply(&founded(&["a"])).unwrap()).unwrap();
+    assert_eq!((back.version, back.next), (2, None));
+    assert_eq!(Change::Cancel.apply(&both).unwrap().next, None);
+    assert!(Change::Cancel.apply(&founded(&["a"])).is_err());
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_a_reason() {
+    let layout = founded(&["a", "b"]);
+    let refused = |change: Change| change.apply(&layout).unwrap_err();
+    assert_eq!(refused(join("a")), ChangeError::Member(name("a")));
+    assert_eq!(refused(Change::Leave { name: name("x") }), ChangeError::NotAMember(name("x")));
+    assert!(matches!(refused(Change::Weight { name: name("a"), weight: 100 }), ChangeError::Nothing(_)));
+    assert!(matches!(refused(Change::Weight { name: name("a"), weight: 1_000_000 }), ChangeError::Limit(_)));
+    let one = founded(&["a"]);
+    assert_eq!(Change::Remove { name: name("a") }.apply(&one), Err(ChangeError::Last(name("a"))));
+    assert_eq!(Change::Weight { name: name("a"), weight: 0 }.apply(&one), Err(ChangeError::Last(name("a"))));
+}
+
+#[test]
+fn a_replacement_takes_the_seat_and_nothing_is_expected_of_the_old() {
+    let quic = "d:1".to_owned();
+    let replaced = Change::Replace { old: name("a"), new: name("d"), quic }.apply(&founded(&["a", "b", "c"])).unwrap();
+    let next = replaced.next.as_ref().unwrap();
+    assert_eq!(next.roles[&name("d")].seat, name("a"));
+    assert!(next.dead.contains(&name("a")));
+    let mut watch = all_at(&replaced);
+    watch.reports.remove(&name("a"));
+    assert!(matches!(advance(&replaced, &watch, |_| false), Progress::Advance(_)));
+    // The name of a seat that is taken cannot come back as a seat of its own.
+    let settled = Layout { version: 4, current: next.roles.clone(), next: None };
+    assert!(matches!(join("a").apply(&settled), Err(ChangeError::Limit(_))));
+}
+
+#[test]
+fn a_stage_ends_when_all_that_are_up_have_confirmed_and_those_that_are_down_are_no_quorum() {
+    let layout = join("d").apply(&founded(&["a", "b", "c"])).unwrap();
+    let mut watch = all_at(&layout);
+    watch.reports.get_mut(&name("b")).unwrap().confirmed = 0;
+    assert_eq!(advance(&layout, &watch, |_| false), Progress::Confirm(vec![name("b")]));
+    watch.reports.get_mut(&name("b")).unwrap().adopted = 0;
+    assert_eq!(advance(&layout, &watch, |_| false), Progress::Wait(vec![Obstacle::Behind(name("b"))]));
+    watch.reports.remove(&name("b"));
+    assert_eq!(advance(&layout, &watch, |_| false), Progress::Wait(vec![Obstacle::Behind(name("b"))]));
+    watch.failed.push(name("b"));
+    assert!(matches!(advance(&layout, &watch, |_| false), Progress::Advance(_)));
+    assert_eq!(advance(&layout, &watch, |down| !down.is_empty()), Progress::Wait(vec![Obstacle::Down(name("b"))]));
+}
+
+#[test]
+fn reads_move_only_when_every_next_owner_has_everything() {
+    let copying = step(&join("d").apply(&founded(&["a", "b", "c"])).unwrap());
+    let mut watch = all_at(&copying);
+    watch.reports.get_mut(&name("d")).unwrap().copied = copying.version - 1;
+    assert_eq!(advance(&copying, &watch, |_| false), Progress::Wait(vec![Obstacle::Copying(name("d"))]));
+    watch.reports.remove(&name("d"));
+    watch.failed.push(name("d"));
+    assert_eq!(advance(&copying, &watch, |_| false), Progress::Wait(vec![Obstacle::OwnerDown(name("d"))]));
+}
+
+#[test]
+fn a_voter_that_is_behind_says_so_and_one_that_is_ahead_tells() {
+    let (mut vote, known) = (Vote::default(), Layout { version: 3, ..founded(&["a"]) });
+    let ballot = Ballot::default().above(NodeId(1));
+    assert_eq!(vote.prepare(&known, 5, ballot), Err(Refusal::Behind(3)));
+    assert_eq!(vote.prepare(&known, 3, ballot), Err(Refusal::Decided(Box::new(known.clone()))));
+    assert_eq!(vote.prepare(&known, 4, ballot), Ok(Prepared { accepted: None }));
+    assert_eq!(vote.prepare(&known, 4, ballot), Err(Refusal::Promised(ballot)));
+    // What was known is lost, the vote is not.
+    let lost = Layout { version: 2, ..known };
+    assert_eq!(vote.prepare(&lost, 3, ballot.above(NodeId(1))), Err(Refusal::Behind(2)));
+}
+
+/// A proposer in the middle of its two rounds.
+#[derive(Debug, Clone)]
+struct Proposer {
+    ballot: Ballot,
+    wanted: Layout,
+    promises: Vec<Option<(Ballot, Layout)>>,
+    value: Option<Layout>,
+    votes: BTreeSet<usize>,
+}
+
+proptest! {
+    /// However messages of several proposers are lost and interleaved, one version has one layout.
+    #[test]
+    fn one_version_is_decided_once(moves in prop::collection::vec((0..3usize, 0..5usize, any::<bool>()), 1..120)) {
+        const VOTERS: usize = 5;
+        let known = founded(&["a", "b", "c", "d", "e"]);
+        let mut votes = vec![Vote::default(); VOTERS];
+        let mut decided: BTreeMap<String, Layout> = BTreeMap::new();
+        let begin = |number: usize, above: Ballot| Proposer {
+            ballot: above.above(NodeId(u64::try_from(number).unwrap())),
+            wanted: join(&format!("n{number}")).apply(&known).unwrap(),
+            promises: Vec::new(),
+            value: None,
+            votes: BTreeSet::new(),
+        };
+        let mut proposers: Vec<Proposer> = (0..3).map(|number| begin(number, Ballot::default())).collect();
+        for (number, voter, give_up) in moves {
+            let proposer = &mut proposers[number];
+            let vote = &mut votes[voter];
+            let refused = match &proposer.value {
+                None => match vote.prepare(&known, 1, proposer.ballot) {
+                    Ok(Prepared { accepted }) => { proposer.promises.push(accepted); None }
+                    Err(refusal) => Some(refusal),
+                },
+                Some(value) => match vote.accept(&known, proposer.ballot, value.clone()) {
+                    Ok(()) => { proposer.votes.insert(voter); None }
+                    Err(refusal) => Some(refusal),
+                },
+            };
+            if proposer.value.is_none() && proposer.promises.len() > VOTERS / 2 {
+                let accepted = proposer.promises.iter().flatten().max_by_key(|(ballot, _)| *ballot);
+                proposer.value = Some(accepted.map_or(proposer.wanted.clone(), |(_, layout)| layout.clone()));
+            }
+            if proposer.votes.len() > VOTERS / 2 {
+                let value = proposer.value.clone().unwrap();
+                decided.insert(format!("{value:?}"), value);
+            }
+            if let Some(Refusal::Promised(ballot)) = refused && give_up {
+                *proposer = begin(number, ballot);
+            }
+        }
+        prop_assert!(decided.len() <= 1, "two layouts were decided: {decided:?}");
+    }
+}

@@ -1,0 +1,159 @@
+//! Fetching what this node is to own, from those who own it: each partition's hash tree is brought together with theirs.
+//!
+//! Begun anew after whatever broke it off; what is here already is seen by the trees and does not travel again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::time::{sleep, timeout};
+
+use crate::hash::ClusterHash;
+use crate::layout::Stage;
+use crate::limits;
+use crate::node::core::Core;
+use crate::node::ownership::ask;
+use crate::node::sync;
+use crate::types::NodeId;
+use crate::view::ClusterView;
+use crate::wire::layout::{LayoutReply, LayoutRequest};
+use crate::wire::sync::TreeId;
+
+/// Pause before what was not to be had is asked for again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Pause while there is nothing to do.
+const CALM: Duration = Duration::from_secs(10);
+/// Longest wait for an owner to work by the layout.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Until the scope of `core` is stopped.
+pub(super) async fn run(core: Arc<Core>) {
+    tokio::select! {
+        biased;
+        () = core.rest.stopped() => {}
+        () = copy_on(&core) => {}
+    }
+}
+
+async fn copy_on(core: &Arc<Core>) {
+    loop {
+        let view = core.view();
+        let is_due = view.layout().stage() == Some(Stage::Copying)
+            && core.ownership.report(core).copied < view.version()
+            && view.layout().next.as_ref().is_some_and(|next| next.roles.contains_key(&core.own_name()));
+        let pause = if is_due { if copy(core, &view).await { Duration::ZERO } else { PAUSE } } else { CALM };
+        // Times out when there is no news.
+        let _ = timeout(pause, core.ownership.news.notified()).await;
+    }
+}
+
+/// Fetches all. Returns whether all is here.
+async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
+    let gained = gained(core.id, view);
+    core.ownership.copying.begin(view.version(), gained.len());
+    let ready = confirmed_owners(core, view, &gained).await;
+    let one = async |want: Gained| {
+        let done = fetch(core, view, &want, &ready).await;
+        if done {
+            core.ownership.copying.done(want.tree);
+        }
+        done
+    };
+    let open = gained.into_iter().filter(|want| !core.ownership.copying.is_done(want.tree));
+    let mut outcomes = std::pin::pin!(stream::iter(open.map(one)).buffer_unordered(limits::COPIES_AT_ONCE));
+    let mut all = true;
+    while let Some(done) = outcomes.next().await {
+        all &= done;
+        if core.view().version() != view.version() {
+            return false;
+        }
+    }
+    if !all {
+        return false;
+    }
+    match core.ownership.note_copied(core, view.version()).await {
+        Ok(()) => tracing::info!(version = view.version(), "all that this node is to own is here"),
+        Err(error) => tracing::warn!(%error, "that all is here cannot be noted"),
+    }
+    true
+}
+
+/// A tree to fetch.
+#[derive(Debug, Clone)]
+struct Gained {
+    tree: TreeId,
+    /// The present owners that are not given up.
+    owners: Vec<NodeId>,
+    /// With how many of them the tree has to be compared, so that one is among them of each quorum that took a write.
+    enough: usize,
+}
+
+/// What this node is to own and does not.
+fn gained(own: NodeId, view: &ClusterView) -> Vec<Gained> {
+    let dead: BTreeSet<NodeId> = view.layout().dead().map(ClusterHash::node_id).collect();
+    // The least write quorum of each number of copies.
+    let mut quorums: BTreeMap<u8, usize> = BTreeMap::new();
+    for (_, policy) in view.namespaces() {
+        let w = policy.w.needed(policy.n).map_or(1, usize::from);
+        quorums.entry(policy.n).and_modify(|least| *least = w.min(*least)).or_insert(w);
+    }
+    let mut gained = Vec::new();
+    for (copies, w) in quorums {
+        let (Some(now), Some(next)) = (view.ring(copies), view.other_ring(copies)) else { continue };
+        for partition in next.owned(own) {
+            let before = now.preference_list(partition);
+            if before.contains(&own) {
+                continue;
+            }
+            let owners: Vec<NodeId> = before.iter().copied().filter(|node| !dead.contains(node)).collect();
+            let enough = (before.len() + 1).saturating_sub(w).clamp(1, owners.len().max(1)).min(owners.len());
+            gained.push(Gained { tree: TreeId { partition, copies }, owners, enough });
+        }
+    }
+    gained
+}
+
+/// The owners that work by the layout: they refuse writes of coordinators that do not write to this node, too.
+async fn confirmed_owners(core: &Arc<Core>, view: &ClusterView, gained: &[Gained]) -> BTreeSet<NodeId> {
+    let owners: BTreeSet<NodeId> = gained.iter().flat_map(|want| want.owners.iter().copied()).collect();
+    let mut ready = BTreeSet::new();
+    for owner in owners {
+        let name = view.name_of(owner);
+        let told = ask(core, &name, LayoutRequest::Tell(Box::new(view.layout().clone())), CONFIRM_PATIENCE).await;
+        let answer = match told {
+            Ok(_) => ask(core, &name, LayoutRequest::Confirm(view.version()), CONFIRM_PATIENCE).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(LayoutReply::Report(report)) if report.confirmed >= view.version() => {
+                ready.insert(owner);
+            }
+            Ok(_) => tracing::debug!(%name, "an owner does not work by the layout yet"),
+            Err(error) => tracing::debug!(%name, error = error.why, "an owner cannot be copied from now"),
+        }
+    }
+    ready
+}
+
+/// Brings a tree together with enough of its owners.
+async fn fetch(core: &Arc<Core>, view: &ClusterView, want: &Gained, ready: &BTreeSet<NodeId>) -> bool {
+    let mut compared = 0;
+    for owner in want.owners.iter().filter(|owner| ready.contains(owner)) {
+        if core.view().version() != view.version() {
+            return false;
+        }
+        match sync::fetch(core, *owner, want.tree).await {
+            Ok(moved) => {
+                compared += 1;
+                core.ownership.copying.moved(moved.received);
+            }
+            Err(error) => {
+                tracing::debug!(node = %owner, partition = %want.tree.partition, %error, "not copied yet");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+    compared >= want.enough
+}

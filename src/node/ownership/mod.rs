@@ -1,0 +1,264 @@
+//! Who owns data, as this node takes part in it: it works by the latest layout it has heard of, votes on the next, fetches
+//! what it is to own, and drops what it owns no more.
+//!
+//! `propose` has a layout agreed on, `lead` carries a change through its stages, `join` asks for this node's own share,
+//! `copy` fetches, `shed` drops. What a layout means, and when a change goes on, is [`crate::layout`]'s to say.
+
+mod copy;
+mod join;
+mod kept;
+mod lead;
+mod progress;
+mod propose;
+mod shed;
+
+pub use join::Joining;
+pub(crate) use propose::ProposeError;
+pub(crate) use propose::change;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::layout::{Ballot, Layout, Obstacle, Prepared, Refusal, Report, Vote};
+use crate::node::core::Core;
+use crate::node::ownership::kept::{Files, KeptLayout};
+use crate::node::ownership::progress::Copying;
+use crate::types::NodeName;
+use crate::wire::layout::{LayoutReply, LayoutRequest, Shown};
+use crate::wire::rpc::ServeError;
+
+/// For how long a node that lost its votes gives none: whatever it may have voted on is decided or given up by then.
+const ABSTINENCE: Duration = Duration::from_secs(30);
+
+/// This node's part in who owns data.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    state: Mutex<State>,
+    files: Files,
+    /// Held while votes and layouts are written, so that they are written in their order.
+    writing: tokio::sync::Mutex<()>,
+    /// How far this node is with fetching what it is to own.
+    pub(crate) copying: Copying,
+    /// There is a new layout, or a reason to look for one.
+    pub(crate) news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    vote: Vote,
+    /// Requests of coordinators that work by an earlier version are refused.
+    floor: u64,
+    confirmed: u64,
+    copied: u64,
+    /// Whether this node has had a role at any time: if it has none now, it was taken away.
+    was_member: bool,
+    abstains_until: Option<Instant>,
+    obstacles: Vec<Obstacle>,
+}
+
+impl Ownership {
+    /// Reads what is kept in a data directory, if one is used. Returns the layout that was known last, too.
+    pub(crate) fn open(data_dir: Option<&Path>) -> io::Result<(Self, Option<Layout>)> {
+        let (files, layout, vote) = Files::open(data_dir)?;
+        let mut state = State::default();
+        if let Some(kept) = &layout {
+            state.was_member = kept.was_member;
+            (state.floor, state.copied) = (kept.layout.version, kept.copied);
+            if vote.is_none() && kept.layout.version > 0 {
+                state.abstains_until = Some(Instant::now() + ABSTINENCE);
+            }
+        }
+        state.vote = vote.unwrap_or_default();
+        let (state, writing) = (Mutex::new(state), tokio::sync::Mutex::default());
+        let ownership = Self { state, files, writing, copying: Copying::default(), news: Notify::new() };
+        Ok((ownership, layout.map(|kept| kept.layout)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a coordinator that works by a layout from before the one that this node has confirmed.
+    pub(crate) fn check(&self, works_by: Option<u64>) -> Result<(), ServeError> {
+        let floor = self.state().floor;
+        match works_by {
+            Some(version) if version < floor => Err(ServeError::OldLayout(floor)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How far this node has come.
+    pub(crate) fn report(&self, core: &Core) -> Report {
+        let state = self.state();
+        Report { adopted: core.view().version(), confirmed: state.confirmed, copied: state.copied }
+    }
+
+    fn show(&self, core: &Core) -> Shown {
+        let report = self.report(core);
+        Shown { layout: core.view().layout().clone(), report, obstacles: self.state().obstacles.clone() }
+    }
+
+    fn note_obstacles(&self, obstacles: Vec<Obstacle>) {
+        self.state().obstacles = obstacles;
+    }
+
+    /// Works by this layout from now on, if it is later than the one it works by.
+    pub(crate) async fn adopt(&self, core: &Core, layout: Layout) -> Result<(), ServeError> {
+        if !layout.is_sound() {
+            return Err(ServeError::Invalid("this is no layout of a cluster".to_owned()));
+        }
+        let writing = self.writing.lock().await;
+        if layout.version <= core.view().version() {
+            return Ok(());
+        }
+        let (own, before) = (core.own_name(), core.view());
+        let jump = layout.version > before.version() + 1;
+        let (was_member, copied) = {
+            let mut state = self.state();
+            state.was_member |= layout.members().contains_key(&own) || before.layout().members().contains_key(&own);
+            if jump && before.version() == 0 {
+                // Perhaps a node that lost its disk, and its votes with it.
+                state.abstains_until = Some(Instant::now() + ABSTINENCE);
+            }
+            (state.was_member, state.copied)
+        };
+        self.files.keep(KeptLayout { layout: layout.clone(), was_member, copied }, &core.rest).await?;
+        let (version, stage) = (layout.version, layout.stage());
+        core.adopt_layout(layout).map_err(|error| ServeError::Invalid(error.to_string()))?;
+        drop(writing);
+        tracing::info!(version, stage = stage.map_or("settled", |stage| stage.as_str()), "working by a new layout");
+        self.note_obstacles(Vec::new());
+        self.news.notify_waiters();
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// Refuses coordinators that work by an earlier layout, and waits until this one has ended all that it began by one.
+    pub(crate) async fn confirm(&self, core: &Core, version: u64) -> Result<Report, ServeError> {
+        let known = core.view().version();
+        if known < version {
+            return Err(ServeError::Unavailable(format!("knows the layout of version {known} only, not {version}")));
+        }
+        {
+            let mut state = self.state();
+            state.floor = state.floor.max(version);
+        }
+        core.coordinating.settled().await;
+        {
+            let mut state = self.state();
+            state.confirmed = state.confirmed.max(version);
+        }
+        Ok(self.report(core))
+    }
+
+    /// All that this node is to own by this version is here.
+    async fn note_copied(&self, core: &Core, version: u64) -> Result<(), ServeError> {
+        let _writing = self.writing.lock().await;
+        let was_member = self.state().was_member;
+        let layout = core.view().layout().clone();
+        self.files.keep(KeptLayout { layout, was_member, copied: version }, &core.rest).await?;
+        let mut state = self.state();
+        state.copied = state.copied.max(version);
+        Ok(())
+    }
+
+    /// Changes this node's vote; it is on disk when this returns.
+    async fn vote<T>(
+        &self,
+        core: &Core,
+        change: impl FnOnce(&mut Vote, &Layout) -> Result<T, Refusal>,
+    ) -> Result<Result<T, Refusal>, ServeError> {
+        let _writing = self.writing.lock().await;
+        let view = core.view();
+        let mut vote = {
+            let state = self.state();
+            if state.abstains_until.is_some_and(|until| Instant::now() < until) {
+                return Err(ServeError::Unavailable("has lost its votes and gives none for 30 seconds".to_owned()));
+            }
+            state.vote.clone()
+        };
+        if !view.layout().current.contains_key(&core.own_name()) {
+            return Err(ServeError::Forbidden("owns no data, so has no vote on the layout".to_owned()));
+        }
+        let outcome = change(&mut vote, view.layout());
+        if outcome.is_ok() {
+            self.files.keep_vote(vote.clone(), &core.rest).await?;
+            self.state().vote = vote;
+        }
+        Ok(outcome)
+    }
+
+    async fn prepare(
+        &self,
+        core: &Core,
+        version: u64,
+        ballot: Ballot,
+    ) -> Result<Result<Prepared, Refusal>, ServeError> {
+        self.vote(core, |vote, known| vote.prepare(known, version, ballot)).await
+    }
+
+    async fn accept(&self, core: &Core, ballot: Ballot, layout: Layout) -> Result<Result<(), Refusal>, ServeError> {
+        if !layout.is_sound() {
+            return Err(ServeError::Invalid("this is no layout of a cluster".to_owned()));
+        }
+        self.vote(core, |vote, known| vote.accept(known, ballot, layout)).await
+    }
+}
+
+/// Starts what works on ownership in the background.
+pub(crate) fn start(core: &Arc<Core>, joining: Option<Joining>) {
+    core.rest.spawn("ownership/lead", lead::run(core.clone()));
+    core.rest.spawn("ownership/copy", copy::run(core.clone()));
+    core.rest.spawn("ownership/shed", shed::run(core.clone()));
+    if let Some(joining) = joining {
+        core.rest.spawn("ownership/join", join::run(core.clone(), joining));
+    }
+}
+
+/// Answers a question or order about the layout. Who may ask what is checked before.
+pub(crate) async fn serve(core: &Arc<Core>, request: LayoutRequest, until: Instant) -> Result<LayoutReply, ServeError> {
+    let ownership = &core.ownership;
+    let refused = LayoutReply::Refused;
+    Ok(match request {
+        LayoutRequest::Show => LayoutReply::Show(Box::new(ownership.show(core))),
+        LayoutRequest::Tell(layout) => {
+            ownership.adopt(core, *layout).await?;
+            LayoutReply::Report(ownership.report(core))
+        }
+        LayoutRequest::Confirm(version) => LayoutReply::Report(ownership.confirm(core, version).await?),
+        LayoutRequest::Prepare { version, ballot } => {
+            ownership.prepare(core, version, ballot).await?.map_or_else(refused, LayoutReply::Prepared)
+        }
+        LayoutRequest::Accept { ballot, layout } => {
+            ownership.accept(core, ballot, *layout).await?.map_or_else(refused, |()| LayoutReply::Accepted)
+        }
+        LayoutRequest::Change(order) => match change(core, &order, until).await {
+            Ok(layout) => LayoutReply::Changed(Box::new(layout)),
+            Err(ProposeError::Impossible(error)) => LayoutReply::Impossible(error),
+            Err(ProposeError::Undecided(why)) => return Err(ServeError::Unavailable(why)),
+        },
+    })
+}
+
+/// Asks another node about the layout.
+async fn ask(
+    core: &Core,
+    name: &NodeName,
+    request: LayoutRequest,
+    patience: Duration,
+) -> Result<LayoutReply, crate::node::peers::PeerError> {
+    use crate::node::ask::By;
+    use crate::node::peers::unexpected;
+    use crate::wire::rpc::{Reply, Request};
+
+    let node = crate::hash::ClusterHash::node_id(name);
+    match core.peers.request(node, Request::Layout(request), By::itself(patience)).await? {
+        Reply::Layout(reply) => Ok(reply),
+        other => Err(unexpected(other)),
+    }
+}

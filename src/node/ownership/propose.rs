@@ -1,0 +1,181 @@
+//! Having the next layout agreed on, by the votes of a majority of those who own data in the present one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rand::RngExt;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::hash::ClusterHash;
+use crate::layout::{Ballot, Change, ChangeError, Layout, Refusal};
+use crate::node::core::Core;
+use crate::node::ownership::{ask, serve};
+use crate::types::NodeName;
+use crate::wire::layout::{LayoutReply, LayoutRequest};
+
+/// Longest wait for one vote.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Why there is no agreement.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProposeError {
+    /// What is asked for cannot be.
+    #[error(transparent)]
+    Impossible(#[from] ChangeError),
+    /// It is open: it may still be decided, or never.
+    #[error("{0}")]
+    Undecided(String),
+}
+
+/// Has the layout changed like this. Waits while the change before is being completed.
+pub(crate) async fn change(core: &Arc<Core>, order: &Change, until: Instant) -> Result<Layout, ProposeError> {
+    loop {
+        match decide(core, |known| order.apply(known), until).await {
+            Err(ProposeError::Impossible(ChangeError::Busy)) if Instant::now() + PAUSE < until => sleep(PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Has the layout agreed on that `make` makes of the present one.
+pub(super) async fn decide(
+    core: &Arc<Core>,
+    make: impl Fn(&Layout) -> Result<Layout, ChangeError>,
+    until: Instant,
+) -> Result<Layout, ProposeError> {
+    let mut rng = core.rest.rng("ownership");
+    let (mut highest, mut proposed) = (Ballot::default(), false);
+    loop {
+        let known = core.view().layout().clone();
+        let wanted = match make(&known) {
+            Ok(wanted) => wanted,
+            // Somebody else may have completed what this node began.
+            Err(ChangeError::Nothing(_) | ChangeError::Member(_) | ChangeError::NotAMember(_)) if proposed => {
+                return Ok(known);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut attempt = Attempt { core, known: &known, highest, missing: BTreeSet::new() };
+        let outcome = timeout_at(until, attempt.run(wanted.clone())).await;
+        (highest, proposed) = (attempt.highest, true);
+        match outcome {
+            Ok(Some(decided)) => {
+                spread(core, &known, &decided).await;
+                if decided == wanted {
+                    return Ok(decided);
+                }
+            }
+            Ok(None) if core.view().version() > known.version => {}
+            Ok(None) if Instant::now() + PAUSE < until => {
+                sleep(PAUSE.mul_f64(rng.random_range(0.1..1.0))).await;
+            }
+            Ok(None) | Err(_) => {
+                let missing: Vec<String> = attempt.missing.iter().map(ToString::to_string).collect();
+                let why = format!(
+                    "no majority of the {} members that own data has agreed in time; not heard from: {}",
+                    known.current.len(),
+                    if missing.is_empty() { "nobody in particular".to_owned() } else { missing.join(", ") }
+                );
+                return Err(ProposeError::Undecided(why));
+            }
+        }
+    }
+}
+
+/// One ballot.
+struct Attempt<'a> {
+    core: &'a Arc<Core>,
+    known: &'a Layout,
+    highest: Ballot,
+    /// Voters that did not answer.
+    missing: BTreeSet<NodeName>,
+}
+
+impl Attempt<'_> {
+    /// The layout that is decided in this ballot; `None` when none is, or a later one is known by now.
+    async fn run(&mut self, wanted: Layout) -> Option<Layout> {
+        let (version, ballot) = (self.known.version + 1, self.highest.above(self.core.id));
+        self.highest = ballot;
+        self.missing.clear();
+        let mut promises = 0;
+        let mut value: Option<(Ballot, Layout)> = None;
+        for reply in self.ask_all(&LayoutRequest::Prepare { version, ballot }).await {
+            if let LayoutReply::Prepared(prepared) = reply {
+                promises += 1;
+                value = value.into_iter().chain(prepared.accepted).max_by_key(|(ballot, _)| *ballot);
+            }
+        }
+        if promises < self.majority() {
+            return None;
+        }
+        let layout = value.map_or(wanted, |(_, layout)| layout);
+        let accept = LayoutRequest::Accept { ballot, layout: Box::new(layout.clone()) };
+        let replies = self.ask_all(&accept).await;
+        let votes = replies.iter().filter(|reply| **reply == LayoutReply::Accepted).count();
+        (votes >= self.majority()).then_some(layout)
+    }
+
+    fn majority(&self) -> usize {
+        self.known.current.len() / 2 + 1
+    }
+
+    /// Asks all voters, and heeds what those say who refuse.
+    async fn ask_all(&mut self, request: &LayoutRequest) -> Vec<LayoutReply> {
+        let core = self.core;
+        let one = async |name: &NodeName| {
+            if *name == core.own_name() {
+                return serve(core, request.clone(), Instant::now() + PATIENCE)
+                    .await
+                    .map_err(|error| error.to_string());
+            }
+            ask(core, name, request.clone(), PATIENCE).await.map_err(|error| error.why)
+        };
+        let voters: Vec<&NodeName> = self.known.current.keys().collect();
+        let answers = join_all(voters.iter().map(|name| Box::pin(one(name)))).await;
+        let mut replies = Vec::new();
+        for (name, answer) in voters.into_iter().zip(answers) {
+            match answer {
+                Ok(LayoutReply::Refused(refusal)) => self.heed(name, refusal).await,
+                Ok(reply) => replies.push(reply),
+                Err(error) => {
+                    tracing::debug!(member = %name, error, "no vote on the next layout");
+                    self.missing.insert(name.clone());
+                }
+            }
+        }
+        replies
+    }
+
+    async fn heed(&mut self, name: &NodeName, refusal: Refusal) {
+        match refusal {
+            Refusal::Promised(ballot) => self.highest = self.highest.max(ballot),
+            Refusal::Decided(layout) => {
+                if let Err(error) = self.core.ownership.adopt(self.core, *layout).await {
+                    tracing::warn!(member = %name, %error, "the layout that a member knows cannot be used");
+                }
+            }
+            Refusal::Behind(_) => tell(self.core, name, self.known).await,
+        }
+    }
+}
+
+/// Tells everybody concerned what was decided.
+async fn spread(core: &Arc<Core>, before: &Layout, decided: &Layout) {
+    if let Err(error) = core.ownership.adopt(core, decided.clone()).await {
+        tracing::warn!(%error, "the layout that was decided cannot be used");
+    }
+    let concerned: BTreeSet<&NodeName> = before.members().into_keys().chain(decided.members().into_keys()).collect();
+    let own = core.own_name();
+    let others = concerned.into_iter().filter(|name| **name != own && core.is_reachable(ClusterHash::node_id(name)));
+    join_all(others.map(|name| tell(core, name, decided))).await;
+}
+
+async fn tell(core: &Core, name: &NodeName, layout: &Layout) {
+    if let Err(error) = ask(core, name, LayoutRequest::Tell(Box::new(layout.clone())), PATIENCE).await {
+        tracing::debug!(member = %name, error = error.why, "a member was not told of the layout; it will ask");
+    }
+}

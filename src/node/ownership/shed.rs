@@ -1,0 +1,112 @@
+//! Dropping what this node owns no more, once every owner has compared its tree with this node's and has all that is here.
+//!
+//! Records that this node keeps hints for stay until these are delivered, also where it stands in.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use crate::limits;
+use crate::node::core::Core;
+use crate::node::replica::{Reap, Step};
+use crate::node::sync;
+use crate::record;
+use crate::store::Slot;
+use crate::types::NodeId;
+use crate::version::Context;
+use crate::view::ClusterView;
+use crate::wire::sync::TreeId;
+
+/// Pause between looks.
+const CALM: Duration = Duration::from_secs(10);
+
+/// Until the scope of `core` is stopped.
+pub(super) async fn run(core: Arc<Core>) {
+    tokio::select! {
+        biased;
+        () = core.rest.stopped() => {}
+        () = shed_on(&core) => {}
+    }
+}
+
+async fn shed_on(core: &Arc<Core>) {
+    loop {
+        // Times out when there is no news.
+        let _ = timeout(CALM, core.ownership.news.notified()).await;
+        let view = core.view();
+        // Nobody owns more than it needs in a cluster as it was founded.
+        if view.version() == 0 || view.layout().next.is_some() {
+            continue;
+        }
+        for tree in not_owned(core, &view) {
+            if core.view().version() != view.version() {
+                break;
+            }
+            shed(core, &view, tree).await;
+        }
+    }
+}
+
+/// The trees of records that this node holds and does not own.
+fn not_owned(core: &Core, view: &ClusterView) -> Vec<TreeId> {
+    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
+    let mut trees = Vec::new();
+    for (copies, ring) in counts.into_iter().filter_map(|copies| Some((copies, view.ring(copies)?))) {
+        for partition in ring.partitions().iter() {
+            let tree = TreeId { partition, copies };
+            let owned = ring.preference_list(partition).contains(&core.id);
+            if !owned && core.root(tree).is_some_and(|root| root != 0) {
+                trees.push(tree);
+            }
+        }
+    }
+    trees
+}
+
+async fn shed(core: &Arc<Core>, view: &ClusterView, tree: TreeId) {
+    let Some(ring) = view.ring(tree.copies) else { return };
+    let owners = ring.preference_list(tree.partition);
+    for owner in owners {
+        if let Err(error) = sync::hand_over(core, *owner, tree).await {
+            tracing::debug!(node = %owner, partition = %tree.partition, %error, "an owner does not have all yet; nothing is dropped");
+            return;
+        }
+    }
+    match drop_records(core, view, tree).await {
+        Ok(0) => {}
+        Ok(dropped) => tracing::debug!(partition = %tree.partition, dropped, "what its owners have was dropped"),
+        Err(why) => tracing::debug!(partition = %tree.partition, why, "not all was dropped that could be"),
+    }
+}
+
+/// Drops what the tree counts; returns how many records.
+async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Result<usize, String> {
+    let members: Vec<NodeId> = view.members().keys().copied().filter(|node| *node != core.id).collect();
+    let copies = core.trees.copies();
+    let (mut after, mut dropped) = (None, 0);
+    loop {
+        let began = Instant::now();
+        let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
+        let page = core.engine.scan(tree.partition, &[], after.as_deref(), most, bytes).await;
+        let page = page.map_err(|error| error.to_string())?;
+        after = page.items.last().map(|(key, _)| key.clone());
+        let counted = |key: &[u8]| crate::node::trees::copies_of(&copies, key) == Some(tree.copies);
+        let drops = page.items.into_iter().filter(|(key, _)| counted(key)).filter_map(|(key, stored)| {
+            let digest = record::digest(&stored)?;
+            let slot = Slot { partition: tree.partition, key };
+            Some(Reap { slot, owners: members.clone(), step: Step::Shed { digest }, seen: Context::new() })
+        });
+        let outcomes = join_all(drops.map(|reap| core.replica.reap(reap))).await;
+        dropped += outcomes.iter().filter(|outcome| matches!(outcome, Ok(true))).count();
+        if let Some(Err(error)) = outcomes.into_iter().find(Result::is_err) {
+            return Err(error.to_string());
+        }
+        if !page.more {
+            return Ok(dropped);
+        }
+        core.pace.rest(&core.meters, began.elapsed()).await;
+    }
+}
