@@ -57,6 +57,8 @@ labels! {
         Repair => "repair",
         Reap => "reap",
         Settle => "settle",
+        Landmark => "landmark",
+        Dropped => "dropped",
         Unreadable => "unreadable",
     }
 }
@@ -128,6 +130,8 @@ impl Kind {
             Request::Repair(_) => Self::Repair,
             Request::Reap(_) => Self::Reap,
             Request::Settle => Self::Settle,
+            Request::Landmark(_) => Self::Landmark,
+            Request::Dropped(_) => Self::Dropped,
         }
     }
 }
@@ -156,7 +160,9 @@ impl Outcome {
             | Reply::SyncSums(_)
             | Reply::SyncRecords(_)
             | Reply::Repair(_)
-            | Reply::Reap(_) => None,
+            | Reply::Reap(_)
+            | Reply::Landmark(_)
+            | Reply::Dropped(_) => None,
         };
         match error {
             None => Self::Ok,
@@ -216,6 +222,8 @@ pub(crate) struct Meters {
     pub(crate) reap_broken_off: Counter,
     /// Reads that nobody waited for any more when their turn came.
     pub(crate) reads_dropped: Counter,
+    /// Records, or parts of them, that a storage which had gone back held and the other owners had dropped.
+    pub(crate) went_back_dropped: Counter,
     /// Slow requests, logged or not.
     pub(crate) slow_requests: Counter,
     /// Requests that are being worked on.
@@ -273,7 +281,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 25] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 26] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -318,6 +326,11 @@ impl Meters {
                 "reads_dropped",
                 "Reads that nobody waited for any more when their turn came at the replica.",
                 &self.reads_dropped,
+            ),
+            (
+                "went_back_dropped",
+                "Records of a storage that went back in time which the other owners had dropped, and which left it.",
+                &self.went_back_dropped,
             ),
             ("slow_requests", "Requests that took longer than log.slow_ms.", &self.slow_requests),
         ]

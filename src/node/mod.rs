@@ -17,6 +17,7 @@ mod meters;
 mod metrics;
 mod observer;
 mod oversight;
+mod past;
 mod peers;
 mod readiness;
 mod reap;
@@ -59,6 +60,7 @@ use crate::node::hedge::ReadHedge;
 use crate::node::hints::HintBudget;
 use crate::node::meters::Meters;
 use crate::node::oversight::SlowLog;
+use crate::node::past::Past;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -146,6 +148,21 @@ pub enum RenewError {
     Busy,
 }
 
+/// Takes the hash trees that were kept while the node was down.
+async fn load_trees(path: PathBuf, hash: ClusterHash, trees: &Arc<Trees>, env: &Env) -> Result<(), StartError> {
+    let loaded = env.blocking({
+        let (path, trees) = (path.clone(), trees.clone());
+        move || sync::file::load(&path, &hash, &trees)
+    });
+    let broken = || Err(io::Error::other("reading them broke off"));
+    let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
+    tracing::debug!(known, "partitions whose hash trees were kept");
+    Ok(())
+}
+
+/// Longest time that is spent on telling the others how far the storage has come.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// A running node.
 pub struct Node {
     core: Arc<Core>,
@@ -181,17 +198,12 @@ impl Node {
         let (storage, rest) = (env.child(), env.child());
         let trees = Arc::new(Trees::new(&view, engine.epoch()));
         if let Some(path) = kept.clone() {
-            let (hash, trees) = (*view.hash(), trees.clone());
-            let loaded = env.blocking({
-                let path = path.clone();
-                move || sync::file::load(&path, &hash, &trees)
-            });
-            let broken = || Err(io::Error::other("reading them broke off"));
-            let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
-            tracing::debug!(known, "partitions whose hash trees were kept");
+            load_trees(path, *view.hash(), &trees, env).await?;
         }
+        let past = Arc::new(Past::new(engine.epoch()));
         let (meters, identity) = (Arc::new(Meters::default()), (*view.hash(), id));
-        let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
+        let known = (trees.clone(), past.clone());
+        let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), known, &storage);
         let peers = Peers::new(&endpoint, &links, id, env);
         peers.follow(&view);
         let core = Arc::new(Core {
@@ -206,6 +218,7 @@ impl Node {
             reservations: Reservations::default(),
             trees,
             sync: Sync::new(env.rng("sync")),
+            past,
             works: Works::default(),
             life: env.rng("life").next_u64(),
             read_hedge: ReadHedge::new(timeouts.hedge),
@@ -231,6 +244,7 @@ impl Node {
         if core.gossip.is_none() {
             rest.spawn("patrol", core.peers.clone().patrol(rest.clone()));
         }
+        past::start(&core);
         endpoint.serve(Serve(core.clone()));
         if let (Some(gossip), Some(prepared)) = (&core.gossip, prepared) {
             Gossip::start(&core, gossip, prepared);
@@ -308,6 +322,7 @@ impl Node {
     /// new epoch at the next start.
     pub async fn shutdown(self) -> Result<(), StoreError> {
         let budget = Budget::new(self.core.timeouts.shutdown);
+        past::last_word(&self.core, (budget.left() / 8).min(LAST_WORD)).await;
         let mut dropped = 0;
         if let Some(gossip) = &self.core.gossip {
             if !gossip.yielded.is_cancelled() {

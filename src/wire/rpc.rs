@@ -16,6 +16,7 @@ use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
+use crate::wire::past::{DroppedAnswer, DroppedRequest, Landmark};
 use crate::wire::reap::{ReapAnswer, ReapOrder};
 use crate::wire::sync::{RecordsPage, RecordsRequest, RepairProgress, RepairRequest, RootVerdict, SumsRequest};
 use crate::wire::sync::{SyncStatus, TreeRoot};
@@ -95,6 +96,10 @@ pub enum Request {
     Reap(ReapOrder),
     /// Peers only: answered when all work has ended that the node had begun when this came.
     Settle,
+    /// Peers only: what the answerer last saw of the asker's storage, before it keeps this.
+    Landmark(Option<Landmark>),
+    /// Peers only: which versions the answerer has dropped.
+    Dropped(DroppedRequest),
 }
 
 /// A write of one or more keys.
@@ -302,6 +307,10 @@ pub enum Reply {
     Repair(Box<RepairProgress>),
     /// What became of a step towards dropping dead records.
     Reap(ReapAnswer),
+    /// What was seen of the asker's storage, if anything.
+    Landmark(Option<Landmark>),
+    /// What was dropped.
+    Dropped(DroppedAnswer),
 }
 
 /// A write that was acknowledged.
@@ -426,6 +435,23 @@ pub struct NodeStatus {
     pub storage: Vec<(String, Distribution)>,
     /// How its anti-entropy stands.
     pub sync: SyncStatus,
+    /// The hints it keeps, by whom they are for.
+    pub hints_for: Vec<HintsFor>,
+    /// Whether all hints have been counted since it started; until then there may be more.
+    pub hints_counted: bool,
+}
+
+/// The hints that a node keeps for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintsFor {
+    /// Whom they are for.
+    pub name: NodeName,
+    /// How many there are.
+    pub count: u64,
+    /// Bytes of their markers; the records lie beside the node's own.
+    pub bytes: u64,
+    /// Age of the oldest, in milliseconds.
+    pub oldest_ms: u64,
 }
 
 /// What a process takes of its machine.
@@ -638,10 +664,13 @@ mod tests {
         assert_eq!(hex(&Request::Repair(repair)), "120000");
         assert_eq!(hex(&Reply::SyncSums(vec![1])), "110101");
         assert_eq!(hex(&Request::Settle), "14");
-        let order = ReapOrder { view: 1, life: None, keys: Vec::new() };
-        assert_eq!(hex(&Request::Reap(order)), "13010000");
+        let order = ReapOrder { view: 1, life: None, keys: Vec::new(), landmarks: Vec::new() };
+        assert_eq!(hex(&Request::Reap(order)), "1301000000");
         let life = crate::wire::reap::Life { process: 1, epoch: crate::types::Epoch(2) };
-        assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true] })), "1401020101");
+        let landmark = Landmark { starts: 3, life: 4, mark: 5 };
+        assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true], landmark })), "1401020101030405");
+        assert_eq!(hex(&Request::Landmark(Some(landmark))), "1501030405");
+        assert_eq!(hex(&Reply::Landmark(None)), "1500");
     }
 
     #[test]
