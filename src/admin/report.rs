@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::meter::Distribution;
-use crate::wire::rpc::HintsFor;
+use crate::wire::hints::HintsFor;
 use crate::wire::rpc::NodeStatus;
 use crate::wire::sync::SyncStatus;
 

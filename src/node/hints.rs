@@ -22,7 +22,8 @@ use crate::record;
 use crate::store::Slot;
 use crate::types::{NodeId, PartitionId};
 use crate::wire::blob::Blob;
-use crate::wire::rpc::{Fetched, HintsFor, ReplicaWrite, Reply, Request, ServeError};
+use crate::wire::hints::HintsFor;
+use crate::wire::rpc::{Fetched, ReplicaWrite, Reply, Request, ServeError};
 
 /// How often the markers of reachable targets are looked at.
 const TICK: Duration = Duration::from_millis(500);

@@ -3,6 +3,7 @@
 mod about;
 pub mod blob;
 pub mod gossip;
+pub mod hints;
 pub mod past;
 pub mod reap;
 pub mod rpc;

@@ -16,6 +16,7 @@ use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
+use crate::wire::hints::HintsFor;
 use crate::wire::past::{DroppedAnswer, DroppedRequest, Landmark};
 use crate::wire::reap::{ReapAnswer, ReapOrder};
 use crate::wire::sync::{RecordsPage, RecordsRequest, RepairProgress, RepairRequest, RootVerdict, SumsRequest};
@@ -96,7 +97,7 @@ pub enum Request {
     Reap(ReapOrder),
     /// Peers only: answered when all work has ended that the node had begun when this came.
     Settle,
-    /// Peers only: what the answerer last saw of the asker's storage, before it keeps this.
+    /// Peers only: what was last seen of the asker's storage, before this is kept.
     Landmark(Option<Landmark>),
     /// Peers only: which versions the answerer has dropped.
     Dropped(DroppedRequest),
@@ -439,19 +440,6 @@ pub struct NodeStatus {
     pub hints_for: Vec<HintsFor>,
     /// Whether all hints have been counted since it started; until then there may be more.
     pub hints_counted: bool,
-}
-
-/// The hints that a node keeps for another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HintsFor {
-    /// Whom they are for.
-    pub name: NodeName,
-    /// How many there are.
-    pub count: u64,
-    /// Bytes of their markers; the records lie beside the node's own.
-    pub bytes: u64,
-    /// Age of the oldest, in milliseconds.
-    pub oldest_ms: u64,
 }
 
 /// What a process takes of its machine.
