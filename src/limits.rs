@@ -247,7 +247,14 @@ pub const REAP_KEYS_MAX: usize = 4 * 1024;
 pub const REAP_MESSAGE_KEYS_MAX: usize = 128;
 /// Largest count of a node's own dots in a record that is dropped: it becomes the least for all keys, and clients name
 /// counts, too.
-pub const REAP_COUNT_MAX: u64 = 1 << 40;
+pub const REAP_COUNT_MAX: u64 = 1 << 60;
+/// Counts, as a power of two, that a start of a node keeps apart from those of other starts: as many versions as it may name
+/// of one key before it is started again.
+pub const COUNTS_PER_START_BITS: u32 = 32;
+/// Starts on one storage whose counts are kept apart.
+pub const STARTS_MAX: u64 = (1 << 26) - 1;
+/// Keys that another owner is asked about in one message, whether they were dropped there.
+pub const DROPPED_KEYS_MAX: usize = 256;
 /// How long a node remembers the context of a record that was dropped.
 pub const GRAVE_LASTS: Duration = Duration::from_secs(3 * DEADLINE_MAX.as_secs());
 /// Bytes of all contexts that are remembered so. Beyond, nothing more is dropped until some lapse.
@@ -257,9 +264,11 @@ pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
 /// Hints for one target that are delivered before trees are compared with it. With more, both go on together.
 pub const HINTS_BEFORE_SYNC_MAX: u64 = 10_000;
 /// Hints that are read, delivered and forgotten together.
-pub const HINT_PAGE_MAX: usize = 128;
-/// Hints that are on their way to one target at the same time.
-pub const HINTS_AT_ONCE: usize = 8;
+pub const HINT_PAGE_MAX: usize = 256;
+/// Hints in one message; fewer when their records fill [`SYNC_BYTES`].
+pub const HINTS_IN_MESSAGE_MAX: usize = 128;
+/// Bytes of records in a message of hints from which on the target is asked first which of them it has.
+pub const HINTS_ASKED_BYTES: usize = 256 * 1024;
 /// Longest text of log filters that a node takes while it runs.
 pub const LOG_FILTER_MAX: usize = 4 * 1024;
 /// Slow requests that are logged within one second; the others are counted.
@@ -418,6 +427,8 @@ const _: () = assert!(TREE_PAGE_MAX <= SCAN_PAGE_MAX && SYNC_RECORDS_MAX <= BATC
 const _: () = assert!(SYNC_BYTES + RECORD_MAX + SYNC_HELD_MAX * 16 <= FRAME_MAX, "an answer ends after what fills it");
 const _: () = assert!(SYNC_ROOTS_MAX * 32 <= LANE_FRAME_MAX && SYNC_SUMS_MAX * 32 <= LANE_FRAME_MAX);
 const _: () = assert!(REAP_AFTER_MIN.as_secs() > DEADLINE_MAX.as_secs(), "no request is older than what is dropped");
+const _: () =
+    assert!(STARTS_MAX << COUNTS_PER_START_BITS < REAP_COUNT_MAX, "what was counted after a start may be dropped");
 const _: () = assert!(2 * REAP_SETTLING_MAX.as_secs() < REAP_ROUND_MAX.as_secs(), "a round must end");
 const _: () = assert!(GRAVE_LASTS.as_secs() >= 2 * REAP_ROUND_MAX.as_secs(), "graves outlast the round that dug them");
 const _: () = assert!(REAP_MESSAGE_KEYS_MAX * (STORE_KEY_MAX + CONTEXT_ACTORS_MAX * 32 + 64) <= FRAME_MAX);

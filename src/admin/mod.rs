@@ -14,5 +14,6 @@ pub use listener::AdminError;
 pub use listener::Desk;
 pub use process::usage;
 pub use render::text;
+pub use report::hints_for;
 pub use report::report;
 pub use report::sync;

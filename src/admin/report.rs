@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::meter::Distribution;
+use crate::wire::hints::HintsFor;
 use crate::wire::rpc::NodeStatus;
 use crate::wire::sync::SyncStatus;
 
@@ -39,6 +40,8 @@ pub fn report(status: &NodeStatus) -> Value {
         "keys": status.keys,
         "bytes": status.bytes,
         "hints": status.hints,
+        "hints_counted": status.hints_counted,
+        "hints_for": status.hints_for.iter().map(hints_for).collect::<Vec<_>>(),
         "gossip": status.gossip,
         "connections": status.connections,
         "in_flight": status.in_flight,
@@ -49,6 +52,13 @@ pub fn report(status: &NodeStatus) -> Value {
         "requests": latencies(&status.requests),
         "storage": latencies(&status.storage),
         "sync": sync(&status.sync),
+    })
+}
+
+/// The hints that a node keeps for another one.
+pub fn hints_for(hints: &HintsFor) -> Value {
+    json!({
+        "id": hints.name.as_str(), "count": hints.count, "bytes": hints.bytes, "oldest_ms": hints.oldest_ms,
     })
 }
 

@@ -56,6 +56,8 @@ mod log_level;
 
 mod repair;
 
+mod hints;
+
 mod ring;
 
 mod bench;
@@ -121,6 +123,8 @@ enum Verb {
     LogLevel(log_level::Args),
     /// Compare replicas now, and repair what differs.
     Repair(repair::Args),
+    /// Show the hints that nodes keep for others, or wait until they are delivered.
+    Hints(hints::Args),
     /// Show who owns a key, or how evenly keys are spread.
     Ring(ring::Args),
     /// Put load on a cluster and measure it; fill and check a data set.
@@ -198,6 +202,7 @@ impl Cli {
             Verb::Top(args) => args.run(&context),
             Verb::LogLevel(args) => args.run(&context),
             Verb::Repair(args) => args.run(&context),
+            Verb::Hints(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),
             Verb::Bench(args) => args.run(&context),
             Verb::Config(args) => args.run(&context),

@@ -131,6 +131,8 @@ mod tests {
             requests: vec![("put".to_owned(), histogram.read())],
             storage: Vec::new(),
             sync: SyncStatus::default(),
+            hints_for: Vec::new(),
+            hints_counted: true,
         }
     }
 

@@ -40,9 +40,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[command(
     after_help = "Nodes compare what they hold with each other all the time, least recently compared first, and repair what \
 differs. This makes every comparison due at once; with --wait it ends when all have been made and nothing differs any \
-more. With --node, only that node's comparisons. VERIFIED counts comparisons of one partition with one other owner; \
+more, or cannot be made equal because a node does not take over a record (its log says why). With --node, only that node's comparisons. VERIFIED counts comparisons of one partition with one other owner; \
 OLDEST is the age of the least recent one. RECORDS and BYTES count exchanges that the node has begun since it started, in and \
-out. Needs an administrator's certificate. Exit status 1 when a node does not answer, or --within passes first.
+out. Needs an administrator's certificate. Exit status 1 when a node does not answer, something cannot be made equal, or --within passes first.
 
 Examples:
   dynamomini repair
@@ -92,9 +92,25 @@ impl Job {
         trees.fold((0, 0), |(done, all), tree| (done + u64::from(tree.done), all + u64::from(tree.peers)))
     }
 
+    /// Comparisons of trees that cannot be made equal.
+    fn refused(&self) -> u64 {
+        self.last.iter().flat_map(|progress| &progress.trees).map(|tree| u64::from(tree.refused)).sum()
+    }
+
+    /// Whether there is nothing left to wait for.
+    fn has_ended(&self) -> bool {
+        let trees = self.last.iter().flat_map(|progress| &progress.trees);
+        let left = trees.map(|tree| tree.peers.saturating_sub(tree.done).saturating_sub(tree.refused)).sum::<u32>();
+        left == 0 && self.knows_all()
+    }
+
+    fn knows_all(&self) -> bool {
+        self.last.as_ref().is_ok_and(|progress| progress.sync.known == progress.sync.partitions)
+    }
+
     fn is_done(&self) -> bool {
         let (done, all) = self.counts();
-        done == all && self.last.as_ref().is_ok_and(|progress| progress.sync.known == progress.sync.partitions)
+        done == all && self.knows_all()
     }
 }
 
@@ -123,6 +139,11 @@ impl Args {
         match (silent, wait && !done) {
             (0, false) => Ok(()),
             _ if context.output.is_json() => Err(Said.into()),
+            (0, true) if jobs.iter().all(Job::has_ended) => bail!(
+                "{} comparisons cannot be made equal: one of the two nodes does not take over records of the other; \
+                 their logs say which partitions, and why",
+                jobs.iter().map(Job::refused).sum::<u64>()
+            ),
             (0, true) => bail!("not all comparisons were made in time: a node may be down, or much has to be repaired"),
             _ => bail!("{silent} of {} nodes did not answer", jobs.len()),
         }
@@ -131,9 +152,9 @@ impl Args {
 
 async fn wait_for(client: &Client, partition: Option<PartitionId>, jobs: &mut [Job], until: Option<Instant>) {
     let shows = std::io::stderr().is_terminal();
-    while !jobs.iter().all(Job::is_done) && until.is_none_or(|until| Instant::now() < until) {
+    while !jobs.iter().all(Job::has_ended) && until.is_none_or(|until| Instant::now() < until) {
         sleep(PAUSE).await;
-        join_all(jobs.iter_mut().filter(|job| !job.is_done()).map(|job| job.look(client, partition))).await;
+        join_all(jobs.iter_mut().filter(|job| !job.has_ended()).map(|job| job.look(client, partition))).await;
         if shows {
             let (done, all) = jobs.iter().map(Job::counts).fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
             output::progress(&format!("{done} of {all} comparisons made"));
@@ -157,6 +178,10 @@ fn text(jobs: &[Job]) -> String {
         };
         rows.extend(progress.sync.peers.iter().map(|peer| line(&job.name, peer)));
         let (done, all) = job.counts();
+        if job.refused() > 0 {
+            let refused = job.refused();
+            troubles.push_str(&format!("{}: {refused} comparisons cannot be made equal\n", job.name));
+        }
         if done < all {
             troubles.push_str(&format!("{}: {done} of {all} comparisons made since it was asked\n", job.name));
         }
@@ -196,7 +221,7 @@ fn object(job: &Job) -> Value {
 
 fn tree(age: &TreeAge) -> Value {
     json!({
-        "partition": age.tree.partition.0, "copies": age.tree.copies, "peers": age.peers, "done": age.done,
+        "partition": age.tree.partition.0, "copies": age.tree.copies, "peers": age.peers, "done": age.done, "refused": age.refused,
         "age_ms": age.age_ms,
     })
 }

@@ -85,6 +85,13 @@ impl Forest {
         is_new
     }
 
+    /// Goes on under another epoch of a storage that holds what it held.
+    pub fn carry(&mut self, from: Epoch, to: Epoch) {
+        if self.epoch == from {
+            self.epoch = to;
+        }
+    }
+
     /// Forgets everything that is known of the records. What is under way now was announced for trees that are gone, so
     /// its outcome will put its partitions in doubt once more.
     pub fn clear(&mut self) {

@@ -23,6 +23,7 @@ use crate::node::meters::{Meters, Stage};
 use crate::node::oversight::{Oversight, SlowLog};
 use crate::node::ownership::Ownership;
 use crate::node::pace::Pace;
+use crate::node::past::Past;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -57,6 +58,8 @@ pub(crate) struct Core {
     /// What anti-entropy compares, kept by the replica.
     pub(crate) trees: Arc<Trees>,
     pub(crate) sync: Sync,
+    /// Whether the storage went back, and what may be asked of this node.
+    pub(crate) past: Arc<Past>,
     /// What this node is doing with records.
     pub(crate) works: Works,
     /// Requests that this node coordinates.
@@ -189,6 +192,9 @@ impl Core {
 
     /// Forgets the trees of a storage that has begun another epoch since. Returns whether it has.
     pub(crate) fn follow_epoch(&self) -> bool {
+        if self.past.is_renewing() {
+            return false;
+        }
         let epoch = self.engine.epoch();
         self.trees.with(|forest| forest.reset(epoch))
     }
@@ -223,6 +229,21 @@ impl Core {
         }
     }
 
+    /// Whether a node answers no reads because it catches up, as far as is known.
+    pub(crate) fn is_catching_up(&self, node: NodeId) -> bool {
+        if node == self.id {
+            return self.past.catching_up().is_some();
+        }
+        self.peers.seen(node).storage() == StorageHealth::CatchingUp
+    }
+
+    /// How this node's storage is.
+    pub(crate) fn storage_grade(&self) -> StorageHealth {
+        let grade = status::grade(&self.engine.health());
+        let catching_up = self.past.catching_up().map_or(StorageHealth::Ok, |_| StorageHealth::CatchingUp);
+        if catching_up.rank() > grade.rank() { catching_up } else { grade }
+    }
+
     /// Whether a node can be read from now; this one finds out by trying.
     pub(crate) fn takes_reads(&self, node: NodeId) -> bool {
         node == self.id || self.peers.seen(node).takes_reads()
@@ -233,7 +254,8 @@ impl Core {
     /// be read from now; this one finds out by trying.
     pub(crate) fn read_rank(&self, node: NodeId) -> Option<ReadRank> {
         if node == self.id {
-            return Some((status::grade(&self.engine.health()).read_rank(), false, false, None));
+            let rank = (status::grade(&self.engine.health()).read_rank(), false, false, None);
+            return self.past.catching_up().is_none().then_some(rank);
         }
         let seen = self.peers.seen(node);
         seen.takes_reads().then(|| (seen.storage().read_rank(), true, !seen.is_prompt(), seen.rtt()))

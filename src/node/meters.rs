@@ -58,6 +58,8 @@ labels! {
         Reap => "reap",
         Settle => "settle",
         Layout => "layout",
+        Landmark => "landmark",
+        Dropped => "dropped",
         Unreadable => "unreadable",
     }
 }
@@ -130,6 +132,8 @@ impl Kind {
             Request::Reap(_) => Self::Reap,
             Request::Settle => Self::Settle,
             Request::Layout(_) => Self::Layout,
+            Request::Landmark(_) => Self::Landmark,
+            Request::Dropped(_) => Self::Dropped,
         }
     }
 }
@@ -159,6 +163,8 @@ impl Outcome {
             | Reply::SyncRecords(_)
             | Reply::Repair(_)
             | Reply::Reap(_)
+            | Reply::Landmark(_)
+            | Reply::Dropped(_)
             | Reply::Layout(_) => None,
         };
         match error {
@@ -219,6 +225,8 @@ pub(crate) struct Meters {
     pub(crate) reap_broken_off: Counter,
     /// Reads that nobody waited for any more when their turn came.
     pub(crate) reads_dropped: Counter,
+    /// Records, or parts of them, that a storage which had gone back held and the other owners had dropped.
+    pub(crate) went_back_dropped: Counter,
     /// Slow requests, logged or not.
     pub(crate) slow_requests: Counter,
     /// Requests that are being worked on.
@@ -276,7 +284,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 25] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 26] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -321,6 +329,11 @@ impl Meters {
                 "reads_dropped",
                 "Reads that nobody waited for any more when their turn came at the replica.",
                 &self.reads_dropped,
+            ),
+            (
+                "went_back_dropped",
+                "Records of a storage that went back in time which the other owners had dropped, and which left it.",
+                &self.went_back_dropped,
             ),
             ("slow_requests", "Requests that took longer than log.slow_ms.", &self.slow_requests),
         ]

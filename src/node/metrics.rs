@@ -95,7 +95,7 @@ async fn storage(core: &Core) -> Vec<Family> {
         took = took.with(labels, Value::Durations(core.meters.storage(call).read()));
         errors = errors.with(labels, Value::Counter(core.meters.storage_errors(call) as f64));
     }
-    let grade = status::grade(&core.engine.health());
+    let grade = core.storage_grade();
     let help = "The storage's health: 1 for the state it is in, 0 for the others.";
     let health = StorageHealth::ALL.iter().fold(Family::new("dynamomini_storage_health", help), |family, state| {
         family.with([("state", state.as_str())], Value::Gauge(f64::from(u8::from(*state == grade))))
@@ -115,6 +115,9 @@ async fn storage(core: &Core) -> Vec<Family> {
 
 /// What waits, and how much may.
 fn queues(core: &Core) -> Vec<Family> {
+    let (hints, _) = core.hints.report(core);
+    let hint_bytes = hints.iter().map(|hints| hints.bytes).sum();
+    let oldest = hints.iter().map(|hints| hints.oldest_ms).max().unwrap_or(0);
     let [writes, reads] = core.replica.waiting();
     let background = limits::BACKGROUND_MAX - core.background.available_permits().min(limits::BACKGROUND_MAX);
     let queues = [
@@ -148,6 +151,9 @@ fn queues(core: &Core) -> Vec<Family> {
         bytes,
         Family::gauge("dynamomini_requests_in_flight", "Requests being worked on.", core.meters.in_flight.get()),
         Family::gauge("dynamomini_hints", "Hints this node keeps for others.", core.hints.total()),
+        Family::gauge("dynamomini_hints_bytes", "Bytes of the markers of these hints.", hint_bytes),
+        Family::new("dynamomini_hints_oldest_seconds", "Age of the oldest hint that this node keeps; 0 without any.")
+            .with([], Value::Gauge(oldest as f64 / 1e3)),
     ]
 }
 

@@ -20,6 +20,7 @@ mod observer;
 mod oversight;
 pub mod ownership;
 mod pace;
+mod past;
 mod peers;
 mod readiness;
 mod reap;
@@ -64,6 +65,7 @@ use crate::node::meters::Meters;
 use crate::node::oversight::SlowLog;
 use crate::node::ownership::{Joining, Ownership};
 use crate::node::pace::Pace;
+use crate::node::past::Past;
 use crate::node::peers::Peers;
 use crate::node::replica::Replica;
 use crate::node::reservations::Reservations;
@@ -165,6 +167,21 @@ pub enum RenewError {
     Busy,
 }
 
+/// Takes the hash trees that were kept while the node was down.
+async fn load_trees(path: PathBuf, hash: ClusterHash, trees: &Arc<Trees>, env: &Env) -> Result<(), StartError> {
+    let loaded = env.blocking({
+        let (path, trees) = (path.clone(), trees.clone());
+        move || sync::file::load(&path, &hash, &trees)
+    });
+    let broken = || Err(io::Error::other("reading them broke off"));
+    let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
+    tracing::debug!(known, "partitions whose hash trees were kept");
+    Ok(())
+}
+
+/// Longest time that is spent on telling the others how far the storage has come.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// A running node.
 pub struct Node {
     core: Arc<Core>,
@@ -181,18 +198,6 @@ impl std::fmt::Debug for Node {
     }
 }
 
-/// Takes the hash trees that were kept in a file.
-async fn load_trees(path: PathBuf, hash: ClusterHash, trees: Arc<Trees>, env: &Env) -> Result<(), StartError> {
-    let loaded = env.blocking({
-        let path = path.clone();
-        move || sync::file::load(&path, &hash, &trees)
-    });
-    let broken = || Err(io::Error::other("reading them broke off"));
-    let known = loaded.await.unwrap_or_else(broken).map_err(|error| StartError::Trees { path, error })?;
-    tracing::debug!(known, "partitions whose hash trees were kept");
-    Ok(())
-}
-
 /// Starts what works in the background.
 fn start_services(core: &Arc<Core>, joining: Option<Joining>) {
     let rest = &core.rest;
@@ -205,6 +210,7 @@ fn start_services(core: &Arc<Core>, joining: Option<Joining>) {
         rest.spawn("patrol", core.peers.clone().patrol(rest.clone()));
     }
     ownership::start(core, joining);
+    past::start(core);
 }
 
 impl Node {
@@ -229,10 +235,12 @@ impl Node {
         let (storage, rest) = (env.child(), env.child());
         let trees = Arc::new(Trees::new(&view, engine.epoch()));
         if let Some(path) = kept.clone() {
-            load_trees(path, *view.hash(), trees.clone(), env).await?;
+            load_trees(path, *view.hash(), &trees, env).await?;
         }
+        let past = Arc::new(Past::new(engine.epoch()));
         let (meters, identity) = (Arc::new(Meters::default()), (*view.hash(), id));
-        let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), trees.clone(), &storage);
+        let known = (trees.clone(), past.clone());
+        let replica = Replica::start(engine.clone(), identity, clock_drift, meters.clone(), known, &storage);
         let peers = Peers::new(&endpoint, &links, id, env);
         peers.follow(&view);
         let core = Arc::new(Core {
@@ -247,6 +255,7 @@ impl Node {
             reservations: Reservations::default(),
             trees,
             sync: Sync::new(env.rng("sync")),
+            past,
             works: Works::default(),
             coordinating: Works::default(),
             ownership,
@@ -346,6 +355,7 @@ impl Node {
     /// new epoch at the next start.
     pub async fn shutdown(self) -> Result<(), StoreError> {
         let budget = Budget::new(self.core.timeouts.shutdown);
+        past::last_word(&self.core, (budget.left() / 8).min(LAST_WORD)).await;
         let mut dropped = 0;
         if let Some(gossip) = &self.core.gossip {
             if !gossip.yielded.is_cancelled() {

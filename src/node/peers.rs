@@ -399,7 +399,7 @@ impl Seen<'_> {
 
     /// Whether it can be read from.
     pub(crate) fn takes_reads(&self) -> bool {
-        self.is_connected() && self.storage() != StorageHealth::Down
+        self.is_connected() && !matches!(self.storage(), StorageHealth::Down | StorageHealth::CatchingUp)
     }
 
     /// The round trip to it, while the connection stands.

@@ -19,6 +19,9 @@ pub(crate) fn obstacles(core: &Core) -> Vec<String> {
         Health::ReadOnly { reason } => reasons.push(format!("storage takes no writes: {reason}")),
         Health::Ok | Health::Slow { .. } | Health::LosingData { .. } => {}
     }
+    if let Some(reason) = core.past.catching_up() {
+        reasons.push(format!("the node answers no reads until it has caught up: {reason}"));
+    }
     reasons.extend(quorums(core));
     reasons.truncate(REASONS_MAX);
     reasons

@@ -17,6 +17,7 @@ use crate::node::core::Core;
 use crate::node::gossip::{self, Gossip};
 use crate::node::meters::{Kind, Outcome};
 use crate::node::ownership;
+use crate::node::past;
 use crate::node::peers::encode;
 use crate::node::reap;
 use crate::node::replica::Apply;
@@ -163,16 +164,21 @@ impl Serve {
                     return Err(ServeError::Limit("too many keys in one fetch".to_owned()));
                 }
                 let slots = slots.into_iter().map(|slot| core.slot_of(slot)).collect::<Result<Vec<_>, _>>()?;
-                Ok(Reply::Fetch(coordinate::fetch(core, slots, digest_only, ask.deadline).await))
+                let epoch = past::reads(core, ask.deadline).await?;
+                let fetched = coordinate::fetch(core, slots, digest_only, ask.deadline).await;
+                past::still_reads(core, epoch).map(|()| Reply::Fetch(fetched))
             }
-            Request::Reserve(ask) => coordinate::grant(core, &ask).await.map(Reply::Reserved),
+            Request::Reserve(wanted) => {
+                past::reads(core, ask.deadline).await?;
+                coordinate::grant(core, &wanted).await.map(Reply::Reserved)
+            }
             Request::Release { slot, token } => {
                 core.reservations.release(&core.slot_of(slot)?, token);
                 Ok(Reply::Done)
             }
             Request::FetchPage(page) => {
                 core.check_partition(page.partition)?;
-                let (items, more) = coordinate::page(core, &page).await?;
+                let (items, more) = coordinate::page(core, &page, ask.deadline).await?;
                 let items = items.into_iter().map(|(key, record)| (key.into(), record.into())).collect();
                 Ok(Reply::FetchPage { items, more })
             }
@@ -195,6 +201,8 @@ impl Serve {
                 Ok(Reply::Done)
             }
             Request::Layout(request) => ownership::serve(core, request, ask.deadline).await.map(Reply::Layout),
+            Request::Landmark(now) => past::answer(core, from, now).await.map(Reply::Landmark),
+            Request::Dropped(dropped) => past::answer_dropped(core, dropped).await.map(Reply::Dropped),
             Request::Repair(repair) => sync::repair(core, repair).map(|done| Reply::Repair(Box::new(done))),
         }
     }
@@ -221,7 +229,7 @@ impl Serve {
     async fn apply(&self, write: ReplicaWrite) -> Result<(), ServeError> {
         let core = &self.0;
         let slot = core.slot_of(write.slot)?;
-        if let Some(full) = write.hints.iter().find(|target| !core.hints.admit(**target)) {
+        if let Some(full) = write.hints.iter().find(|target| !core.hints.admit(**target, &slot, core.rest.wall_ms())) {
             let text = format!("no room for another hint for {}", core.view().name_of(*full));
             return Err(ServeError::Unavailable(text));
         }
@@ -257,6 +265,8 @@ fn units(request: &Request) -> usize {
         | Request::Repair(_)
         | Request::Reap(_)
         | Request::Layout(_)
+        | Request::Landmark(_)
+        | Request::Dropped(_)
         | Request::Settle => 0,
     }
 }
@@ -346,6 +356,8 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         | Request::SyncRecords(_)
         | Request::Reap(_)
         | Request::Layout(_)
+        | Request::Landmark(_)
+        | Request::Dropped(_)
         | Request::Settle => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
     }
 }

@@ -13,13 +13,14 @@ use crate::wire::rpc::NodeStatus;
 pub(crate) async fn status(core: &Core) -> NodeStatus {
     let size = size(core).await.unwrap_or_default();
     let view = core.view();
+    let (hints_for, hints_counted) = core.hints.report(core);
     NodeStatus {
         node: view.info().node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: core.started.elapsed().as_secs(),
         engine: core.engine.name().to_owned(),
         epoch: core.engine.epoch(),
-        health: health(&core.engine.health()),
+        health: health(core),
         keys: size.keys,
         bytes: size.bytes,
         hints: core.hints.total(),
@@ -36,6 +37,8 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         },
         storage: used(Call::ALL.map(|call| (call.label(), core.meters.storage(call).read()))),
         sync: sync::status(core),
+        hints_for,
+        hints_counted,
     }
 }
 
@@ -62,7 +65,11 @@ pub(crate) fn grade(health: &Health) -> StorageHealth {
     }
 }
 
-fn health(health: &Health) -> String {
+fn health(core: &Core) -> String {
+    let health = &core.engine.health();
+    if let (StorageHealth::CatchingUp, Some(reason)) = (core.storage_grade(), core.past.catching_up()) {
+        return format!("{}: {reason}", StorageHealth::CatchingUp.as_str());
+    }
     let grade = grade(health).as_str();
     match health {
         Health::Ok => grade.to_owned(),

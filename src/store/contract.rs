@@ -271,8 +271,10 @@ async fn sizes_count_records(engine: &Engine) {
 async fn renewed_epochs_refuse_the_old(engine: &Engine) {
     engine.write(engine.epoch(), vec![put(41, "old", "x")]).await.unwrap();
     let old = engine.epoch();
-    let new = engine.renew_epoch("the contract says so").await.unwrap();
+    let new = engine.renew_epoch(old, "the contract says so").await.unwrap();
     assert_ne!(old, new);
+    let again = engine.renew_epoch(old, "somebody else saw the same damage").await;
+    assert_eq!(again, Err(StoreError::EpochChanged), "one epoch was renewed twice");
     assert_eq!(engine.epoch(), new);
     assert_eq!(engine.write(old, vec![put(41, "late", "x")]).await, Err(StoreError::EpochChanged));
     engine.write(new, vec![put(41, "new", "x")]).await.unwrap();

@@ -32,6 +32,13 @@ pub struct Memory {
     state: Arc<Mutex<State>>,
 }
 
+/// What a storage held at some time.
+#[derive(Debug, Clone)]
+pub struct MemoryCopy {
+    epoch: Epoch,
+    records: Records,
+}
+
 #[derive(Debug)]
 struct State {
     epoch: Epoch,
@@ -43,6 +50,19 @@ impl Memory {
     /// An empty storage.
     pub fn new(identity: &StoreIdentity, env: &Env) -> Self {
         let state = State { epoch: epoch::fresh(env, &[]), closed: false, records: Records::default() };
+        Self { partitions: identity.partitions, env: env.clone(), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// All it holds now, to be put back one day.
+    pub fn copy(&self) -> MemoryCopy {
+        let state = self.lock();
+        MemoryCopy { epoch: state.epoch, records: state.records.clone() }
+    }
+
+    /// A storage that was put back to an older copy, with whatever could have told: its epoch stays.
+    pub fn put_back(copy: MemoryCopy, identity: &StoreIdentity, env: &Env) -> Self {
+        let MemoryCopy { epoch, records } = copy;
+        let state = State { epoch, closed: false, records };
         Self { partitions: identity.partitions, env: env.clone(), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -62,8 +82,11 @@ impl Memory {
         self.lock().epoch
     }
 
-    pub(super) async fn renew_epoch(&self, _reason: &str) -> Result<Epoch, StoreError> {
+    pub(super) async fn renew_epoch(&self, from: Epoch, _reason: &str) -> Result<Epoch, StoreError> {
         let mut state = self.open()?;
+        if state.epoch != from {
+            return Err(StoreError::EpochChanged);
+        }
         state.epoch = epoch::fresh(&self.env, &[Some(state.epoch)]);
         Ok(state.epoch)
     }

@@ -50,6 +50,7 @@ pub(crate) use files::remove_file;
 pub(crate) use files::replace_file;
 pub use health::Health;
 pub use memory::Memory;
+pub use memory::MemoryCopy;
 #[cfg(feature = "redis")]
 pub use redis::Redis;
 #[cfg(any(test, feature = "simulation"))]
@@ -218,13 +219,14 @@ impl Engine {
         each!(self, engine => engine.epoch())
     }
 
-    /// Gives the storage a new epoch because the node found it damaged; it is durable when this returns. The reason
-    /// is for the log.
+    /// Gives the storage a new epoch in place of this one because the node found it damaged; it is durable when this
+    /// returns. What is stored stays. The reason is for the log.
     ///
     /// # Errors
-    /// [`StoreError`]; the old epoch may then hold or not.
-    pub async fn renew_epoch(&self, reason: &str) -> Result<Epoch, StoreError> {
-        let epoch = each!(self, engine => engine.renew_epoch(reason).await)?;
+    /// [`StoreError::EpochChanged`] when the storage was at another epoch already: nothing was done, so of several
+    /// renewals of one epoch only the first is made. After others the old epoch may hold or not.
+    pub async fn renew_epoch(&self, from: Epoch, reason: &str) -> Result<Epoch, StoreError> {
+        let epoch = each!(self, engine => engine.renew_epoch(from, reason).await)?;
         tracing::warn!(%epoch, reason, "storage epoch renewed on request");
         Ok(epoch)
     }

@@ -37,11 +37,13 @@ pub enum StorageHealth {
     LosingData,
     /// It does not answer.
     Down,
+    /// It went back in time, takes writes, and answers no reads until it has caught up with the others.
+    CatchingUp,
 }
 
 impl StorageHealth {
     /// All of them, in the order in which storages are preferred.
-    pub const ALL: [Self; 5] = [Self::Ok, Self::Slow, Self::LosingData, Self::ReadOnly, Self::Down];
+    pub const ALL: [Self; 6] = [Self::Ok, Self::Slow, Self::LosingData, Self::CatchingUp, Self::ReadOnly, Self::Down];
 
     /// The grade in a word, as in logs, output and metrics.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +53,7 @@ impl StorageHealth {
             Self::ReadOnly => "read-only",
             Self::LosingData => "losing-data",
             Self::Down => "down",
+            Self::CatchingUp => "catching-up",
         }
     }
 
@@ -60,8 +63,9 @@ impl StorageHealth {
             Self::Ok => 0,
             Self::Slow => 1,
             Self::LosingData => 2,
-            Self::ReadOnly => 3,
-            Self::Down => 4,
+            Self::CatchingUp => 3,
+            Self::ReadOnly => 4,
+            Self::Down => 5,
         }
     }
 

@@ -235,6 +235,13 @@ impl Siblings {
         self.context.merge(&other.context);
     }
 
+    /// Removes the versions with these names, as if they had been superseded. Returns whether there were any.
+    pub fn forget(&mut self, dots: &[Dot]) -> bool {
+        let before = self.versions.len();
+        self.versions.retain(|version| !dots.contains(&version.dot));
+        self.versions.len() < before
+    }
+
     /// How this state relates to `other`, by what each has seen.
     pub fn compare(&self, other: &Self) -> Causality {
         self.context.compare(&other.context)

@@ -15,6 +15,7 @@ impl Request {
             Self::Reserve(_) | Self::Release { .. } => "reserve",
             Self::SyncRoots(_) | Self::SyncSums(_) | Self::SyncRecords(_) | Self::Repair(_) => "sync",
             Self::Reap(_) | Self::Settle => "reap",
+            Self::Landmark(_) | Self::Dropped(_) => "past",
             Self::Gossip(_) | Self::Members | Self::Keys(_) => "gossip",
             Self::Layout(_) => "layout",
             Self::View | Self::Watch { .. } | Self::Status | Self::Log(_) => "ask",

@@ -3,7 +3,9 @@
 mod about;
 pub mod blob;
 pub mod gossip;
+pub mod hints;
 pub mod layout;
+pub mod past;
 pub mod reap;
 pub mod rpc;
 pub mod sync;

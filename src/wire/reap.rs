@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::Epoch;
+use crate::types::{Epoch, NodeId};
 use crate::version::Context;
+use crate::wire::past::Landmark;
 use crate::wire::rpc::SlotRef;
 
 /// A step towards dropping dead records.
@@ -16,6 +17,9 @@ pub struct ReapOrder {
     pub life: Option<Life>,
     /// The records, at most [`crate::limits::REAP_MESSAGE_KEYS_MAX`].
     pub keys: Vec<DeadRecord>,
+    /// With an order to drop: how far the members' storages had come when they agreed. Kept before anything is dropped, so
+    /// that an older copy of one of them is known for what it is.
+    pub landmarks: Vec<(NodeId, Landmark)>,
 }
 
 /// A dead record.
@@ -45,4 +49,6 @@ pub struct ReapAnswer {
     pub life: Life,
     /// For each record, in order, whether it is so, or was dropped.
     pub agreed: Vec<bool>,
+    /// How far the answerer's storage has come, on its disk.
+    pub landmark: Landmark,
 }

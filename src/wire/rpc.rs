@@ -19,7 +19,9 @@ use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
+use crate::wire::hints::HintsFor;
 use crate::wire::layout::{LayoutReply, LayoutRequest};
+use crate::wire::past::{DroppedAnswer, DroppedRequest, Landmark};
 use crate::wire::reap::{ReapAnswer, ReapOrder};
 use crate::wire::sync::{RecordsPage, RecordsRequest, RepairProgress, RepairRequest, RootVerdict, SumsRequest};
 use crate::wire::sync::{SyncStatus, TreeRoot};
@@ -103,6 +105,10 @@ pub enum Request {
     Settle,
     /// Who owns data: between nodes, and orders of administrators.
     Layout(LayoutRequest),
+    /// Peers only: what was last seen of the asker's storage, before this is kept.
+    Landmark(Option<Landmark>),
+    /// Peers only: which versions the answerer has dropped.
+    Dropped(DroppedRequest),
 }
 
 /// A write of one or more keys.
@@ -312,6 +318,10 @@ pub enum Reply {
     Reap(ReapAnswer),
     /// What is to be said of who owns data.
     Layout(LayoutReply),
+    /// What was seen of the asker's storage, if anything.
+    Landmark(Option<Landmark>),
+    /// What was dropped.
+    Dropped(DroppedAnswer),
 }
 
 /// A write that was acknowledged.
@@ -466,6 +476,10 @@ pub struct NodeStatus {
     pub storage: Vec<(String, Distribution)>,
     /// How its anti-entropy stands.
     pub sync: SyncStatus,
+    /// The hints it keeps, by whom they are for.
+    pub hints_for: Vec<HintsFor>,
+    /// Whether all hints have been counted since it started; until then there may be more.
+    pub hints_counted: bool,
 }
 
 /// What a process takes of its machine.
@@ -684,10 +698,13 @@ mod tests {
         assert_eq!(hex(&Request::Repair(repair)), "120000");
         assert_eq!(hex(&Reply::SyncSums(vec![1])), "110101");
         assert_eq!(hex(&Request::Settle), "14");
-        let order = ReapOrder { view: 1, life: None, keys: Vec::new() };
-        assert_eq!(hex(&Request::Reap(order)), "13010000");
+        let order = ReapOrder { view: 1, life: None, keys: Vec::new(), landmarks: Vec::new() };
+        assert_eq!(hex(&Request::Reap(order)), "1301000000");
         let life = crate::wire::reap::Life { process: 1, epoch: crate::types::Epoch(2) };
-        assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true] })), "1401020101");
+        let landmark = Landmark { starts: 3, life: 4, mark: 5 };
+        assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true], landmark })), "1401020101030405");
+        assert_eq!(hex(&Request::Landmark(Some(landmark))), "1501030405");
+        assert_eq!(hex(&Reply::Landmark(None)), "1500");
     }
 
     #[test]

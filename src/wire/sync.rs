@@ -106,6 +106,8 @@ pub struct TreeAge {
     pub done: u32,
     /// Milliseconds since the least recent comparison; absent when there was none with one of them.
     pub age_ms: Option<u64>,
+    /// Those among the others with which it cannot be made equal, since one of the two did not take over records.
+    pub refused: u32,
 }
 
 /// How a node's anti-entropy stands.

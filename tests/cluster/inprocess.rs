@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,12 +42,14 @@ pub(crate) struct Setup {
     pub(crate) on_disk: bool,
     /// The gossip address of all nodes; without one they do not gossip.
     pub(crate) gossip: Option<&'static str>,
+    /// When dead records are dropped.
+    pub(crate) reap_after: Option<Duration>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let namespaces = vec![("default", NamespacePolicy::default())];
-        Self { nodes: 3, partitions: 64, namespaces, on_disk: false, gossip: None }
+        Self { nodes: 3, partitions: 64, namespaces, on_disk: false, gossip: None, reap_after: None }
     }
 }
 
@@ -58,6 +61,7 @@ pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     on_disk: bool,
     gossip: Option<&'static str>,
+    reap_after: Option<Duration>,
 }
 
 struct Member {
@@ -153,7 +157,15 @@ impl Cluster {
         .founding();
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("the authority");
-        let mut cluster = Self { authority, info, members, dir, on_disk: setup.on_disk, gossip: setup.gossip };
+        let mut cluster = Self {
+            authority,
+            info,
+            members,
+            dir,
+            on_disk: setup.on_disk,
+            gossip: setup.gossip,
+            reap_after: setup.reap_after,
+        };
         for at in 0..cluster.members.len() {
             cluster.start_node(at).await;
         }
@@ -193,7 +205,7 @@ impl Cluster {
             engine,
             endpoint: Endpoint::bind(bind, &env).unwrap(),
             links: links(),
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts { reap_after: self.reap_after, ..Timeouts::default() },
             bounds: Bounds::CLIENTS,
             clock_drift: Duration::from_secs(60),
             ownership: OwnershipParts::default(),
@@ -202,6 +214,11 @@ impl Cluster {
             trees: None,
         };
         member.running = Some((Node::start(parts, &env).await.unwrap(), env));
+    }
+
+    /// Where a node keeps its data.
+    pub(crate) fn folder(&self, at: usize) -> PathBuf {
+        self.dir.path().join(self.members[at].name.as_str())
     }
 
     /// Starts one more node, of which all others are told.

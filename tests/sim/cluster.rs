@@ -13,11 +13,11 @@ use dynamomini::net::link::LinkSettings;
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
 use dynamomini::node::{Bounds, Node, Oversight, OwnershipParts, Parts, Timeouts};
-use dynamomini::store::{Disk, Durability, Engine, Simulated, StoreConfig, StoreIdentity};
+use dynamomini::store::{Disk, Durability, Engine, Memory, MemoryCopy, Simulated, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
 use dynamomini::types::{Namespace, NamespacePolicy, NodeName, Partitions};
 use dynamomini::wire::gossip::MemberState;
-use dynamomini::wire::rpc::{ClusterInfo, MemberInfo};
+use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, NodeStatus};
 use tempfile::TempDir;
 
 use crate::certs::Authority;
@@ -121,6 +121,30 @@ impl Cluster {
 
     /// Starts a node, on its disk if it has one; one in memory has nothing, as after the loss of its disk.
     pub(crate) async fn start_node(&mut self, number: usize) {
+        self.start_node_on(number, None).await;
+    }
+
+    /// What a node's storage holds now.
+    pub(crate) fn copy(&self, number: usize) -> MemoryCopy {
+        let Engine::Memory(memory) = &self.running[&number].engine else { panic!("it is not in memory") };
+        memory.copy()
+    }
+
+    /// A node's status, in the view of a client.
+    pub(crate) async fn status(&self, client: &Client, number: usize) -> NodeStatus {
+        let name = NodeName::new(format!("n{number}")).unwrap();
+        for _ in 0..30 {
+            // A node that was only just started is connected to after a pause.
+            if let Ok(status) = client.status(&name).await {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        panic!("{name} does not say how it is")
+    }
+
+    /// Starts a node on what a storage held at some time, with whatever could tell that it was then; or with an empty one.
+    pub(crate) async fn start_node_on(&mut self, number: usize, copy: Option<MemoryCopy>) {
         self.lives += 1;
         let name = format!("n{number}");
         let world = self.simulation.world(&name, self.lives);
@@ -131,7 +155,10 @@ impl Cluster {
             node: cluster.node.clone(),
             partitions: cluster.partitions,
         };
-        let engine = self.open(number, &identity, &world).await;
+        let engine = match copy {
+            Some(copy) => Engine::Memory(Memory::put_back(copy, &identity, &world.env())),
+            None => self.open(number, &identity, &world).await,
+        };
         let parts = Parts {
             ownership: OwnershipParts::default(),
             gossip: Some(self.gossip(number)),
@@ -181,7 +208,9 @@ impl Cluster {
 
     /// Sets the wall clock of a node wrong by this much, also for its next lives.
     pub(crate) fn skew(&mut self, number: usize, milliseconds: i64) {
-        self.hosts.get_mut(&number).unwrap().skew_ms = milliseconds;
+        if let Some(host) = self.hosts.get_mut(&number) {
+            host.skew_ms = milliseconds;
+        }
         if let Some(running) = self.running.get(&number) {
             running.world.skew(milliseconds);
         }

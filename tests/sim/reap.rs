@@ -50,7 +50,7 @@ async fn dead(cluster: &Cluster, engine: &Engine) -> Vec<(Slot, Bytes)> {
     dead
 }
 
-async fn dead_everywhere(cluster: &Cluster) -> BTreeMap<usize, usize> {
+pub(crate) async fn dead_everywhere(cluster: &Cluster) -> BTreeMap<usize, usize> {
     let mut counts = BTreeMap::new();
     for (number, engine) in cluster.engines() {
         counts.insert(number, dead(cluster, &engine).await.len());
@@ -123,7 +123,7 @@ async fn wrong(client: &Client, model: &Model) -> Option<String> {
     None
 }
 
-async fn gone(cluster: &Cluster) {
+pub(crate) async fn gone(cluster: &Cluster) {
     let give_up = cluster.simulation.elapsed() + GONE_AFTER;
     loop {
         let left = dead_everywhere(cluster).await;
@@ -215,4 +215,79 @@ fn dropping_by_the_clock_alone_is_found_out() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(wrong(&client, &model).await.is_some(), "what was deleted did not return");
     });
+}
+
+/// Longest that a clock is wrong, either way: longer than the age at which records are dropped.
+const SKEW: Duration = Duration::from_secs(1_500);
+
+/// Whether any coordinator shows any of these keys; otherwise `None`.
+async fn shown(clients: &[Client], keys: &[String]) -> Option<String> {
+    for (at, client) in clients.iter().enumerate() {
+        for key in keys {
+            let (values, _) = read(client, key, Consistency::All).await;
+            if !values.is_empty() {
+                return Some(format!("{key} shows {values:?} through n{}", at + 1));
+            }
+        }
+    }
+    None
+}
+
+/// Keys that are deleted or expire, on nodes whose clocks are wrong by more than the age at which records are dropped, and
+/// one of which is away for a while: once gone by every clock they are gone for good, and what was written after them stays.
+async fn skewed(simulation: Simulation) {
+    let mut rng = simulation.rng("skew");
+    let conditions = Conditions { loss: rng.random_range(0.0..0.02), ..Conditions::default() };
+    let setup = Setup { nodes: 3, reap_after: Some(AFTER), ..Setup::default() };
+    let mut cluster = Cluster::start_with(simulation.clone(), conditions, setup).await;
+    let most = i64::try_from(SKEW.as_millis()).unwrap();
+    (1..=3).for_each(|number| cluster.skew(number, rng.random_range(-most..=most)));
+    let mut clients = Vec::new();
+    for number in 1..=3 {
+        clients.push(cluster.pinned(number, number).await);
+    }
+    let (mut model, mut keys) = (Model::default(), Vec::new());
+    for number in 0..KEYS {
+        let (client, key) = (&clients[rng.random_range(0..3)], key(number));
+        settle(client, &key, Some("value"), &mut model).await;
+        if number % 2 == 0 {
+            settle(&clients[rng.random_range(0..3)], &key, None, &mut model).await;
+        } else {
+            let (_, context) = read(client, &key, Consistency::Quorum).await;
+            let options = PutOptions { ttl: Some(Duration::from_secs(60)), ..PutOptions::after(&context) };
+            while client.put(key.clone(), "short-lived", options.clone()).await.is_err() {}
+        }
+        keys.push(key);
+    }
+    let away = rng.random_range(1..=3);
+    cluster.cut(away, true);
+    tokio::time::sleep(2 * SKEW + Duration::from_secs(120)).await;
+    cluster.cut(away, false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(shown(&clients, &keys).await, None, "not gone by every clock");
+    // The slowest clock decides when records are old enough.
+    let give_up = simulation.elapsed() + 2 * SKEW + GONE_AFTER;
+    while dead_everywhere(&cluster).await.values().any(|dead| *dead > 0) {
+        assert!(simulation.elapsed() < give_up, "dead records are left: {:?}", dead_everywhere(&cluster).await);
+        assert_eq!(shown(&clients, &keys[..4]).await, None);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+    }
+    assert_eq!(shown(&clients, &keys).await, None);
+    let again = keys.split_off(KEYS / 2);
+    for key in &again {
+        settle(&clients[rng.random_range(0..3)], key, Some("again"), &mut model).await;
+    }
+    tokio::time::sleep(AFTER).await;
+    assert_eq!(shown(&clients, &keys).await, None);
+    for key in &again {
+        assert_eq!(read(&clients[0], key, Consistency::All).await.0, ["again"]);
+    }
+}
+
+#[test]
+fn what_is_deleted_or_expired_stays_away_though_clocks_are_wrong_by_more_than_its_age() {
+    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(2, |text| text.parse().expect("SIM_SEEDS is a number"));
+    for seed in 950..950 + seeds {
+        simulate(seed, 0.1, skewed);
+    }
 }

@@ -6,9 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamomini::client::{Client, GetOptions, PutOptions, ScanOptions};
 use dynamomini::hash::ClusterHash;
+use dynamomini::record;
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Consistency, NodeName, PartitionId};
+use dynamomini::types::{Consistency, Epoch, NodeId, NodeName, PartitionId};
+use dynamomini::version::{Actor, Context, Dot, Siblings};
 use dynamomini::view::ClusterView;
+use dynamomini::wire::sync::RepairRequest;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -236,5 +239,104 @@ fn a_stand_in_drops_what_it_cannot_read_when_the_owner_is_back() {
         assert!(damaged > 0, "nobody stood in");
         cluster.cut(5, false);
         converged(&cluster).await;
+    });
+}
+
+/// The hints that a node keeps for another one: how many, and how old the oldest is.
+async fn hints_for(cluster: &Cluster, client: &Client, number: usize, target: &str) -> (u64, u64, Duration) {
+    let status = cluster.status(client, number).await;
+    let hints = status.hints_for.into_iter().find(|hints| hints.name.as_str() == target);
+    hints.map_or_else(Default::default, |hints| (hints.count, hints.bytes, Duration::from_millis(hints.oldest_ms)))
+}
+
+#[test]
+fn hints_are_counted_with_their_age_and_travel_in_few_messages() {
+    simulate(700, 0.1, |simulation: Simulation| async move {
+        let mut cluster = Cluster::start(simulation, Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        cluster.cut(3, true);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for number in 0..300 {
+            client.put(format!("key{number}"), "value", PutOptions::default()).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let mut kept = 0;
+        for number in [1, 2] {
+            let (count, bytes, oldest) = hints_for(&cluster, &client, number, "n3").await;
+            assert!(
+                count == 0 || (bytes > 20 * count && oldest >= Duration::from_secs(30)),
+                "{count} {bytes} {oldest:?}"
+            );
+            kept += count;
+        }
+        assert!(kept >= 300, "{kept} hints for 300 writes that n3 missed");
+        cluster.cut(3, false);
+        let give_up = cluster.simulation.elapsed() + Duration::from_secs(300);
+        while hints_for(&cluster, &client, 1, "n3").await.0 + hints_for(&cluster, &client, 2, "n3").await.0 > 0 {
+            assert!(cluster.simulation.elapsed() < give_up);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let status = cluster.status(&client, 3).await;
+        let (_, applies) = status.requests.iter().find(|(kind, _)| kind == "apply").unwrap();
+        assert!(applies.count() < 60, "{} messages for {kept} hints", applies.count());
+        quiet(&client, &cluster).await;
+        // Counted anew after a restart, before the target is back.
+        cluster.cut(3, true);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        client.put("another", "value", PutOptions::default()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let held = [hints_for(&cluster, &client, 1, "n3").await.0, hints_for(&cluster, &client, 2, "n3").await.0];
+        let keeper = if held[0] > 0 { 1 } else { 2 };
+        let copy = cluster.copy(keeper);
+        cluster.crash(keeper);
+        cluster.start_node_on(keeper, Some(copy)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (count, _, oldest) = hints_for(&cluster, &client, keeper, "n3").await;
+        assert!(count == 1 && oldest >= Duration::from_secs(10), "{count} {oldest:?}");
+    });
+}
+
+/// A record that one owner has, with a context so wide that it cannot be merged with that of another one.
+fn wide(cluster: &Cluster, slot: &Slot, from: u64) -> Bytes {
+    let mut context = Context::new();
+    for node in from..from + 300 {
+        context.add(Dot { actor: Actor { node: NodeId(node), epoch: Epoch(1) }, counter: 1 });
+    }
+    let hash = ClusterHash::new(&cluster.info.cluster);
+    record::encode(&hash, &slot.key, &Siblings::seen(context))
+}
+
+#[test]
+fn a_repair_says_which_comparisons_can_never_agree_instead_of_waiting_for_them() {
+    simulate(701, 0.1, |simulation: Simulation| async move {
+        let mut cluster = Cluster::start(simulation, Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        quiet(&client, &cluster).await;
+        let hash = ClusterHash::new(&cluster.info.cluster);
+        let position = hash.position(&Default::default(), b"wide");
+        let slot = Slot {
+            partition: cluster.info.partitions.of(position),
+            key: record::storage_key(&Default::default(), b"wide"),
+        };
+        for (number, from) in [(1, 1_000), (2, 2_000)] {
+            let engine = &cluster.engines()[&number];
+            let put = Mutation::Put { slot: slot.clone(), value: wide(&cluster, &slot, from) };
+            engine.write(engine.epoch(), vec![put]).await.unwrap();
+            // What was written beside the trees is found when the storage is read at the next start.
+            let copy = cluster.copy(number);
+            cluster.crash(number);
+            cluster.start_node_on(number, Some(copy)).await;
+        }
+        let name = NodeName::new("n1").unwrap();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let begin = RepairRequest { partition: Some(slot.partition), since_ms: None };
+        let begun = client.repair(&name, begin).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let look = RepairRequest { since_ms: Some(begun.since_ms), ..begin };
+        let progress = client.repair(&name, look).await.unwrap();
+        let trees = progress.trees.iter();
+        let (all, done, refused) = trees
+            .fold((0, 0, 0), |(all, done, refused), tree| (all + tree.peers, done + tree.done, refused + tree.refused));
+        assert!(refused > 0 && done + refused == all, "of {all} comparisons {done} were made and {refused} refused");
     });
 }

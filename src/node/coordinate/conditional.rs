@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::node::ask::By;
 use crate::node::coordinate::{quorum_error, silent};
 use crate::node::core::Core;
+use crate::node::past;
 use crate::node::peers::PeerError;
 use crate::node::replica::marker;
 use crate::quorum::Miss;
-use crate::record;
 use crate::store::Slot;
 use crate::types::{Condition, NodeId, TraceId};
 use crate::version::Causality::{After, Equal};
@@ -197,7 +197,10 @@ async fn release_one(core: &Arc<Core>, node: NodeId, ask: &ReserveRequest, trace
 
 async fn ask_one(core: &Arc<Core>, node: NodeId, ask: ReserveRequest, by: By) -> Result<Context, Refusal> {
     let answer = if node == core.id {
-        grant(core, &ask).await
+        match past::reads(core, by.deadline).await {
+            Ok(_) => grant(core, &ask).await,
+            Err(error) => Err(error),
+        }
     } else {
         match core.peers.request(node, Request::Reserve(ask), by).await.map_err(Refusal::Not)? {
             Reply::Reserved(granted) => Ok(granted),
@@ -249,10 +252,7 @@ async fn check(core: &Core, slot: &Slot, ask: &ReserveRequest) -> Result<Context
             check_forgotten(core, ask).await?;
             Siblings::new()
         }
-        Some(record) => record::decode(&core.hash, &slot.key, &record).map_err(|error| {
-            core.replica.note_unreadable(slot.partition, &error);
-            ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
-        })?,
+        Some(record) => core.replica.decode(&core.hash, slot.partition, &slot.key, &record)?,
     };
     let met = match ask.condition {
         Condition::IfAbsent => state.live(core.rest.wall_ms()).next().is_none(),

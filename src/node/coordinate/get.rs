@@ -16,6 +16,7 @@ use crate::node::ask::{Ask, By};
 use crate::node::coordinate::{needed, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::meters::Stage;
+use crate::node::past;
 use crate::node::peers::PeerError;
 use crate::node::replica::Apply;
 use crate::quorum::{GetQuorum, GetStep, Role};
@@ -159,8 +160,10 @@ fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -
     up.sort_by_key(|(rank, _)| *rank);
     let mut candidates: Vec<(NodeId, Role)> = up.into_iter().map(|(_, node)| (node, Role::Owner)).collect();
     if policy.sloppy && !down.is_empty() {
+        // For one that catches up nobody stands in: it takes its writes itself.
+        let lost = down.iter().filter(|node| !core.is_catching_up(**node)).count();
         let stand_ins = ring.stand_ins(slot.partition).into_iter().filter(|node| core.is_up(*node));
-        candidates.extend(stand_ins.take(down.len()).map(|node| (node, Role::StandIn)));
+        candidates.extend(stand_ins.take(lost).map(|node| (node, Role::StandIn)));
     }
     candidates.extend(down.into_iter().map(|node| (node, Role::LostOwner)));
     candidates
@@ -352,13 +355,8 @@ async fn ask(
     digest_only: bool,
     by: By,
 ) -> (NodeId, Result<Fetched, PeerError>) {
-    let answers = if node == core.id && !digest_only {
-        // Checked where it is decoded.
-        let records = core.replica.fetch_until(vec![slot], Some(by.deadline)).await.map_err(PeerError::from);
-        let fetched = |record: Option<Bytes>| record.map_or(Fetched::Missing, |record| Fetched::Record(Blob(record)));
-        records.map(|records| records.into_iter().map(|record| Ok(fetched(record))).collect())
-    } else if node == core.id {
-        Ok(fetch(&core, vec![slot], digest_only, by.deadline).await)
+    let answers = if node == core.id {
+        own(&core, slot, digest_only, by).await.map_err(PeerError::from)
     } else {
         let began = Instant::now();
         let answer = core.peers.fetch(node, vec![slot_ref(&slot)], digest_only, by).await;
@@ -372,6 +370,24 @@ async fn ask(
         None => Err(PeerError { why: "sent an empty reply".to_owned(), maybe: false }),
     });
     (node, answer)
+}
+
+/// Asks this node's own replica, if it answers reads. A record is checked where it is decoded.
+async fn own(
+    core: &Core,
+    slot: Slot,
+    digest_only: bool,
+    by: By,
+) -> Result<Vec<Result<Fetched, ServeError>>, ServeError> {
+    let epoch = past::reads(core, by.deadline).await?;
+    let fetched = if digest_only {
+        fetch(core, vec![slot], digest_only, by.deadline).await
+    } else {
+        let fetched = |record: Option<Bytes>| record.map_or(Fetched::Missing, |record| Fetched::Record(Blob(record)));
+        let records = core.replica.fetch_until(vec![slot], Some(by.deadline)).await?;
+        records.into_iter().map(|record| Ok(fetched(record))).collect()
+    };
+    past::still_reads(core, epoch).map(|()| fetched)
 }
 
 /// What this node's replica holds of these keys, checked, for somebody who waits until then; one outcome each.

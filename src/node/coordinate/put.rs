@@ -16,6 +16,7 @@ use crate::node::coordinate::conditional::{self, Reserved};
 use crate::node::coordinate::{get, needed, policy, quorum_error, ring, silent};
 use crate::node::core::{Core, Place, slot_ref};
 use crate::node::meters::Stage;
+use crate::node::past;
 use crate::node::peers::PeerError;
 use crate::node::replica::{Mint, Minted};
 use crate::node::timeouts::millis;
@@ -88,6 +89,14 @@ impl Coordination<'_> {
         let owners = ring.preference_list(place.slot.partition);
         let others = self.view.other_owners(self.policy.n, place.slot.partition);
         let owner = owners.contains(&core.id);
+        if owner {
+            past::decided(core, self.ask.deadline).await?;
+        }
+        // What it has may be old, and what it names would take that along to the others.
+        let trusted = |node: NodeId| node != core.id && core.is_reachable(node) && !core.is_catching_up(node);
+        if owner && !past::is_whole(core) && owners.iter().any(|owner| trusted(*owner)) {
+            return self.forward(item, owners).await;
+        }
         if !owner {
             if owners.iter().any(|owner| core.is_reachable(*owner)) || item.condition.is_some() || !self.may_stand_in()
             {
@@ -237,14 +246,16 @@ impl Coordination<'_> {
     async fn forward(&self, item: PutItem, owners: &[NodeId]) -> Result<PutDone, ServeError> {
         let core = self.core;
         if self.forwarded {
-            let text = "this node is no owner of the key, and the sender thought so: their configurations differ";
+            let text = "this node coordinates no writes of the key now: it catches up, or is no owner and the sender \
+                        thought so, since their configurations differ";
             return Err(ServeError::Unavailable(text.to_owned()));
         }
         core.meters.forwarded.one();
         let mut request = PutRequest { items: vec![item], ..self.head.clone() };
         let mut missed = Vec::new();
         let others = owners.iter().filter(|owner| **owner != core.id);
-        let well = |owner: &&NodeId| core.peers.is_up(**owner) && core.takes_writes(**owner);
+        let well =
+            |owner: &&NodeId| core.peers.is_up(**owner) && core.takes_writes(**owner) && !core.is_catching_up(**owner);
         let (well, rest): (Vec<NodeId>, Vec<NodeId>) = others.partition(well);
         for owner in well.into_iter().chain(rest) {
             // One that is silent must leave time for the next.

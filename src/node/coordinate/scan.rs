@@ -14,6 +14,7 @@ use crate::node::ask::Ask;
 use crate::node::coordinate::{get, needed, policy, quorum_error, ring};
 use crate::node::core::Core;
 use crate::node::meters::Call;
+use crate::node::past;
 use crate::node::peers::PeerError;
 use crate::quorum::Miss;
 use crate::record::{self, RecordError};
@@ -162,7 +163,7 @@ impl Scan<'_> {
         let prefix = Blob(self.prefix.clone());
         let request = PageRequest { partition, prefix, after: after.map(Blob), limit };
         let (records, more) = if node == self.core.id {
-            page(self.core, &request).await.map_err(PeerError::from)?
+            page(self.core, &request, self.by.deadline).await.map_err(PeerError::from)?
         } else {
             let deadline = self.by.deadline.min(Instant::now() + self.core.timeouts.replica);
             self.core.peers.page(node, request, self.by.until(deadline)).await?
@@ -178,7 +179,12 @@ impl Scan<'_> {
 }
 
 /// A page of this node's own replica; an error when any of its records cannot be read.
-pub(crate) async fn page(core: &Core, request: &PageRequest) -> Result<(Vec<(Bytes, Bytes)>, bool), ServeError> {
+pub(crate) async fn page(
+    core: &Core,
+    request: &PageRequest,
+    deadline: Instant,
+) -> Result<(Vec<(Bytes, Bytes)>, bool), ServeError> {
+    let epoch = past::reads(core, deadline).await?;
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
     let after = request.after.as_ref().map(|after| &after[..]);
     let began = Instant::now();
@@ -192,5 +198,6 @@ pub(crate) async fn page(core: &Core, request: &PageRequest) -> Result<(Vec<(Byt
     for (key, record) in &page.items {
         core.replica.verify(&core.hash, request.partition, key, record)?;
     }
+    past::still_reads(core, epoch)?;
     Ok((page.items, page.more))
 }

@@ -12,7 +12,6 @@ use crate::node::core::Core;
 use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
 use crate::node::replica::marker;
-use crate::node::status;
 use crate::store::{Engine, Mutation, StoreError};
 use crate::swim::StorageHealth;
 
@@ -78,7 +77,7 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
             checked = check(&core).await;
             check_at = Instant::now() + CHECK;
         }
-        let found = worse(status::grade(&core.engine.health()), checked);
+        let found = worse(core.storage_grade(), checked);
         if found.rank() >= told.rank() {
             better_since = None;
         }

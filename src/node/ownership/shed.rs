@@ -97,7 +97,8 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         let drops = page.items.into_iter().filter(|(key, _)| counted(key)).filter_map(|(key, stored)| {
             let digest = record::digest(&stored)?;
             let slot = Slot { partition: tree.partition, key };
-            Some(Reap { slot, owners: members.clone(), step: Step::Shed { digest }, seen: Context::new() })
+            let (owners, step) = (members.clone(), Step::Shed { digest });
+            Some(Reap { slot, copies: tree.copies, owners, step, seen: Context::new() })
         });
         let outcomes = join_all(drops.map(|reap| core.replica.reap(reap))).await;
         dropped += outcomes.iter().filter(|outcome| matches!(outcome, Ok(true))).count();

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::node::core::Core;
+use crate::node::past;
 use crate::node::reap::obey::keeps;
 use crate::node::reap::seek::seek;
 
@@ -43,7 +44,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 async fn pass_on(core: &Arc<Core>, after: Duration) {
     loop {
         sleep(after / PASSES).await;
-        if !keeps(core) {
+        if !keeps(core) || !past::is_whole(core) {
             continue;
         }
         if let Err(error) = seek(core).await {

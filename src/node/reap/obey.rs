@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 
 use crate::limits;
 use crate::node::core::Core;
+use crate::node::past;
 use crate::node::reap::seek::owners;
 use crate::node::replica::{Reap, Step, storage_error};
 use crate::node::timeouts::millis;
@@ -43,11 +44,17 @@ pub(crate) async fn obey(core: &Arc<Core>, order: ReapOrder) -> Result<ReapAnswe
         let text = format!("{} records, the limit is {}", order.keys.len(), limits::REAP_MESSAGE_KEYS_MAX);
         return Err(ServeError::Limit(text));
     }
+    if !past::is_whole(core) {
+        return Err(ServeError::Unavailable("this node has not caught up".to_owned()));
+    }
     let before = life(core);
     if order.view != core.view().digest() || order.life.is_some_and(|life| life != before) {
         return Err(ServeError::Unavailable("this node knows another cluster, or has begun another life".to_owned()));
     }
     let dropping = order.life.is_some();
+    if dropping {
+        past::keep(core, &order.landmarks).await.map_err(|error| storage_error(&error))?;
+    }
     let agreed = join_all(order.keys.into_iter().map(|key| step(core, key, dropping))).await;
     let agreed = agreed.into_iter().collect::<Result<Vec<bool>, ServeError>>()?;
     if dropping {
@@ -56,15 +63,18 @@ pub(crate) async fn obey(core: &Arc<Core>, order: ReapOrder) -> Result<ReapAnswe
         // What all owners are found to have, no crash may take back from one of them.
         core.engine.flush().await.map_err(|error| storage_error(&error))?;
     }
+    // From here on a copy from before is known for what it is.
+    let landmark = if dropping { Ok(core.past.own()) } else { past::advance(core).await };
+    let landmark = landmark.map_err(|error| storage_error(&error))?;
     if life(core) != before {
         return Err(ServeError::Unavailable("the storage has begun another epoch".to_owned()));
     }
-    Ok(ReapAnswer { life: before, agreed })
+    Ok(ReapAnswer { life: before, agreed, landmark })
 }
 
 async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool, ServeError> {
     let slot = core.slot_of(key.slot)?;
-    let (Some(owners), true) = (owners(core, &slot), key.seen.is_valid() && core.lies_in(&slot)) else {
+    let (Some((owners, tree)), true) = (owners(core, &slot), key.seen.is_valid() && core.lies_in(&slot)) else {
         return Ok(false);
     };
     let owner = owners.contains(&core.id);
@@ -76,10 +86,11 @@ async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool,
         (false, false) => Step::Bury,
         (false, true) => return Ok(false),
     };
-    core.replica.reap(Reap { slot, owners, step, seen: key.seen }).await
+    core.replica.reap(Reap { slot, owners, copies: tree.copies, step, seen: key.seen }).await
 }
 
-/// Whether what the storage has flushed will stay, and it is well.
+/// Whether the storage is well. It need not keep what it has flushed, as Redis does not, which syncs by rules of its own: one
+/// that comes back with less is noticed, and catches up.
 pub(super) fn keeps(core: &Core) -> bool {
-    core.engine.keeps_what_it_flushed() && matches!(core.engine.health(), Health::Ok | Health::Slow { .. })
+    matches!(core.engine.health(), Health::Ok | Health::Slow { .. })
 }

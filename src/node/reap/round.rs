@@ -15,14 +15,15 @@ use crate::node::reap::obey::obey;
 use crate::node::reap::seek::owners;
 use crate::store::Slot;
 use crate::types::NodeId;
+use crate::wire::past::Landmark;
 use crate::wire::reap::{DeadRecord, Life, ReapAnswer, ReapOrder};
 use crate::wire::rpc::{Reply, Request};
 
 /// How long a member may take for one message of records.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The lives in which all members agreed.
-type Lives = BTreeMap<NodeId, Life>;
+/// The lives in which all members agreed, and how far their storages had come.
+type Lives = BTreeMap<NodeId, (Life, Landmark)>;
 
 /// Tries to drop these records.
 pub(crate) async fn round(core: &Arc<Core>, keys: Vec<DeadRecord>) {
@@ -69,11 +70,12 @@ async fn agreed(
 ) -> Result<Vec<DeadRecord>, String> {
     let mut left = Vec::new();
     for keys in keys.chunks(limits::REAP_MESSAGE_KEYS_MAX) {
-        let answers = join_all(members.iter().map(|member| order(core, *member, None, keys.to_vec()))).await;
+        let answers =
+            join_all(members.iter().map(|member| order(core, *member, None, keys.to_vec(), Vec::new()))).await;
         let mut all = vec![true; keys.len()];
         for (member, answer) in members.iter().zip(answers) {
             let answer = answer?;
-            if *lives.entry(*member).or_insert(answer.life) != answer.life {
+            if lives.insert(*member, (answer.life, answer.landmark)).is_some_and(|(life, _)| life != answer.life) {
                 return Err(format!("{} has begun another life", core.view().name_of(*member)));
             }
             all.iter_mut().zip(answer.agreed).for_each(|(all, agreed)| *all &= agreed);
@@ -88,14 +90,16 @@ async fn drop_all(core: &Arc<Core>, members: &[NodeId], keys: &[DeadRecord], liv
     let owned_by = |member: NodeId| {
         let owned = move |key: &&DeadRecord| {
             let slot = Slot { partition: key.slot.partition, key: key.slot.key.0.clone() };
-            owners(core, &slot).is_some_and(|owners| owners.contains(&member))
+            owners(core, &slot).is_some_and(|(owners, _)| owners.contains(&member))
         };
         keys.iter().filter(owned).cloned().collect::<Vec<DeadRecord>>()
     };
+    let landmarks: &Vec<(NodeId, Landmark)> = &lives.iter().map(|(node, (_, landmark))| (*node, *landmark)).collect();
     let at_member = |member: NodeId| async move {
         let mut dropped = 0;
         for keys in owned_by(member).chunks(limits::REAP_MESSAGE_KEYS_MAX) {
-            match order(core, member, lives.get(&member).copied(), keys.to_vec()).await {
+            let life = lives.get(&member).map(|(life, _)| *life);
+            match order(core, member, life, keys.to_vec(), landmarks.clone()).await {
                 Ok(answer) => dropped += answer.agreed.iter().filter(|dropped| **dropped).count(),
                 Err(why) => tracing::debug!(%member, why, "an owner did not drop dead records; they come back from it"),
             }
@@ -110,9 +114,10 @@ async fn order(
     member: NodeId,
     life: Option<Life>,
     keys: Vec<DeadRecord>,
+    landmarks: Vec<(NodeId, Landmark)>,
 ) -> Result<ReapAnswer, String> {
     let asked = keys.len();
-    let order = ReapOrder { view: core.view().digest(), life, keys };
+    let order = ReapOrder { view: core.view().digest(), life, keys, landmarks };
     let answer = if member == core.id {
         obey(core, order).await.map_err(PeerError::from)
     } else {

@@ -9,9 +9,11 @@ use crate::limits;
 use crate::node::core::{Core, slot_ref};
 use crate::node::reap::obey::{Dead, dead};
 use crate::node::reap::round::round;
+use crate::record;
 use crate::store::{Slot, StoreError};
-use crate::types::PartitionId;
+use crate::types::{NodeId, PartitionId};
 use crate::wire::reap::DeadRecord;
+use crate::wire::sync::TreeId;
 
 /// Pause after each page, in times of what it took.
 const PAUSE: u32 = 9;
@@ -28,7 +30,8 @@ pub(crate) async fn seek(core: &Arc<Core>) -> Result<(), StoreError> {
             after = page.items.last().map(|(key, _)| key.clone());
             for (key, record) in page.items {
                 let slot = Slot { partition, key };
-                let first = owners(core, &slot).is_some_and(|owners| owners.first() == Some(&core.id));
+                let first = owners(core, &slot)
+                    .is_some_and(|(owners, tree)| owners.first() == Some(&core.id) && agree(core, tree));
                 if let Some(Dead { digest, seen }) = dead(core, &slot, &record).filter(|_| first) {
                     found.push(DeadRecord { slot: slot_ref(&slot), digest, seen });
                 }
@@ -48,15 +51,25 @@ pub(crate) async fn seek(core: &Arc<Core>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether all owners of a tree were found to hold the same since what is old enough to be dropped had died.
+fn agree(core: &Core, tree: TreeId) -> bool {
+    let Some(after) = core.timeouts.reap_after else { return false };
+    // A comparison of a process that is younger than that was made since, in any case.
+    let since = Instant::now().checked_sub(after).unwrap_or(core.started).max(core.started);
+    core.sync.agreed_since(tree, since)
+}
+
 fn is_first_somewhere(core: &Core, partition: PartitionId) -> bool {
     let view = core.view();
     let first = |copies| view.ring(copies)?.preference_list(partition).first().copied();
     view.namespaces().any(|(_, policy)| first(policy.n) == Some(core.id))
 }
 
-/// The owners of a record.
-pub(crate) fn owners(core: &Core, slot: &Slot) -> Option<Vec<crate::types::NodeId>> {
-    let (namespace, _) = crate::record::split_storage_key(&slot.key)?;
+/// The owners of a record, and the tree that it is in.
+pub(crate) fn owners(core: &Core, slot: &Slot) -> Option<(Vec<NodeId>, TreeId)> {
+    let (namespace, _) = record::split_storage_key(&slot.key)?;
     let view = core.view();
-    Some(view.ring(view.policy(&namespace)?.n)?.preference_list(slot.partition).to_vec())
+    let copies = view.policy(&namespace)?.n;
+    let owners = view.ring(copies)?.preference_list(slot.partition).to_vec();
+    Some((owners, TreeId { partition: slot.partition, copies }))
 }

@@ -11,13 +11,14 @@ use rand::rngs::StdRng;
 
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::node::past::kept;
 use crate::node::replica::forgotten::Forgotten;
 use crate::node::replica::marker::{self, Marker};
-use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op, Reap, Step};
+use crate::node::replica::op::{Apply, Forget, HintDone, Mint, Minted, Op, Reap, Step};
 use crate::record::{self, RecordError};
 use crate::store::{Mutation, Slot};
 use crate::types::{Epoch, NodeId, PartitionId};
-use crate::version::{Actor, Clock, Context, Dot, NewVersion, Put, Siblings};
+use crate::version::{Actor, Clock, Context, Dot, NewVersion, Put, Siblings, Stamp};
 use crate::wire::rpc::ServeError;
 
 /// Who names versions here, and when.
@@ -34,6 +35,8 @@ pub(crate) struct Minter<'a> {
     pub(crate) wall_ms: u64,
     /// Where the epochs of stays come from.
     pub(crate) rng: &'a mut StdRng,
+    /// What counts begin above since the node was started.
+    pub(crate) since_start: u64,
     /// What it remembers of records that were dropped.
     pub(crate) forgotten: &'a mut Forgotten,
 }
@@ -44,7 +47,7 @@ pub(crate) enum Outcome {
     Minted(Dot),
     /// Done.
     Done,
-    /// Whether a step towards dropping a record was taken.
+    /// Whether a step towards dropping a record was taken, or something was forgotten.
     Reaped(bool),
 }
 
@@ -124,15 +127,19 @@ impl Cell {
     }
 }
 
-/// The places a batch has to read.
-pub(crate) fn slots(ops: &[Op]) -> Vec<Slot> {
+/// The places a batch of this node has to read.
+pub(crate) fn slots(ops: &[Op], node: NodeId) -> Vec<Slot> {
     let mut slots = Vec::with_capacity(ops.len());
     for op in ops {
         let (slot, targets): (&Slot, &[NodeId]) = match op {
             Op::Mint(mint, _) => (&mint.slot, &mint.stand_in_for),
             Op::Apply(apply, _) => (&apply.slot, &apply.hints),
             Op::Hint(slot, targets, _) => (slot, targets),
-            Op::Reap(reap, _) => (&reap.slot, &reap.owners),
+            Op::Forget(forget, _) => (&forget.slot, &[]),
+            Op::Reap(reap, _) => {
+                slots.push(reap.frontier(node));
+                (&reap.slot, &reap.owners)
+            }
             Op::HintDone(done, _) => {
                 slots.push(marker::slot(done.target, &done.slot));
                 (&done.slot, done.drop_with.as_deref().unwrap_or_default())
@@ -182,8 +189,12 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
             cell.record = Some(record::encode(minter.hash, &slot.key, state));
         }
     }
-    renew_markers(ops, &mut cells);
-    let drops = |op: &Op| matches!(op, Op::Reap(reap, _) if matches!(reap.step, Step::Drop { .. } | Step::Shed { .. }));
+    renew_markers(ops, &mut cells, minter.wall_ms);
+    let drops = |op: &Op| match op {
+        Op::Reap(reap, _) => matches!(reap.step, Step::Drop { .. } | Step::Shed { .. }),
+        Op::Forget(..) => true,
+        Op::Mint(..) | Op::Apply(..) | Op::Hint(..) | Op::HintDone(..) => false,
+    };
     // Also where it is stored already: a storage that was flushed under the node has lost it.
     if ops.iter().zip(&outcomes).any(|(op, outcome)| drops(op) && matches!(outcome, Ok(Outcome::Reaped(true)))) {
         let slot = marker::floor_slot(minter.node);
@@ -208,19 +219,20 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
 }
 
 /// Sets the digests of the markers this batch makes, now that their records have their final form.
-fn renew_markers(ops: &[Op], cells: &mut BTreeMap<Slot, Cell>) {
+fn renew_markers(ops: &[Op], cells: &mut BTreeMap<Slot, Cell>, wall_ms: u64) {
     for op in ops {
         let (slot, targets) = match op {
             Op::Mint(mint, _) => (&mint.slot, &mint.stand_in_for),
             Op::Apply(apply, _) => (&apply.slot, &apply.hints),
             Op::Hint(slot, targets, _) => (slot, targets),
-            Op::HintDone(..) | Op::Reap(..) => continue,
+            Op::HintDone(..) | Op::Reap(..) | Op::Forget(..) => continue,
         };
         let Some(digest) = cells.get(slot).and_then(|cell| record::digest(cell.record.as_ref()?)) else { continue };
         for target in targets {
             let cell = cells.entry(marker::slot(*target, slot)).or_default();
-            let minted = cell.record.as_deref().and_then(Marker::decode).and_then(|marker| marker.minted);
-            cell.record = Some(Marker { digest, minted }.encode());
+            let before = cell.record.as_deref().filter(|_| !cell.drop).and_then(Marker::decode);
+            let (minted, made_ms) = (before.and_then(|marker| marker.minted), before.map_or(wall_ms, |at| at.made_ms));
+            cell.record = Some(Marker { digest, minted, made_ms }.encode());
             (cell.dirty, cell.drop) = (true, false);
         }
     }
@@ -243,6 +255,7 @@ impl Batch<'_, '_> {
                 Ok(Outcome::Done)
             }
             Op::Reap(reap, _) => Ok(Outcome::Reaped(self.reap(reap))),
+            Op::Forget(forget, _) => Ok(Outcome::Reaped(self.forget(forget))),
         }
     }
 
@@ -261,7 +274,8 @@ impl Batch<'_, '_> {
     fn mint(&mut self, mint: &Mint) -> Result<Dot, ServeError> {
         let actor = Actor { node: self.minter.node, epoch: self.minting_epoch(mint) };
         // A stay names under an epoch of its own, and forgets that with the record.
-        let floor = if actor.epoch == self.minter.epoch { self.minter.forgotten.floor } else { 0 };
+        let floors = self.minter.forgotten.floor.max(self.minter.since_start);
+        let floor = if actor.epoch == self.minter.epoch { floors } else { 0 };
         let stamp = self.minter.clock.tick(self.minter.wall_ms);
         let (cell, mut state) = self.load(&mint.slot)?;
         let all = if mint.seen.is_none() { state.context().clone() } else { Context::new() };
@@ -296,7 +310,9 @@ impl Batch<'_, '_> {
         let epoch = known.unwrap_or_else(|| Epoch(self.minter.rng.next_u64()));
         for slot in markers {
             let cell = self.cells.entry(slot).or_default();
-            cell.record = Some(Marker { digest: 0, minted: Some(epoch) }.encode());
+            let before = cell.record.as_deref().filter(|_| !cell.drop).and_then(Marker::decode);
+            let made_ms = before.map_or(self.minter.wall_ms, |marker| marker.made_ms);
+            cell.record = Some(Marker { digest: 0, minted: Some(epoch), made_ms }.encode());
         }
         epoch
     }
@@ -389,7 +405,36 @@ impl Batch<'_, '_> {
                 return false;
             }
             forgotten.raise(count);
+            let latest = state.latest_stamp().unwrap_or_default();
             (cell.drop, cell.state, cell.record) = (true, None, None);
+            self.advance_frontier(reap.frontier(self.minter.node), latest);
+        }
+        true
+    }
+
+    /// Notes, in the batch that drops it, how late the latest is of what was dropped.
+    fn advance_frontier(&mut self, slot: Slot, latest: Stamp) {
+        let hash = self.minter.hash;
+        let cell = self.cells.entry(slot).or_default();
+        let before = kept::decode_frontier(hash, cell.record.as_ref());
+        if latest > before {
+            (cell.record, cell.dirty) = (Some(kept::encode_frontier(hash, latest)), true);
+        }
+    }
+
+    /// Removes versions, and the record with its last. Returns whether any were there.
+    fn forget(&mut self, forget: &Forget) -> bool {
+        let own = Actor { node: self.minter.node, epoch: self.minter.epoch };
+        let Some(cell) = self.cells.get_mut(&forget.slot) else { return false };
+        let Some(mut state) = cell.state.clone().filter(|_| !cell.drop) else { return false };
+        if !state.forget(&forget.dots) {
+            return false;
+        }
+        if state.versions().is_empty() {
+            self.minter.forgotten.raise(state.context().count(own));
+            (cell.drop, cell.dirty, cell.state, cell.record) = (true, false, None, None);
+        } else {
+            *cell = Cell { state: Some(state), dirty: true, before: cell.before, ..Cell::default() };
         }
         true
     }

@@ -19,6 +19,8 @@ pub(crate) struct Marker {
     /// The epoch under which this node, standing in, names versions of this key. A stand-in forgets the key once its
     /// hints are delivered, and its count with it, so each such stay has an epoch of its own.
     pub(crate) minted: Option<Epoch>,
+    /// When the hint was made, renewals apart: milliseconds since the Unix epoch.
+    pub(crate) made_ms: u64,
 }
 
 impl Marker {
@@ -56,6 +58,12 @@ pub(crate) fn slot(target: NodeId, of: &Slot) -> Slot {
     key.put_u32(of.partition.0);
     key.put_slice(&of.key);
     Slot { partition: PartitionId::HINTS, key: key.freeze() }
+}
+
+/// Bytes that a marker of this record takes, about.
+pub(crate) fn size(of: &Slot) -> usize {
+    const VALUE: usize = 16;
+    FIXED + of.key.len() + VALUE
 }
 
 /// What all markers for one target begin with.

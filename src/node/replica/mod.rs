@@ -24,16 +24,17 @@ use crate::env::Env;
 use crate::hash::ClusterHash;
 use crate::limits;
 use crate::node::meters::{Call, Meters, Stage};
+use crate::node::past::Past;
 use crate::node::replica::batch::{Minter, Outcome, Plan};
 use crate::node::replica::forgotten::{Forgotten, decode_floor};
-pub(crate) use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Reap, Step};
+pub(crate) use crate::node::replica::op::{Apply, Forget, HintDone, Mint, Minted, Reap, Step};
 use crate::node::replica::op::{Op, ReplyTo};
 use crate::node::timeouts::millis;
 use crate::node::trees::Trees;
 use crate::record::{self, RecordError};
 use crate::store::{Engine, Slot, StoreError};
-use crate::types::{NodeId, PartitionId};
-use crate::version::Clock;
+use crate::types::{Epoch, NodeId, PartitionId};
+use crate::version::{Clock, Dot, Siblings};
 use crate::wire::rpc::ServeError;
 
 /// Bytes one storage batch may hold beyond its first operation.
@@ -76,7 +77,7 @@ impl Replica {
         identity: (ClusterHash, NodeId),
         drift: Duration,
         meters: Arc<Meters>,
-        trees: Arc<Trees>,
+        (trees, past): (Arc<Trees>, Arc<Past>),
         env: &Env,
     ) -> Self {
         let (hash, node) = identity;
@@ -94,6 +95,7 @@ impl Replica {
             env: env.clone(),
             meters: meters.clone(),
             trees: trees.clone(),
+            past,
             forgotten: Forgotten::default(),
             floor_known: false,
         };
@@ -133,6 +135,11 @@ impl Replica {
         self.ask(|reply| Op::Reap(reap, reply)).await
     }
 
+    /// Removes versions that the other owners have dropped. Returns whether any were here.
+    pub(crate) async fn forget(&self, slot: Slot, dots: Vec<Dot>) -> Result<bool, ServeError> {
+        self.ask(|reply| Op::Forget(Forget { slot, dots }, reply)).await
+    }
+
     /// The records of these places as stored, unchecked.
     pub(crate) async fn fetch(&self, slots: Vec<Slot>) -> Result<Vec<Option<Bytes>>, ServeError> {
         self.fetch_until(slots, None).await
@@ -162,10 +169,23 @@ impl Replica {
         key: &[u8],
         record: &Bytes,
     ) -> Result<(), ServeError> {
-        record::check(hash, key, record).map_err(|error| {
-            self.note_unreadable(partition, &error);
-            ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
-        })
+        record::check(hash, key, record).map_err(|error| self.unreadable(partition, &error))
+    }
+
+    /// Decodes a record that was read, with the same care.
+    pub(crate) fn decode(
+        &self,
+        hash: &ClusterHash,
+        partition: PartitionId,
+        key: &[u8],
+        record: &Bytes,
+    ) -> Result<Siblings, ServeError> {
+        record::decode(hash, key, record).map_err(|error| self.unreadable(partition, &error))
+    }
+
+    fn unreadable(&self, partition: PartitionId, error: &RecordError) -> ServeError {
+        self.note_unreadable(partition, error);
+        ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
     }
 
     /// Counts and logs a record that cannot be read.
@@ -220,6 +240,7 @@ struct Writer {
     env: Env,
     meters: Arc<Meters>,
     trees: Arc<Trees>,
+    past: Arc<Past>,
     forgotten: Forgotten,
     /// Whether the floor was read.
     floor_known: bool,
@@ -265,6 +286,7 @@ impl Writer {
     /// Reads the floor, before anything is named. False when the storage lost its epoch meanwhile. From then on it is
     /// kept here: in a storage that went back it may be less, but there the epoch is another.
     async fn read_floor(&mut self) -> Result<bool, ServeError> {
+        let epoch = self.engine.epoch();
         let read = match self.engine.get_many(&[marker::floor_slot(self.node)]).await {
             Err(StoreError::EpochChanged) => return Ok(false),
             read => read.map_err(|error| storage_error(&error))?,
@@ -273,8 +295,9 @@ impl Writer {
             match decode_floor(&self.hash, &stored) {
                 Some(floor) => self.forgotten.raise(floor),
                 None => {
-                    let renewed = self.engine.renew_epoch("the least count of new versions is damaged").await;
-                    renewed.map_err(|error| storage_error(&error))?;
+                    if self.renew(epoch, "the least count of new versions is damaged").await?.is_none() {
+                        return Ok(false);
+                    }
                     self.forgotten.raise(1);
                 }
             }
@@ -283,12 +306,21 @@ impl Writer {
         Ok(true)
     }
 
+    /// Renews the epoch of a storage that has kept what it holds. `None` when it has begun another one by itself.
+    async fn renew(&self, from: Epoch, reason: &str) -> Result<Option<Epoch>, ServeError> {
+        match self.past.renew(&self.engine, &self.trees, from, reason).await {
+            Ok(epoch) => Ok(Some(epoch)),
+            Err(StoreError::EpochChanged) => Ok(None),
+            Err(error) => Err(storage_error(&error)),
+        }
+    }
+
     /// Decides and stores a batch. `None` when the storage lost its epoch meanwhile: nothing was written.
     async fn try_write(&mut self, ops: &[Op]) -> Result<Option<Plan>, ServeError> {
         if !self.floor_known && !self.read_floor().await? {
             return Ok(None);
         }
-        let slots = batch::slots(ops);
+        let slots = batch::slots(ops, self.node);
         let mut epoch = self.engine.epoch();
         let began = Instant::now();
         let read = self.engine.get_many(&slots).await;
@@ -302,15 +334,14 @@ impl Writer {
         if damaged > 0 {
             self.meters.records_damaged.count(damaged);
             tracing::warn!(damaged, "records that cannot be read are overwritten");
-            epoch = self
-                .engine
-                .renew_epoch("a damaged record is overwritten")
-                .await
-                .map_err(|error| storage_error(&error))?;
+            let Some(renewed) = self.renew(epoch, "a damaged record is overwritten").await? else { return Ok(None) };
+            epoch = renewed;
         }
         let wall_ms = self.env.wall_ms();
         let (clock, rng, forgotten) = (&mut self.clock, &mut self.rng, &mut self.forgotten);
-        let mut minter = Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, rng, forgotten };
+        let since_start = self.past.floor();
+        let mut minter =
+            Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, rng, since_start, forgotten };
         let mut plan = batch::plan(ops, slots, stored, &mut minter);
         let mutations = std::mem::take(&mut plan.mutations);
         if !mutations.is_empty() {
@@ -376,7 +407,7 @@ fn answer(ops: Vec<Op>, mut plan: Plan) {
             (Op::Apply(_, reply) | Op::Hint(_, _, reply) | Op::HintDone(_, reply), Ok(Outcome::Done)) => {
                 drop(reply.send(Ok(())))
             }
-            (Op::Reap(_, reply), Ok(Outcome::Reaped(agreed))) => drop(reply.send(Ok(agreed))),
+            (Op::Reap(_, reply) | Op::Forget(_, reply), Ok(Outcome::Reaped(done))) => drop(reply.send(Ok(done))),
             (op, Err(error)) => refuse(op, &error),
             (op, Ok(_)) => refuse(op, &ServeError::Internal("an operation has no outcome".to_owned())),
         }
@@ -386,7 +417,7 @@ fn answer(ops: Vec<Op>, mut plan: Plan) {
 fn refuse(op: Op, error: &ServeError) {
     match op {
         Op::Mint(_, reply) => drop(reply.send(Err(error.clone()))),
-        Op::Reap(_, reply) => drop(reply.send(Err(error.clone()))),
+        Op::Reap(_, reply) | Op::Forget(_, reply) => drop(reply.send(Err(error.clone()))),
         Op::Apply(_, reply) | Op::Hint(_, _, reply) | Op::HintDone(_, reply) => drop(reply.send(Err(error.clone()))),
     }
 }

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::node::past::kept;
 use crate::store::Slot;
 use crate::types::NodeId;
 use crate::version::{Context, Dot, RequestId};
 use crate::wire::rpc::ServeError;
+use crate::wire::sync::TreeId;
 
 /// Where an outcome goes. The receiver may have given up; the work was done all the same.
 pub(crate) type ReplyTo<T> = oneshot::Sender<Result<T, ServeError>>;
@@ -24,6 +26,17 @@ pub(crate) enum Op {
     HintDone(HintDone, ReplyTo<()>),
     /// A step towards dropping a dead record.
     Reap(Reap, ReplyTo<bool>),
+    /// Remove versions that the other owners have dropped.
+    Forget(Forget, ReplyTo<bool>),
+}
+
+/// Versions that the other owners have dropped.
+#[derive(Debug)]
+pub(crate) struct Forget {
+    /// The place of their record.
+    pub(crate) slot: Slot,
+    /// Their names.
+    pub(crate) dots: Vec<Dot>,
 }
 
 /// A dead record that is to be dropped everywhere.
@@ -33,10 +46,19 @@ pub(crate) struct Reap {
     pub(crate) slot: Slot,
     /// Its owners, for any of which there may be a hint.
     pub(crate) owners: Vec<NodeId>,
+    /// The replica count of its namespace.
+    pub(crate) copies: u8,
     /// What this node is to do.
     pub(crate) step: Step,
     /// What the record has seen.
     pub(crate) seen: Context,
+}
+
+impl Reap {
+    /// Where the frontier of its tree is kept by this node.
+    pub(crate) fn frontier(&self, node: NodeId) -> Slot {
+        kept::frontier_slot(node, TreeId { partition: self.slot.partition, copies: self.copies })
+    }
 }
 
 /// A part in dropping a record.
@@ -128,6 +150,7 @@ impl Op {
             Self::Hint(..) => "hint",
             Self::HintDone(..) => "hint_done",
             Self::Reap(..) => "reap",
+            Self::Forget(..) => "forget",
         }
     }
 
@@ -142,7 +165,8 @@ impl Op {
             Self::Mint(mint, _) => mint.stand_in_for.len(),
             Self::Apply(apply, _) => apply.hints.len(),
             Self::Hint(_, targets, _) => targets.len(),
-            Self::Reap(reap, _) => reap.owners.len(),
+            Self::Reap(reap, _) => 1 + reap.owners.len(),
+            Self::Forget(..) => 0,
             Self::HintDone(done, _) => 1 + done.drop_with.as_ref().map_or(0, Vec::len),
         }
     }
@@ -155,6 +179,7 @@ impl Op {
             Self::Hint(slot, ..) => slot.key.len(),
             Self::HintDone(done, _) => done.slot.key.len(),
             Self::Reap(reap, _) => reap.slot.key.len() + reap.seen.len() * size_of::<(Dot, u64)>(),
+            Self::Forget(forget, _) => forget.slot.key.len() + forget.dots.len() * size_of::<Dot>(),
         }
     }
 }

@@ -35,6 +35,7 @@ struct Bench {
     forgotten: Forgotten,
     /// The answer to the last step towards dropping a record.
     agreed: bool,
+    since_start: u64,
 }
 
 fn key(name: &'static str) -> Slot {
@@ -46,11 +47,22 @@ impl Bench {
         let hash = ClusterHash::new(&ClusterName::new("demo").unwrap());
         let (clock, rng) = (Clock::new(1_000), StdRng::seed_from_u64(node));
         let (stored, sequence, forgotten) = (BTreeMap::new(), node * 1_000, Forgotten::default());
-        Self { hash, node: NodeId(node), epoch: Epoch(1), clock, rng, stored, sequence, forgotten, agreed: false }
+        Self {
+            hash,
+            node: NodeId(node),
+            epoch: Epoch(1),
+            clock,
+            rng,
+            stored,
+            sequence,
+            forgotten,
+            agreed: false,
+            since_start: 0,
+        }
     }
 
     fn run(&mut self, ops: &[Op]) -> Vec<Result<Option<Minted>, ServeError>> {
-        let slots = slots(ops);
+        let slots = slots(ops, self.node);
         let stored: Vec<Option<Bytes>> = slots.iter().map(|slot| self.stored.get(slot).cloned()).collect();
         let stored = decode(&self.hash, &slots, stored);
         let mut minter = Minter {
@@ -60,6 +72,7 @@ impl Bench {
             clock: &mut self.clock,
             wall_ms: 1,
             rng: &mut self.rng,
+            since_start: self.since_start,
             forgotten: &mut self.forgotten,
         };
         let mut plan = plan(ops, slots, stored, &mut minter);
@@ -77,7 +90,7 @@ impl Bench {
             .map(|(op, outcome)| {
                 Ok(match (op, outcome?) {
                     (Op::Mint(mint, _), Outcome::Minted(dot)) => plan.minted(&mint.slot, dot),
-                    (Op::Reap(..), Outcome::Reaped(agreed)) => {
+                    (Op::Reap(..) | Op::Forget(..), Outcome::Reaped(agreed)) => {
                         self.agreed = agreed;
                         None
                     }

@@ -38,7 +38,11 @@ fn verdict(core: &Core, peer: NodeId, root: &TreeRoot) -> RootVerdict {
             core.sync.schedule().verified(peer, tree, Instant::now(), spread);
             RootVerdict::Equal
         }
-        Some(_) if !core.sync.busy.is_taken(tree.partition, peer) && !core.hints.is_delivering(peer) => {
+        Some(_)
+            if core.past.may_offer(tree)
+                && !core.sync.busy.is_taken(tree.partition, peer)
+                && !core.hints.is_delivering(peer) =>
+        {
             RootVerdict::Differs
         }
         _ => RootVerdict::Later,
@@ -63,6 +67,9 @@ pub(crate) async fn records(
     request: RecordsRequest,
 ) -> Result<RecordsPage, ServeError> {
     begin(core, node(from)?, request.tree)?;
+    if !core.past.may_offer(request.tree) {
+        return Err(ServeError::Unavailable("this node catches up, and may hold what others have dropped".to_owned()));
+    }
     bounded(request.held.len(), limits::SYNC_HELD_MAX)?;
     bounded(request.leaves.len(), limits::SYNC_SUMS_MAX)?;
     // Fails only when the semaphore is closed, which nobody does.

@@ -123,7 +123,7 @@ impl Exchange<'_> {
     }
 
     /// The leaves that differ; `None` when the trees are equal by now.
-    async fn descend(&self, tree: TreeId) -> Result<Option<Leaves>, SyncError> {
+    pub(crate) async fn descend(&self, tree: TreeId) -> Result<Option<Leaves>, SyncError> {
         let mut descent = Descent::new(self.core.trees.shape());
         loop {
             let request = SumsRequest { tree, level: descent.level(), nodes: descent.nodes().to_vec() };

@@ -10,7 +10,7 @@ mod busy;
 pub(crate) mod check;
 mod exchange;
 pub(crate) mod file;
-mod records;
+pub(crate) mod records;
 mod report;
 mod schedule;
 
@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use crate::limits;
+use crate::merkle::Leaves;
 use crate::node::core::Core;
 use crate::node::sync::busy::Busy;
 use crate::node::sync::exchange::{Exchange, Moved, SyncError};
@@ -120,6 +121,38 @@ impl Sync {
         self.schedule().hurry(Some(peer), Some(partition), Instant::now());
     }
 
+    /// Makes all comparisons due at once.
+    pub(crate) fn compare_all(&self) {
+        self.schedule().hurry(None, None, Instant::now());
+    }
+
+    /// Whether this node's trees were found equal with those of their other owners since then, as far as those are waited
+    /// for and can be made equal; with one of them at least, if there are any.
+    pub(crate) fn is_equal_since(&self, core: &Core, since: Instant, waits_for: impl Fn(NodeId) -> bool) -> bool {
+        let owned = self.owned();
+        let known = core.trees.with(|forest| owned.iter().all(|partition| forest.is_known(*partition)));
+        let refused = lock(&self.refused);
+        known && self.schedule().is_done(since, |peer, tree| waits_for(peer) && !refused.contains(&(peer, tree)))
+    }
+
+    /// Forgets where records were not taken over, of a partition or of all.
+    fn forget_refused(&self, partition: Option<PartitionId>) {
+        let keep = |tree: &TreeId| partition.is_some_and(|partition| partition != tree.partition);
+        lock(&self.refused).retain(|(_, tree)| keep(tree));
+    }
+
+    /// With how many of its other owners a tree cannot be made equal.
+    fn refused(&self, tree: TreeId) -> u32 {
+        let count = lock(&self.refused).iter().filter(|(_, of)| *of == tree).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a tree was found equal with all its other owners since then.
+    pub(crate) fn agreed_since(&self, tree: TreeId, since: Instant) -> bool {
+        let trees = self.schedule().by_tree(Some(tree.partition), since);
+        trees.get(&tree).is_some_and(|progress| progress.done == progress.pairs)
+    }
+
     /// Notes whether records were not taken over when a tree was brought together with a peer. Returns whether that is
     /// worth a warning: it may go on for ever, once for each try.
     fn note_refused(&self, peer: NodeId, tree: TreeId, refused: bool) -> bool {
@@ -149,6 +182,31 @@ impl Sync {
         self.schedule().follow(&pairs, Instant::now());
         lock(&self.refused).retain(|pair| pairs.contains(pair));
         lock(&self.traffic).retain(|peer, _| view.members().contains_key(peer));
+    }
+}
+
+/// What looking for differences in a tree came to.
+pub(crate) enum Descended {
+    /// There are none.
+    Equal,
+    /// These leaves differ.
+    Differ(Leaves),
+    /// One of the sides cannot say now.
+    Unknown(String),
+    /// This node does not own the tree.
+    NotComparable,
+}
+
+/// Looks for the leaves in which a peer's tree differs from this node's.
+pub(crate) async fn descend(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Descended {
+    let view = core.view();
+    if !view.ring(tree.copies).is_some_and(|ring| ring.preference_list(tree.partition).contains(&core.id)) {
+        return Descended::NotComparable;
+    }
+    match (Exchange { core, peer, takes: true }).descend(tree).await {
+        Ok(None) => Descended::Equal,
+        Ok(Some(leaves)) => Descended::Differ(leaves),
+        Err(error) => Descended::Unknown(error.to_string()),
     }
 }
 
@@ -205,7 +263,8 @@ fn note_connections(core: &Core, view: &ClusterView, connected: &mut BTreeMap<No
 async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
     let exchange = Exchange { core, peer, takes: true };
     let spread = || core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
-    let root = |tree: TreeId| core.root(tree).map(|root| TreeRoot { tree, root });
+    let offered = |tree: TreeId| core.root(tree).filter(|_| core.past.may_offer(tree));
+    let root = |tree: TreeId| offered(tree).map(|root| TreeRoot { tree, root });
     let (known, unknown): (Vec<TreeId>, Vec<TreeId>) = trees.into_iter().partition(|tree| root(*tree).is_some());
     unknown.into_iter().for_each(|tree| core.sync.schedule().later(peer, tree, Instant::now(), spread()));
     let roots: Vec<TreeRoot> = known.into_iter().filter_map(root).collect();

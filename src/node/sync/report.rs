@@ -21,6 +21,8 @@ pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgre
     // A beginning that is still to come was told by the process before this one.
     let running_ms = millis(now - core.started);
     let since_ms = request.since_ms.filter(|since| *since <= running_ms).unwrap_or_else(|| {
+        // What was refused before is tried again.
+        core.sync.forget_refused(request.partition);
         core.sync.schedule().hurry(None, request.partition, now);
         running_ms
     });
@@ -32,6 +34,7 @@ pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgre
         peers: progress.pairs,
         done: progress.done,
         age_ms: progress.oldest.map(|oldest| millis(now - oldest)),
+        refused: core.sync.refused(tree),
     };
     Ok(RepairProgress { since_ms, trees: trees.into_iter().map(age).collect(), sync: status(core) })
 }

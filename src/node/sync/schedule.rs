@@ -113,6 +113,14 @@ impl Schedule {
         progress(self.marks.range(all_with(peer)).map(|(_, mark)| mark), None)
     }
 
+    /// Whether the comparisons that count were made since then; one of them at least, if there are comparisons at all.
+    pub(crate) fn is_done(&self, since: Instant, counts: impl Fn(NodeId, TreeId) -> bool) -> bool {
+        let fresh = |mark: &Mark| mark.verified.is_some_and(|verified| verified >= since);
+        let mut counted =
+            self.marks.iter().filter(|((peer, tree), mark)| fresh(mark) || counts(*peer, *tree)).peekable();
+        (self.marks.is_empty() || counted.peek().is_some()) && counted.all(|(_, mark)| fresh(mark))
+    }
+
     /// How far those of each tree have come.
     pub(crate) fn by_tree(&self, partition: Option<PartitionId>, since: Instant) -> BTreeMap<TreeId, Progress> {
         let mut marks: BTreeMap<TreeId, Vec<&Mark>> = BTreeMap::new();
@@ -212,6 +220,11 @@ mod tests {
         schedule.verified(NodeId(2), tree(0), now + SECOND, NONE);
         let progress = schedule.by_tree(None, now + SECOND)[&tree(0)];
         assert_eq!(progress, Progress { pairs: 2, verified: 2, done: 1, oldest: Some(now) });
+        let only = |peer: u64| move |of: NodeId, _: TreeId| of == NodeId(peer);
+        assert!(!schedule.is_done(now, |_, _| true) && !schedule.is_done(now, only(1)));
+        assert!(schedule.is_done(now, |_, at| at == tree(0)) && schedule.is_done(now, |_, _| false));
+        assert!(!schedule.is_done(now + 2 * SECOND, |_, _| false), "nothing was compared since");
+        assert!(Schedule::default().is_done(now, |_, _| true), "there is nothing to compare");
         assert_eq!(schedule.with_peer(NodeId(2)), Progress { pairs: 3, verified: 1, done: 0, oldest: None });
     }
 }

@@ -160,10 +160,13 @@ impl Core {
         Ok((deletions.len() as u64, Some(last)))
     }
 
-    /// Makes a new epoch durable.
-    pub(super) fn renew_epoch(&self) -> Result<Epoch, StoreError> {
+    /// Makes a new epoch durable, in place of this one.
+    pub(super) fn renew_epoch(&self, from: Epoch) -> Result<Epoch, StoreError> {
         let epoch = self.commit(PersistMode::SyncData, &[], |_| {
             // By the one writer, so that no batch decided under the old epoch can come after it.
+            if self.epoch() != from {
+                return Err(Fault::Refused(StoreError::EpochChanged));
+            }
             let epoch = epoch::fresh(&self.env, &[Some(self.epoch())]);
             self.epoch.store(epoch.0, Ordering::Release);
             Ok(epoch)

@@ -120,8 +120,8 @@ impl Embedded {
         self.core.epoch()
     }
 
-    pub(super) async fn renew_epoch(&self, _reason: &str) -> Result<Epoch, StoreError> {
-        self.run(Core::renew_epoch).await
+    pub(super) async fn renew_epoch(&self, from: Epoch, _reason: &str) -> Result<Epoch, StoreError> {
+        self.run(move |core| core.renew_epoch(from)).await
     }
 
     pub(super) async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {

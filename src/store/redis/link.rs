@@ -184,9 +184,9 @@ impl Link {
         }
     }
 
-    /// Makes a new epoch, and a session under it.
-    pub(super) async fn renew(&self) -> Result<Epoch, StoreError> {
-        Ok(self.begin(Some("the node asked for it")).await?.epoch)
+    /// Makes a new epoch in place of this one, and a session under it.
+    pub(super) async fn renew(&self, from: Epoch) -> Result<Epoch, StoreError> {
+        Ok(self.begin(Some(from)).await?.epoch)
     }
 
     /// Ends this session, unless it was replaced already. Commands on their way fail by the next fence.
@@ -223,7 +223,7 @@ impl Link {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn begin(&self, renew: Option<&'static str>) -> Result<Session, StoreError> {
+    async fn begin(&self, renew: Option<Epoch>) -> Result<Session, StoreError> {
         let mut connector = self.connector.lock().await;
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Unavailable("it was closed".to_owned()));
@@ -236,14 +236,18 @@ impl Link {
                 return Err(StoreError::Unavailable("the connection to Redis is down".to_owned()));
             }
         }
-        match self.handshake(&mut connector, renew).await {
-            Ok(session) => {
+        if renew.is_some_and(|from| connector.own.epoch != from) {
+            return Err(StoreError::EpochChanged);
+        }
+        match self.handshake(&mut connector, renew.map(|_| "the node asked for it")).await {
+            Ok((session, lost)) => {
                 (connector.not_before, connector.delay) = (None, limits::REDIS_BACKOFF_MIN);
                 if session.writable {
                     self.pulse.report(None);
                 }
                 *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
-                Ok(session)
+                // Whoever renews must not take a database that was lost meanwhile for the one he knew.
+                if lost && renew.is_some() { Err(StoreError::EpochChanged) } else { Ok(session) }
             }
             Err(failure) => {
                 connector.not_before = Some(Instant::now() + connector.delay);
@@ -255,15 +259,20 @@ impl Link {
         }
     }
 
-    async fn handshake(&self, connector: &mut Connector, renew: Option<&'static str>) -> Result<Session, Failure> {
+    /// A new session, and whether the database has lost something since the last.
+    async fn handshake(
+        &self,
+        connector: &mut Connector,
+        renew: Option<&'static str>,
+    ) -> Result<(Session, bool), Failure> {
         let failure = |error: redis::RedisError| Failure::of(&error);
         let mut connection = self.address.connect().await.map_err(failure)?;
         let facts = Facts::ask(&mut connection).await.map_err(failure)?;
         let meta = ask_meta(&mut connection, &self.scripts).await?;
         let seen = connector.seen.load(Ordering::Acquire);
-        let lost = match connector.own.compare(meta.sentinel.as_deref(), meta.commits, seen) {
-            Finding::Whole => renew,
-            Finding::Lost(reason) => Some(reason),
+        let (lost, went_back) = match connector.own.compare(meta.sentinel.as_deref(), meta.commits, seen) {
+            Finding::Whole => (renew, false),
+            Finding::Lost(reason) => (Some(reason), true),
             Finding::Foreign(reason) => {
                 let text = format!("{} is not this node's any more: {reason}", self.address.name);
                 let (error, trouble) = (StoreError::Unavailable(text.clone()), Some(Trouble::Down(text)));
@@ -302,7 +311,7 @@ impl Link {
             tracing::warn!(%error, path = %self.memo.path().display(), "writing the storage's memo");
         }
         let (epoch, fence, seen) = (connector.own.epoch, connector.own.fence, connector.seen.clone());
-        Ok(Session { connection, epoch, writable, text: text.into(), fence, seen })
+        Ok((Session { connection, epoch, writable, text: text.into(), fence, seen }, went_back))
     }
 }
 

@@ -102,8 +102,8 @@ impl Redis {
         self.link.epoch()
     }
 
-    pub(super) async fn renew_epoch(&self, _reason: &str) -> Result<Epoch, StoreError> {
-        self.link.renew().await
+    pub(super) async fn renew_epoch(&self, from: Epoch, _reason: &str) -> Result<Epoch, StoreError> {
+        self.link.renew(from).await
     }
 
     pub(super) async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {

@@ -117,10 +117,13 @@ impl Simulated {
         self.0.disk.lock().seen.seal.map_or(Epoch(0), |seal| seal.mark.epoch)
     }
 
-    pub(super) async fn renew_epoch(&self, _reason: &str) -> Result<Epoch, StoreError> {
+    pub(super) async fn renew_epoch(&self, from: Epoch, _reason: &str) -> Result<Epoch, StoreError> {
         let epoch = epoch::fresh(&self.0.env, &[Some(self.epoch())]);
         self.0
             .write(true, |inner, platter| {
+                if inner.seal(platter, None, false)?.mark.epoch != from {
+                    return Err(StoreError::EpochChanged);
+                }
                 let seal = inner.seal(platter, Some(epoch), false)?;
                 Ok((Vec::new(), seal))
             })

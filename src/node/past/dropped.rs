@@ -1,0 +1,83 @@
+//! What was dropped in a tree, said to an owner whose storage went back and may hold it still.
+//!
+//! The proof: the *frontier* of a tree is the latest stamp of anything that this node dropped in it. It was dropped only
+//! while the trees of all owners were found equal, after all of that had died (see `node::reap`); so then this node
+//! had every version with a stamp up to the frontier that any owner had. Such a version that it has neither now, nor in the
+//! context of what it has, was dropped by all. Of a version with a later stamp nothing is said: it may be an
+//! acknowledged write that others have lost. The frontier lies in the storage of which it speaks, so a storage that went
+//! back itself, or lost everything, says less, and nothing wrong.
+
+use crate::limits;
+use crate::node::core::Core;
+use crate::node::past::kept;
+use crate::node::replica::storage_error;
+use crate::record;
+use crate::store::Slot;
+use crate::version::{Dot, Siblings, Stamp};
+use crate::wire::past::{DroppedAnswer, DroppedRequest};
+use crate::wire::rpc::ServeError;
+use crate::wire::sync::TreeId;
+
+/// Says which of the versions were dropped.
+pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<DroppedAnswer, ServeError> {
+    let DroppedRequest { partition, copies, keys } = request;
+    core.check_partition(partition)?;
+    if keys.len() > limits::DROPPED_KEYS_MAX {
+        let text = format!("{} keys in one message, the limit is {}", keys.len(), limits::DROPPED_KEYS_MAX);
+        return Err(ServeError::Limit(text));
+    }
+    let owners = core.view().ring(copies).map(|ring| ring.preference_list(partition).contains(&core.id));
+    if owners != Some(true) {
+        let text = format!("this node does not own the {copies} copies of partition {partition}");
+        return Err(ServeError::Invalid(text));
+    }
+    let epoch = core.engine.epoch();
+    let frontier = frontier(core, TreeId { partition, copies }).await?;
+    let slot = |key: &[u8]| Slot { partition, key: bytes::Bytes::copy_from_slice(key) };
+    let slots: Vec<Slot> = keys.iter().map(|(key, _)| slot(key)).collect();
+    // In this order: what is dropped between the two is not found, and not behind the frontier.
+    let records = core.replica.fetch(slots.clone()).await?;
+    let held = slots.iter().zip(records).map(|(slot, record)| match record {
+        None => Some(Siblings::new()),
+        Some(record) => record::decode(&core.hash, &slot.key, &record).ok(),
+    });
+    let dropped = keys.iter().zip(held).map(|((_, versions), held)| dropped(versions, held.as_ref(), frontier));
+    let dropped = dropped.collect();
+    if core.engine.epoch() != epoch {
+        return Err(ServeError::Unavailable("the storage has begun another epoch".to_owned()));
+    }
+    Ok(DroppedAnswer { frontier, dropped })
+}
+
+async fn frontier(core: &Core, tree: TreeId) -> Result<Stamp, ServeError> {
+    let stored = core.engine.get_many(&[kept::frontier_slot(core.id, tree)]).await;
+    let stored = stored.map_err(|error| storage_error(&error))?.pop().flatten();
+    Ok(kept::decode_frontier(&core.hash, stored.as_ref()))
+}
+
+/// Which of these versions were dropped, by an owner that holds this; nothing is known of what cannot be read.
+fn dropped(versions: &[(Dot, Stamp)], held: Option<&Siblings>, frontier: Stamp) -> Vec<Dot> {
+    let Some(held) = held else { return Vec::new() };
+    let gone = |(dot, stamp): &&(Dot, Stamp)| *stamp <= frontier && !held.context().covers(*dot);
+    versions.iter().filter(gone).map(|(dot, _)| *dot).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Epoch, NodeId};
+    use crate::version::{Actor, Context};
+
+    #[test]
+    fn only_what_is_behind_the_frontier_and_was_never_seen_there_was_dropped() {
+        let dot = |counter| Dot { actor: Actor { node: NodeId(1), epoch: Epoch(2) }, counter };
+        let mut context = Context::new();
+        context.add(dot(1));
+        let held = Siblings::seen(context);
+        let versions = [(dot(1), Stamp(3)), (dot(2), Stamp(5)), (dot(3), Stamp(6))];
+        assert_eq!(dropped(&versions, Some(&held), Stamp(5)), [dot(2)]);
+        assert_eq!(dropped(&versions, Some(&Siblings::new()), Stamp(9)), [dot(1), dot(2), dot(3)]);
+        assert_eq!(dropped(&versions, Some(&Siblings::new()), Stamp(0)), []);
+        assert_eq!(dropped(&versions, None, Stamp(9)), [], "what cannot be read proves nothing");
+    }
+}

@@ -1,0 +1,18 @@
+//! What a node tells of the hints that it keeps for others. Hints themselves travel as records.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::NodeName;
+
+/// The hints that a node keeps for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintsFor {
+    /// Whom they are for.
+    pub name: NodeName,
+    /// How many there are.
+    pub count: u64,
+    /// Bytes of their markers; the records lie beside the node's own.
+    pub bytes: u64,
+    /// Age of the oldest, in milliseconds.
+    pub oldest_ms: u64,
+}

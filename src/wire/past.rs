@@ -1,0 +1,82 @@
+//! The messages by which nodes tell each other how far their storages have come, and what has been dropped since.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::PartitionId;
+use crate::version::{Dot, Stamp};
+use crate::wire::blob::Blob;
+
+/// How far a node's storage had come when it was seen. It only grows, so a storage that is behind what somebody saw of it
+/// was put back to an older copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landmark {
+    /// How often a node was started on it.
+    pub starts: u64,
+    /// Drawn at that start: two starts from one and the same copy are told apart by it.
+    pub life: u64,
+    /// Raised now and then while it is written to, and before anything is dropped.
+    pub mark: u64,
+}
+
+impl Landmark {
+    /// Whether a storage that is here now has seen less than this one had, or something else.
+    pub fn is_beyond(&self, now: &Self) -> bool {
+        let other_life = self.starts == now.starts && self.life != now.life;
+        other_life || (self.starts, self.mark) > (now.starts, now.mark)
+    }
+}
+
+/// Asks another owner which versions have been dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedRequest {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The replica count of the keys' namespaces, which decides who owns them.
+    pub copies: u8,
+    /// Keys with the names and stamps of the versions that the asker has; at most
+    /// [`crate::limits::DROPPED_KEYS_MAX`].
+    pub keys: Vec<(Blob, Vec<(Dot, Stamp)>)>,
+}
+
+/// What has been dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedAnswer {
+    /// The latest stamp of anything that the answerer dropped in the tree; zero where it has dropped nothing.
+    pub frontier: Stamp,
+    /// For each key, in order, those of the versions that were dropped.
+    pub dropped: Vec<Vec<Dot>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::types::{Epoch, NodeId};
+    use crate::version::Actor;
+
+    fn hex<T: Serialize>(message: &T) -> String {
+        postcard::to_stdvec(message).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn messages_are_pinned_because_other_versions_read_them() {
+        assert_eq!(hex(&Landmark { starts: 1, life: 2, mark: 300 }), "0102ac02");
+        let dot = Dot { actor: Actor { node: NodeId(1), epoch: Epoch(2) }, counter: 3 };
+        let keys = vec![(Blob::copy(b"k"), vec![(dot, Stamp(4))])];
+        assert_eq!(hex(&DroppedRequest { partition: PartitionId(7), copies: 3, keys }), "070301016b0101020304");
+        let answer = DroppedAnswer { frontier: Stamp(5), dropped: vec![vec![dot], vec![]] };
+        assert_eq!(hex(&answer), "05020101020300");
+    }
+
+    #[test]
+    fn a_copy_is_behind_when_others_saw_more_or_something_else() {
+        let at = |starts, life, mark| Landmark { starts, life, mark };
+        let now = at(3, 7, 5);
+        for seen in [at(3, 7, 5), at(3, 7, 4), at(2, 9, 8)] {
+            assert!(!seen.is_beyond(&now), "{seen:?}");
+        }
+        for seen in [at(3, 7, 6), at(3, 8, 0), at(4, 1, 0)] {
+            assert!(seen.is_beyond(&now), "{seen:?}");
+        }
+    }
+}
