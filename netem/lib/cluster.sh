@@ -1,6 +1,13 @@
 # shellcheck shell=bash
 # The cluster file, sets of nodes, and who hears whom. Pure, as vocabulary.sh, which must be read first.
 
+# Nodes in the order of the cluster file, and what it says of each.
+nodes=()
+declare -A addresses_of=()
+declare -A ports_of=()
+declare -A region_of=()
+declare -A ssh_of=()
+
 # is_address TEXT: an IPv4 or IPv6 address, by its form.
 is_address() {
     local octet
@@ -53,7 +60,8 @@ cluster_read() {
         read -ra fields <<<"${line%%#*}"
         cluster_line "${fields[@]}" || { wrong "in $1: $line"; return; }
     done <<<"$text"
-    [ "${#nodes[@]}" -gt 1 ] || wrong "$1 names fewer than two nodes"
+    [ "${#nodes[@]}" -gt 1 ] || { wrong "$1 names fewer than two nodes"; return; }
+    [ "${#nodes[@]}" -le 250 ] || wrong "$1 names more than 250 nodes"
 }
 
 # set_nodes SET: the nodes of `n1,n2`, or of `all`, one a line, in the order of the cluster.
@@ -91,13 +99,16 @@ shape_groups() {
             ;;
         bridge)
             middle=${2-${nodes[count / 2]}}
-            [ $# -le 2 ] && [ -n "${addresses_of[$middle]-}" ] || { wrong "bridge wants one node, or nothing: bridge n3"; return; }
-            local others=()
+            if [ $# -gt 2 ] || [ -z "${addresses_of[$middle]-}" ]; then
+                wrong "bridge wants one node, or nothing: bridge n3"
+                return
+            fi
+            local beside=()
             for name in "${nodes[@]}"; do
-                if [ "$name" != "$middle" ]; then others+=("$name"); fi
+                if [ "$name" != "$middle" ]; then beside+=("$name"); fi
             done
-            joined "${others[@]:0:count/2}" "$middle"
-            joined "$middle" "${others[@]:count/2}"
+            joined "${beside[@]:0:count/2}" "$middle"
+            joined "$middle" "${beside[@]:count/2}"
             ;;
         ring)
             [ $# = 1 ] || { wrong "ring wants nothing more"; return; }

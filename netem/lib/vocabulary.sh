@@ -12,10 +12,6 @@ regions_file=${NETEM_REGIONS:-$vocabulary_home/regions.tsv}
 # What segments large sends on real hosts passes no more than this.
 rate_max_bit=1000000000
 
-# Nodes in the order of the cluster file, and what it says of each.
-nodes=()
-declare -A addresses_of=() ports_of=() region_of=() ssh_of=()
-
 wrong() {
     printf 'netem: %s\n' "$*" >&2
     return 2
@@ -109,7 +105,7 @@ words_rate() {
     is_rate "${1-}" || { wrong "rate wants bits per second such as 20mbit (bit, kbit, mbit, gbit), not '${1-}'"; return; }
     local bits
     bits=$(rate_bits "$1")
-    [ "$bits" -ge 1000 ] && [ "$bits" -le "$rate_max_bit" ] || wrong "rate $1 is not within 1kbit and 1gbit"
+    if [ "$bits" -lt 1000 ] || [ "$bits" -gt "$rate_max_bit" ]; then wrong "rate $1 is not within 1kbit and 1gbit"; fi
 }
 
 words_one() {
