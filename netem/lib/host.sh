@@ -11,6 +11,10 @@ declare -A shape_pref=([4]=7403 [6]=7404)
 declare -A protocol_of=([4]=ip [6]=ipv6)
 declare -A match_of=([4]=ip [6]=ip6)
 
+# Devices by which others are reached, and which one for each `PEER ADDRESS`.
+devices=()
+declare -A device_of=()
+
 # Where notes are kept of what was asked for. It is empty after a restart of the host, as are qdiscs and tables.
 state_home=${NETEM_STATE:-/run/dynamomini-netem}
 
@@ -103,7 +107,12 @@ arrival_kind() {
     # Not of a clsact: what it does with packets that leave would be lost with it.
     if qdiscs "$1" | grep -q '^qdisc ingress '; then
         prefs=$(tc filter show dev "$1" parent ffff: | sed -n 's/.* pref \([0-9]*\) .*/\1/p' | sort -u)
-        if [ -n "$prefs" ] && ! grep -qvE '^740[1-4]$' <<<"$prefs"; then
+        # Without filters it is ours if it was about to be made by us when something failed.
+        if [ -z "$prefs" ] && ! grep -qsx "$1" "$state_home/arrival"; then
+            printf 'foreign\n'
+            return
+        fi
+        if ! grep -qvE '^(740[1-4])?$' <<<"$prefs"; then
             if [ -n "$assume_clear" ]; then printf 'none\n'; else printf 'ours\n'; fi
             return
         fi

@@ -47,7 +47,10 @@ notes_write() {
     mv "$state_home/notes.new" "$state_home/notes"
 }
 
-notes_forget() { rm -f "$state_home/notes" "$state_home/cluster" "$state_home/undo"; }
+# notes_begin: what must be known if the plan fails in the middle.
+notes_begin() { printf '%s\n' "${devices[@]}" >"$state_home/arrival"; }
+
+notes_forget() { rm -f "$state_home/arrival" "$state_home/notes" "$state_home/cluster" "$state_home/undo"; }
 
 # Seconds since this host started: its wall clock may be set meanwhile.
 uptime_seconds() {

@@ -146,7 +146,7 @@ plan_arrival_filters() {
 plan_arrival() {
     local device=$1 kind wanted=
     kind=$(arrival_kind "$device")
-    if any_words in || { [ "$backend" = tc ] && any_cut_here; }; then wanted=1; fi
+    if any_words in || cut_by_tc "$device"; then wanted=1; fi
     if [ -n "$wanted" ] && [ "$kind" = foreign ]; then
         failed "$device has an ingress or clsact qdisc that is not netem's: take it away first (tc qdisc del dev $device ingress)"
         return
@@ -210,6 +210,16 @@ plan_nft() {
     elif [ -z "$assume_clear" ] && has_nft_table; then
         add "nft delete table inet $nft_table"
     fi
+}
+
+# cut_by_tc DEVICE: whether somebody who is reached by it must not be heard, and tc has to see to that.
+cut_by_tc() {
+    local name
+    if [ "$backend" = nft ]; then return 1; fi
+    for name in $(peers_at "$1"); do
+        if [ -n "${cuts["$name $self"]-}" ]; then return 0; fi
+    done
+    return 1
 }
 
 # changes_on_arrival: whether what is asked for on arrival differs from what is noted, other than in words.
