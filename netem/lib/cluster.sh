@@ -7,6 +7,8 @@ declare -A addresses_of=()
 declare -A ports_of=()
 declare -A region_of=()
 declare -A ssh_of=()
+# Its place, as two hexadecimal digits.
+declare -A number_of=()
 
 # is_address TEXT: an IPv4 or IPv6 address, by its form.
 is_address() {
@@ -20,8 +22,13 @@ is_address() {
     fi
 }
 
-# family_of ADDRESS: 4 or 6.
-family_of() { case $1 in *:*) printf '6\n' ;; *) printf '4\n' ;; esac }
+# family_of ADDRESS: sets `family` to 4 or 6. A process for each address would be slow.
+family_of() { case $1 in *:*) family=6 ;; *) family=4 ;; esac }
+
+# What commands of the kernel call the two kinds of addresses, by `family`.
+declare -A protocol_of=([4]=ip [6]=ipv6)
+declare -A match_of=([4]=ip [6]=ip6)
+declare -A prefix_of=([4]=32 [6]=128)
 
 # cluster_line NAME ADDRESSES OPTION...: one node of the cluster file.
 cluster_line() {
@@ -34,6 +41,7 @@ cluster_line() {
     done
     [ -n "${list//,/}" ] || { wrong "$name has no address"; return; }
     nodes+=("$name")
+    printf -v "number_of[$name]" '%02x' "${#nodes[@]}"
     addresses_of[$name]=${list//,/ }
     ports_of[$name]="7400 7401"
     for option in "${@:3}"; do
@@ -54,7 +62,7 @@ cluster_line() {
 cluster_read() {
     local line fields text
     nodes=()
-    addresses_of=() ports_of=() region_of=() ssh_of=()
+    addresses_of=() ports_of=() region_of=() ssh_of=() number_of=()
     text=$(rows "$1") || return
     while read -r line; do
         read -ra fields <<<"${line%%#*}"

@@ -41,7 +41,7 @@ doctor_kernel() {
 }
 
 doctor_place() {
-    local device kind mtu
+    local device kind mtu said
     notes_read
     if ! find_cluster; then
         bad 'a cluster file that can be read'
@@ -50,13 +50,15 @@ doctor_place() {
     find_place || { bad 'a place in the cluster'; return; }
     good "this host is $self; the others are reached by ${devices[*]}"
     for device in "${devices[@]}"; do
-        kind=$(root_kind "$device")
+        root_kind "$device"
         case $kind in
             foreign*) bad "a free root qdisc on $device: it has ${kind#foreign }" ;;
             *) good "$device has a root qdisc that may be replaced ($kind)" ;;
         esac
-        if qdiscs "$device" | grep -q '^qdisc mq '; then printf 'note    %s has several queues, which become one while links are shaped\n' "$device"; fi
-        if [ "$(arrival_kind "$device")" = foreign ]; then bad "a free ingress qdisc on $device (for --direction in, both, and cuts by tc)"; fi
+        ask_qdiscs "$device"
+        if [[ $said == *'qdisc mq '* ]]; then printf 'note    %s has several queues, which become one while links are shaped\n' "$device"; fi
+        arrival_kind "$device"
+        if [ "$kind" = foreign ]; then bad "a free ingress qdisc on $device (for --direction in, both, and cuts by tc)"; fi
         mtu=$(ip -o link show dev "$device" | sed -n 's/.* mtu \([0-9]*\).*/\1/p')
         if [ "${mtu:-0}" -gt 1500 ]; then printf 'note    %s has an MTU of %s: datagrams over 1950 bytes are dropped while links are shaped (net.mtu_max)\n' "$device" "$mtu"; fi
     done

@@ -8,12 +8,17 @@ nft_table=dynamomini_netem
 # Priorities of our filters where packets arrive: cuts and shaping, IPv4 and IPv6.
 declare -A cut_pref=([4]=7401 [6]=7402)
 declare -A shape_pref=([4]=7403 [6]=7404)
-declare -A protocol_of=([4]=ip [6]=ipv6)
-declare -A match_of=([4]=ip [6]=ip6)
 
-# Devices by which others are reached, and which one for each `PEER ADDRESS`.
+# Devices by which others are reached; the peers of each, and their addresses by `DEVICE PEER`. The ifb has all of them.
 devices=()
-declare -A device_of=()
+declare -A peers_at=()
+declare -A addresses_at=()
+
+# What tc says of each device, asked once.
+declare -A qdiscs_of=()
+
+# Whether what is there now will have been taken away by the first part of the plan.
+assume_clear=
 
 # Where notes are kept of what was asked for. It is empty after a restart of the host, as are qdiscs and tables.
 state_home=${NETEM_STATE:-/run/dynamomini-netem}
@@ -23,17 +28,13 @@ failed() {
     return 1
 }
 
-# address_of_host ADDRESS: whether this host has it.
-address_of_host() {
-    ip -o addr show | awk -v wanted="$1" '{ sub("/.*", "", $4); if ($4 == wanted) found = 1 } END { exit !found }'
-}
-
 # find_self: the node of the cluster whose address this host has.
 find_self() {
-    local name address found=()
+    local name address found=() own
+    own=$(ip -o addr show | awk '{ sub("/.*", "", $4); print $4 }')
     for name in "${nodes[@]}"; do
         for address in ${addresses_of[$name]}; do
-            if address_of_host "$address"; then
+            if [[ $'\n'$own$'\n' == *$'\n'"$address"$'\n'* ]]; then
                 found+=("$name")
                 break
             fi
@@ -46,83 +47,97 @@ find_self() {
     esac
 }
 
-# device_to ADDRESS: the device by which this host sends there; nothing if there is no way.
+# device_to ADDRESS: sets `device` to the one by which this host sends there; to nothing if there is no way.
 device_to() {
     local route
+    device=
     route=$(ip -o route get "$1" 2>/dev/null) || return 0
-    case $route in
-        local* | *" dev lo "*) printf 'lo\n' ;;
-        *) sed -n 's/.* dev \([^ ]*\).*/\1/p' <<<"$route" ;;
-    esac
+    if [[ $route == local* ]]; then
+        device=lo
+    elif [[ $route =~ \ dev\ ([^ ]+) ]]; then
+        device=${BASH_REMATCH[1]}
+    fi
 }
 
-# find_devices: fills `devices`, and `device_of` for each `PEER ADDRESS` that can be reached.
+# reached PEER ADDRESS DEVICE: takes down that it is.
+reached() {
+    local at
+    if [ -z "${peers_at[$3]-}" ]; then devices+=("$3"); fi
+    for at in "$3" "$ifb_device"; do
+        if [[ " ${peers_at[$at]-} " != *" $1 "* ]]; then peers_at[$at]="${peers_at[$at]-} $1"; fi
+        addresses_at["$at $1"]="${addresses_at["$at $1"]-} $2"
+    done
+}
+
+# find_devices: by which devices the others are reached.
 find_devices() {
     local name address device
-    devices=()
-    device_of=()
+    devices=() peers_at=() addresses_at=()
     for name in "${nodes[@]}"; do
         if [ "$name" = "$self" ]; then continue; fi
         for address in ${addresses_of[$name]}; do
-            device=${device_wanted:-$(device_to "$address")}
+            device=$device_wanted
+            if [ -z "$device" ]; then device_to "$address"; fi
             case $device in
-                '')
-                    printf 'netem: note: no way leads to %s of %s from here; it is left out\n' "$address" "$name" >&2
-                    continue
-                    ;;
+                '') printf 'netem: note: no way leads to %s of %s from here; it is left out\n' "$address" "$name" >&2 ;;
                 lo)
                     failed "$address of $name is an address of this host, which is $self: is the cluster file right?"
                     return
                     ;;
+                *) reached "$name" "$address" "$device" ;;
             esac
-            device_of["$name $address"]=$device
-            if [[ " ${devices[*]-} " != *" $device "* ]]; then devices+=("$device"); fi
         done
     done
     [ "${#devices[@]}" -gt 0 ] || failed "no way leads to any other node from here"
 }
 
-# qdiscs DEVICE
-qdiscs() { tc qdisc show dev "$1"; }
-
-# root_kind DEVICE: ours, foreign (somebody made it), default (the kernel made it), none.
-root_kind() {
-    local line
-    line=$(qdiscs "$1" | awk '/ root / { print $2, $3; exit }')
-    case $line in
-        '') printf 'none\n' ;;
-        "htb $root_handle:") if [ -n "$assume_clear" ]; then printf 'none\n'; else printf 'ours\n'; fi ;;
-        *" 0:") printf 'default\n' ;;
-        *) printf 'foreign %s\n' "$line" ;;
-    esac
+# ask_qdiscs DEVICE: sets `said` to what tc says of it.
+ask_qdiscs() {
+    if [ -z "${qdiscs_of[$1]+asked}" ]; then qdiscs_of[$1]=$(tc qdisc show dev "$1"); fi
+    said=${qdiscs_of[$1]}
 }
 
-# arrival_kind DEVICE: who owns what sees packets arrive: ours, foreign, none.
+# root_kind DEVICE: sets `kind` to ours, foreign (somebody made it), default (the kernel made it), none.
+root_kind() {
+    local said
+    ask_qdiscs "$1"
+    kind=none
+    if [[ $said =~ qdisc\ ([a-z0-9_]+)\ ([0-9a-f]+:)\ (dev\ [^ ]+\ )?root ]]; then
+        case "${BASH_REMATCH[1]} ${BASH_REMATCH[2]}" in
+            "htb $root_handle:") kind=ours ;;
+            *" 0:") kind=default ;;
+            *) kind="foreign ${BASH_REMATCH[1]} ${BASH_REMATCH[2]}" ;;
+        esac
+    fi
+    if [ "$kind" = ours ] && [ -n "$assume_clear" ]; then kind=none; fi
+}
+
+# arrival_kind DEVICE: sets `kind` to who owns what sees packets arrive: ours, foreign, none.
 arrival_kind() {
-    local prefs
-    if ! qdiscs "$1" | grep -qE '^qdisc (ingress|clsact) '; then
-        printf 'none\n'
-        return
-    fi
-    # Not of a clsact: what it does with packets that leave would be lost with it.
-    if qdiscs "$1" | grep -q '^qdisc ingress '; then
+    local said prefs
+    ask_qdiscs "$1"
+    kind=none
+    if [[ $said == *"qdisc ingress "* ]]; then
         prefs=$(tc filter show dev "$1" parent ffff: | sed -n 's/.* pref \([0-9]*\) .*/\1/p' | sort -u)
-        # Without filters it is ours if it was about to be made by us when something failed.
-        if [ -z "$prefs" ] && ! grep -qsx "$1" "$state_home/arrival"; then
-            printf 'foreign\n'
-            return
+        if [ -z "$prefs" ]; then
+            kind=foreign
+            # It was about to be made by us when something failed.
+            if grep -qsx "$1" "$state_home/arrival"; then kind=ours; fi
+        elif grep -qvE '^740[1-4]$' <<<"$prefs"; then
+            kind=foreign
+        else
+            kind=ours
         fi
-        if ! grep -qvE '^(740[1-4])?$' <<<"$prefs"; then
-            if [ -n "$assume_clear" ]; then printf 'none\n'; else printf 'ours\n'; fi
-            return
-        fi
+    elif [[ $said == *"qdisc clsact "* ]]; then
+        # What it does with packets that leave would be lost with it.
+        kind=foreign
     fi
-    printf 'foreign\n'
+    if [ "$kind" = ours ] && [ -n "$assume_clear" ]; then kind=none; fi
 }
 
 has_ifb() { ip -o link show dev "$ifb_device" >/dev/null 2>&1; }
 
-# How what must not arrive is dropped: nft, or tc where the kernel or the host lacks that.
+# cut_backend: how what must not arrive is dropped: nft, or tc where the kernel or the host lacks that.
 cut_backend() {
     case ${NETEM_CUT-} in
         nft | tc) printf '%s\n' "$NETEM_CUT" ;;
@@ -133,10 +148,7 @@ cut_backend() {
 
 has_nft_table() { nft list table inet "$nft_table" >/dev/null 2>&1; }
 
-# own_devices: all devices that have something of ours, whatever the notes say.
-own_devices() {
-    local device
-    while IFS= read -r device; do
-        if [ "$(root_kind "$device")" = ours ] || [ "$(arrival_kind "$device")" = ours ]; then printf '%s\n' "$device"; fi
-    done < <(ip -o link show | sed -n 's/^[0-9]*: \([^:@]*\)[:@].*/\1/p')
+# all_devices: every device there is, but the ifb.
+all_devices() {
+    ip -o link show | sed -n -e "/^[0-9]*: ${ifb_device}[:@]/d" -e 's/^[0-9]*: \([^:@]*\)[:@].*/\1/p'
 }

@@ -7,85 +7,65 @@
 
 # Lines of a plan. A line that begins with `nft` is one argument after that, and one transaction.
 plan=()
-# Whether what is there now will have been taken away by the first part of the plan.
-assume_clear=
 add() { plan+=("$*"); }
 
-# number_of PEER: its place in the cluster, as two hexadecimal digits.
-number_of() {
-    local at
-    for at in "${!nodes[@]}"; do
-        if [ "${nodes[at]}" = "$1" ]; then printf '%02x\n' $((at + 1)); fi
-    done
-}
-
-# peer_matches PEER ADDRESS out|in: what packets of this link look like, one form a line: to the other's ports, and from ours.
+# peer_matches PEER ADDRESS out|in: sets `matches` to what packets of this link look like: to the other's ports, and from ours.
 peer_matches() {
-    local way=dst there=dport here=sport port match head
+    local way=dst there=dport here=sport port match head family
     if [ "$3" = in ]; then way=src there=sport here=dport; fi
-    match=${match_of[$(family_of "$2")]}
-    head="match $match protocol 17 0xff match $match $way $2/$(prefix_of "$2")"
-    for port in ${ports_of[$1]}; do printf '%s match %s %s %s 0xffff\n' "$head" "$match" "$there" "$port"; done
-    for port in ${ports_of[$self]}; do printf '%s match %s %s %s 0xffff\n' "$head" "$match" "$here" "$port"; done
+    family_of "$2"
+    match=${match_of[$family]}
+    head="match $match protocol 17 0xff match $match $way $2/${prefix_of[$family]} match $match"
+    matches=()
+    for port in ${ports_of[$1]}; do matches+=("$head $there $port 0xffff"); done
+    for port in ${ports_of[$self]}; do matches+=("$head $here $port 0xffff"); done
 }
 
-prefix_of() { case $1 in *:*) printf '128\n' ;; *) printf '32\n' ;; esac }
+# wanted_words out|in PEER: sets `words`.
+wanted_words() { if [ "$1" = out ]; then words=${out_words[$2]-}; else words=${in_words[$2]-}; fi; }
 
-# leaf_words WORD...: a link without words still has its class, so that giving it some touches no other link.
-leaf_words() { if [ -n "$*" ]; then printf '%s\n' "$*"; else printf 'delay 0ms limit 20000\n'; fi; }
-
-# peers_at DEVICE: peers that are reached by it; all of them for the ifb.
-peers_at() {
-    local name key
-    for name in "${nodes[@]}"; do
-        for key in "${!device_of[@]}"; do
-            if [ "${key% *}" = "$name" ] && { [ "$1" = "$ifb_device" ] || [ "${device_of[$key]}" = "$1" ]; }; then
-                printf '%s\n' "$name"
-                break
-            fi
-        done
-    done
+# leaf_words out|in PEER: sets `words`. A link without words still has its class, so that giving it some touches no other link.
+leaf_words() {
+    wanted_words "$1" "$2"
+    if [ -z "$words" ]; then words='delay 0ms limit 20000'; fi
 }
-
-# addresses_at DEVICE PEER: its addresses that are reached by the device.
-addresses_at() {
-    local address
-    for address in ${addresses_of[$2]}; do
-        case ${device_of["$2 $address"]-} in
-            '') ;;
-            "$1") printf '%s\n' "$address" ;;
-            *) if [ "$1" = "$ifb_device" ]; then printf '%s\n' "$address"; fi ;;
-        esac
-    done
-}
-
-# wanted_words out|in PEER
-wanted_words() { if [ "$1" = out ]; then printf '%s\n' "${out_words[$2]-}"; else printf '%s\n' "${in_words[$2]-}"; fi; }
 
 # any_words out|in: whether any link of this direction is shaped.
 any_words() {
+    local name words
+    for name in "${nodes[@]}"; do
+        wanted_words "$1" "$name"
+        if [ -n "$words" ]; then return 0; fi
+    done
+    return 1
+}
+
+# any_noted out|in: whether any was before.
+any_noted() {
     local name
     for name in "${nodes[@]}"; do
-        if [ -n "$(wanted_words "$1" "$name")" ]; then return 0; fi
+        if [ -n "${noted["$1 $name"]-}" ]; then return 0; fi
     done
     return 1
 }
 
 # plan_tree DEVICE out|in: the whole tree of a device that has none.
 plan_tree() {
-    local device=$1 way=$2 name number address match family
+    local device=$1 way=$2 name number address match matches family words
     add tc qdisc add dev "$device" root handle "$root_handle:" htb
-    for name in $(peers_at "$device"); do
-        number=$(number_of "$name")
+    for name in ${peers_at[$device]}; do
+        number=${number_of[$name]}
+        leaf_words "$way" "$name"
         add tc class add dev "$device" parent "$root_handle:" classid "$root_handle:$number" htb rate 10gbit quantum 60000
         # A burst of 1600 would be rounded to less than a full frame.
         add tc qdisc add dev "$device" parent "$root_handle:$number" handle "d2$number:" tbf rate 1gbit burst 2000 limit 10000000
-        add tc qdisc add dev "$device" parent "d2$number:1" handle "d3$number:" netem "$(leaf_words "$(wanted_words "$way" "$name")")"
-        for address in $(addresses_at "$device" "$name"); do
-            family=$(family_of "$address")
-            while IFS= read -r match; do
+        add tc qdisc add dev "$device" parent "d2$number:1" handle "d3$number:" netem "$words"
+        for address in ${addresses_at["$device $name"]}; do
+            family_of "$address"
+            peer_matches "$name" "$address" "$way"
+            for match in "${matches[@]}"; do
                 add tc filter add dev "$device" parent "$root_handle:" protocol "${protocol_of[$family]}" prio $((family + 6)) u32 "$match" flowid "$root_handle:$number"
-            done < <(peer_matches "$name" "$address" "$way")
+            done
         done
     done
 }
@@ -93,28 +73,27 @@ plan_tree() {
 # plan_leaves DEVICE out|in: other words for links of a tree that is there. A new leaf takes the place of the old one: a
 # leaf that is changed keeps its old rate and distribution where the new words have none.
 plan_leaves() {
-    local device=$1 way=$2 name number old
-    for name in $(peers_at "$device"); do
-        if [ "$(wanted_words "$way" "$name")" = "${noted["$way $name"]-}" ]; then continue; fi
-        number=$(number_of "$name")
-        old=d3
-        if qdiscs "$device" | grep -q "^qdisc netem d3$number:"; then old=d4; fi
-        add tc qdisc replace dev "$device" parent "d2$number:1" handle "$old$number:" netem "$(leaf_words "$(wanted_words "$way" "$name")")"
+    local device=$1 way=$2 name number other words said
+    ask_qdiscs "$device"
+    for name in ${peers_at[$device]}; do
+        wanted_words "$way" "$name"
+        if [ "$words" = "${noted["$way $name"]-}" ]; then continue; fi
+        leaf_words "$way" "$name"
+        number=${number_of[$name]}
+        other=d3
+        if [[ $said == *"qdisc netem d3$number:"* ]]; then other=d4; fi
+        add tc qdisc replace dev "$device" parent "d2$number:1" handle "$other$number:" netem "$words"
     done
 }
 
 # plan_shaping DEVICE out|in: whatever brings the device's tree to what is wanted.
 plan_shaping() {
     local device=$1 way=$2 kind
-    kind=$(root_kind "$device")
-    case $kind in
-        foreign*)
-            failed "$device has a root qdisc that is not netem's (${kind#foreign }): take it away first (tc qdisc del dev $device root) or name another --device"
-            return
-            ;;
-    esac
+    root_kind "$device"
     if ! any_words "$way"; then
         if [ "$kind" = ours ]; then add tc qdisc del dev "$device" root; fi
+    elif [[ $kind == foreign* ]]; then
+        failed "$device has a root qdisc that is not netem's (${kind#foreign }): take it away first (tc qdisc del dev $device root) or name another --device"
     elif [ "$kind" = ours ] && [ -n "$same_layout" ]; then
         plan_leaves "$device" "$way"
     else
@@ -126,18 +105,21 @@ plan_shaping() {
 
 # plan_arrival_filters DEVICE: drops for cuts where nft lacks, and the way into the ifb for what is shaped on arrival.
 plan_arrival_filters() {
-    local device=$1 name address family match
-    for name in $(peers_at "$device"); do
-        for address in $(addresses_at "$device" "$name"); do
-            family=$(family_of "$address")
-            while IFS= read -r match; do
+    local device=$1 name address match matches family shaped='' head
+    if any_words in; then shaped=1; fi
+    for name in ${peers_at[$device]}; do
+        for address in ${addresses_at["$device $name"]}; do
+            family_of "$address"
+            peer_matches "$name" "$address" in
+            head="tc filter add dev $device parent ffff: protocol ${protocol_of[$family]} prio"
+            for match in "${matches[@]}"; do
                 if [ "$backend" = tc ] && [ -n "${cuts["$name $self"]-}" ]; then
-                    add tc filter add dev "$device" parent ffff: protocol "${protocol_of[$family]}" prio "${cut_pref[$family]}" u32 "$match" action drop
+                    add "$head ${cut_pref[$family]} u32 $match action drop"
                 fi
-                if any_words in; then
-                    add tc filter add dev "$device" parent ffff: protocol "${protocol_of[$family]}" prio "${shape_pref[$family]}" u32 "$match" action mirred egress redirect dev "$ifb_device"
+                if [ -n "$shaped" ]; then
+                    add "$head ${shape_pref[$family]} u32 $match action mirred egress redirect dev $ifb_device"
                 fi
-            done < <(peer_matches "$name" "$address" in)
+            done
         done
     done
 }
@@ -145,7 +127,7 @@ plan_arrival_filters() {
 # plan_arrival DEVICE: what packets meet on arrival. Made anew when it changes, which takes some milliseconds.
 plan_arrival() {
     local device=$1 kind wanted=
-    kind=$(arrival_kind "$device")
+    arrival_kind "$device"
     if any_words in || cut_by_tc "$device"; then wanted=1; fi
     if [ -n "$wanted" ] && [ "$kind" = foreign ]; then
         failed "$device has an ingress or clsact qdisc that is not netem's: take it away first (tc qdisc del dev $device ingress)"
@@ -160,28 +142,29 @@ plan_arrival() {
 }
 
 plan_ifb() {
-    if any_words in; then
-        if [ -n "$assume_clear" ] || ! has_ifb; then
-            add ip link add "$ifb_device" type ifb
-            add ip link set "$ifb_device" up
-            plan_tree "$ifb_device" in
-        else
-            plan_shaping "$ifb_device" in
-        fi
+    if ! any_words in; then return 0; fi
+    if [ -n "$assume_clear" ] || ! has_ifb; then
+        add ip link add "$ifb_device" type ifb
+        add ip link set "$ifb_device" up
+        plan_tree "$ifb_device" in
+    else
+        plan_shaping "$ifb_device" in
     fi
-}
-
-any_noted() {
-    local name
-    for name in "${nodes[@]}"; do
-        if [ -n "${noted["$1 $name"]-}" ]; then return 0; fi
-    done
-    return 1
 }
 
 any_cut_here() {
     local name
     for name in "${nodes[@]}"; do
+        if [ -n "${cuts["$name $self"]-}" ]; then return 0; fi
+    done
+    return 1
+}
+
+# cut_by_tc DEVICE: whether somebody who is reached by it must not be heard, and tc has to see to that.
+cut_by_tc() {
+    local name
+    if [ "$backend" = nft ]; then return 1; fi
+    for name in ${peers_at[$1]}; do
         if [ -n "${cuts["$name $self"]-}" ]; then return 0; fi
     done
     return 1
@@ -196,9 +179,9 @@ nft_rules() {
         if [ -z "${cuts["$name $self"]-}" ]; then continue; fi
         ports=${ports_of[$name]// /, }
         for address in ${addresses_of[$name]}; do
-            family=${match_of[$(family_of "$address")]}
-            printf 'add rule inet %s arrive %s saddr %s udp dport { %s } counter drop; ' "$nft_table" "$family" "$address" "$own"
-            printf 'add rule inet %s arrive %s saddr %s udp sport { %s } counter drop; ' "$nft_table" "$family" "$address" "$ports"
+            family_of "$address"
+            printf 'add rule inet %s arrive %s saddr %s udp dport { %s } counter drop; ' "$nft_table" "${match_of[$family]}" "$address" "$own"
+            printf 'add rule inet %s arrive %s saddr %s udp sport { %s } counter drop; ' "$nft_table" "${match_of[$family]}" "$address" "$ports"
         done
     done
 }
@@ -212,22 +195,13 @@ plan_nft() {
     fi
 }
 
-# cut_by_tc DEVICE: whether somebody who is reached by it must not be heard, and tc has to see to that.
-cut_by_tc() {
-    local name
-    if [ "$backend" = nft ]; then return 1; fi
-    for name in $(peers_at "$1"); do
-        if [ -n "${cuts["$name $self"]-}" ]; then return 0; fi
-    done
-    return 1
-}
-
 # changes_on_arrival: whether what is asked for on arrival differs from what is noted, other than in words.
 changes_on_arrival() {
-    local name
+    local name before='' after=''
     if [ -z "$same_layout" ]; then return 0; fi
-    if any_words in && ! any_noted in; then return 0; fi
-    if ! any_words in && any_noted in; then return 0; fi
+    if any_noted in; then before=1; fi
+    if any_words in; then after=1; fi
+    if [ "$before" != "$after" ]; then return 0; fi
     if [ "$backend" = nft ]; then return 1; fi
     for name in "${nodes[@]}"; do
         if [ "${cuts["$name $self"]-}" != "${noted["cut $name $self"]-}" ]; then return 0; fi
@@ -259,33 +233,61 @@ make_plan() {
 
 # plan_clear: takes away what is ours, whatever the notes say, and nothing else.
 plan_clear() {
-    local device
+    local device kind
     plan=()
     assume_clear=
-    for device in $(own_devices); do
-        if [ "$device" = "$ifb_device" ]; then continue; fi
-        if [ "$(root_kind "$device")" = ours ]; then add tc qdisc del dev "$device" root; fi
-        if [ "$(arrival_kind "$device")" = ours ]; then add tc qdisc del dev "$device" ingress; fi
+    qdiscs_of=()
+    for device in $(all_devices); do
+        root_kind "$device"
+        if [ "$kind" = ours ]; then add tc qdisc del dev "$device" root; fi
+        arrival_kind "$device"
+        if [ "$kind" = ours ]; then add tc qdisc del dev "$device" ingress; fi
     done
     if has_ifb; then add ip link del "$ifb_device"; fi
     if has_nft_table; then add "nft delete table inet $nft_table"; fi
 }
 
+# show_plan: as commands that could be typed.
+show_plan() {
+    local line
+    for line in "${plan[@]}"; do
+        case $line in
+            nft\ *) printf "nft '%s'\n" "${line#nft }" ;;
+            *) printf '%s\n' "$line" ;;
+        esac
+    done
+}
+
+# run_tc LINE...: all of them by one tc, which stops at the first that fails and says which. (At the end of a scenario it
+# runs in a trap, where a bare `return` gives the status of before the trap.)
+run_tc() {
+    local message line=$1
+    message=$(printf '%s\n' "${@#tc }" | tc -batch - 2>&1) && return 0
+    if [[ $message =~ Command\ failed\ -:([0-9]+) ]]; then line=${!BASH_REMATCH[1]}; fi
+    failed "failed: $line: ${message//$'\n'/ }"
+}
+
 # carry_out: runs the plan, or shows it. Stops at the first command that fails.
 carry_out() {
-    local line command message
-    for line in "${plan[@]}"; do
-        if [ -n "$dry_run" ]; then
-            case $line in
-                nft\ *) printf "nft '%s'\n" "${line#nft }" ;;
-                *) printf '%s\n' "$line" ;;
-            esac
+    local line batch=() command message
+    if [ -n "$dry_run" ]; then
+        show_plan
+        return
+    fi
+    # What follows no line ends the last batch.
+    for line in "${plan[@]}" ''; do
+        if [[ $line == tc\ * ]]; then
+            batch+=("$line")
             continue
         fi
+        if [ "${#batch[@]}" -gt 0 ]; then run_tc "${batch[@]}" || return; fi
+        batch=()
         case $line in
+            '') continue ;;
             nft\ *) command=(nft "${line#nft }") ;;
             *) read -ra command <<<"$line" ;;
         esac
         message=$("${command[@]}" 2>&1) || { failed "failed: $line: ${message:-no message}"; return; }
     done
+    qdiscs_of=()
 }
