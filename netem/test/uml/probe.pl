@@ -2,7 +2,7 @@
 # Measures a path with datagrams, where nothing but perl-base is at hand. Linux on x86_64.
 #
 #     probe.pl echo PORT...                             sends back what comes in, over UDP and TCP, IPv4 and IPv6
-#     probe.pl ping ADDRESS PORT COUNT EVERY_MS         prints: sent RECEIVED P50_MS MAX_MS ERRORS, of round trips
+#     probe.pl ping ADDRESS PORT COUNT EVERY_MS         prints: SENT RECEIVED MIN_MS P50_MS ERRORS, of round trips
 #     probe.pl sink PORT SECONDS_OF_SILENCE             prints the numbers of what came in, once nothing comes any more
 #     probe.pl shots ADDRESS PORT COUNT PIECES          sends COUNT times PIECES datagrams of 1200 bytes by one call (GSO)
 #     probe.pl tcp ADDRESS PORT                         prints the milliseconds of one round trip
@@ -104,7 +104,7 @@ sub ping {
         ($end, $left) = (now() + 1, scalar keys %sent) if keys %sent < $left;
     }
     @times = sort { $a <=> $b } @times;
-    printf "%d %d %.2f %.2f %d\n", $count, scalar @times, @times ? $times[@times / 2] : -1, @times ? $times[-1] : -1, $errors;
+    printf "%d %d %.2f %.2f %d\n", $count, scalar @times, @times ? $times[0] : -1, @times ? $times[@times / 2] : -1, $errors;
 }
 
 sub sink {
