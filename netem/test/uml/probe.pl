@@ -6,6 +6,7 @@
 #     probe.pl sink PORT SECONDS_OF_SILENCE             prints the numbers of what came in, once nothing comes any more
 #     probe.pl shots ADDRESS PORT COUNT PIECES          sends COUNT times PIECES datagrams of 1200 bytes by one call (GSO)
 #     probe.pl tcp ADDRESS PORT                         prints the milliseconds of one round trip
+#     probe.pl hold ADDRESS PORT                        waits until the other side of a TCP connection goes away
 #     probe.pl load FOLDER NAME...                      loads modules of the kernel with what they need
 use strict;
 use warnings;
@@ -145,6 +146,13 @@ sub tcp {
     printf "%.2f\n", (now() - $began) * 1000;
 }
 
+sub hold {
+    my ($family, $to) = address(@_);
+    my $socket;
+    until (socket $socket, $family, SOCK_STREAM, 0 and connect $socket, $to) { pause(0.5) }
+    sysread $socket, my $bytes, 1;
+}
+
 sub load {
     my ($folder, @names) = @_;
     my (%path, %needs, %done);
@@ -172,5 +180,5 @@ sub load {
 }
 
 my $verb = shift // '';
-my %verbs = (echo => \&echo, ping => \&ping, sink => \&sink, shots => \&shots, tcp => \&tcp, load => \&load);
+my %verbs = (echo => \&echo, ping => \&ping, sink => \&sink, shots => \&shots, tcp => \&tcp, hold => \&hold, load => \&load);
 ($verbs{$verb} // die "no such verb: $verb\n")->(@ARGV);
