@@ -8,6 +8,7 @@ mod copy;
 mod join;
 mod kept;
 mod lead;
+mod orphans;
 mod progress;
 mod propose;
 mod shed;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::limits;
 use crate::node::core::Core;
+use crate::node::ownership::orphans;
 use crate::node::replica::{Reap, Step};
 use crate::node::sync;
 use crate::record;
@@ -33,6 +34,7 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 async fn shed_on(core: &Arc<Core>) {
+    let mut redirected = 0;
     loop {
         // Times out when there is no news.
         let _ = timeout(CALM, core.ownership.news.notified()).await;
@@ -40,6 +42,10 @@ async fn shed_on(core: &Arc<Core>) {
         // Nobody owns more than it needs in a cluster as it was founded.
         if view.version() == 0 || view.layout().next.is_some() {
             continue;
+        }
+        if redirected < view.version() {
+            orphans::redirect(core, &view).await;
+            redirected = view.version();
         }
         for tree in not_owned(core, &view) {
             if core.view().version() != view.version() {

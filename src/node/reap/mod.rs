@@ -27,6 +27,7 @@ use crate::node::reap::obey::keeps;
 use crate::node::reap::seek::seek;
 
 pub(crate) use obey::obey;
+pub(crate) use seek::owners;
 
 /// Passes through what this node owns in the time after which a record may be dropped.
 const PASSES: u32 = 4;
