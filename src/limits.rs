@@ -115,6 +115,8 @@ pub const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
 pub const STREAM_RECEIVE_WINDOW: u32 = 8 * 1024 * 1024;
 /// Bytes one connection keeps sent but not yet acknowledged: the largest frame, and room for the lanes beside it.
 pub const SEND_WINDOW: usize = FRAME_MAX + 8 * 1024 * 1024;
+/// Bytes that a new connection sends before the first acknowledgement: as many packets as some twenty small requests to begin with take.
+pub const INITIAL_WINDOW: u64 = 48 * 1024;
 /// Grants one client certificate may carry.
 pub const GRANTS_MAX: usize = 64;
 /// Longest name of a client or an administrator.

@@ -243,7 +243,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("timeouts.keepalive_ms", Kind::Millis(100, 300_000), Value("1000"), "Time between signs of life while an answer is awaited; at most half of idle_ms. Connections at rest send one every 45 s."),
     Setting::new("timeouts.background_p99_ms", Kind::Millis(1, 60_000), Value("50"), "Work in the background (moving partitions, repair, hints) is slowed down, to a twentieth at the least, while the 99th percentile of this node's puts or gets is above this."),
     Setting::new("timeouts.shutdown_ms", Kind::Millis(0, 600_000), Value("10000"), "Time that work under way gets to finish at shutdown."),
-    Setting::new("net.lanes", Kind::Integer(1, limits::LANES_MAX as u64), Value("1"), "QUIC streams per connection that requests share; more suffer less from lost packets, fewer cost less."),
+    Setting::new("net.lanes", Kind::Integer(0, limits::LANES_MAX as u64), Value("0"), "QUIC streams per connection that requests share; more suffer less from lost packets, fewer cost less. 0 uses one where a round trip is under 5 ms, and 16 elsewhere."),
     Setting::new("net.mtu_max", Kind::Integer(1_200, 65_527), Value("1452"), "Largest UDP payload that path discovery tries, in bytes."),
     Setting::new("gossip.preset", Kind::Choice(&["local", "lan", "wan"]), Value("lan"), "Pace of gossip for one machine, for a site, or for several continents; the keys below change single values of it."),
     Setting::new("gossip.interval_ms", Kind::Millis(50, 60_000), Absent, "Time between two probes of other members. The preset's: 400 local, 800 lan, 2500 wan."),

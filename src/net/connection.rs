@@ -24,6 +24,7 @@ use crate::limits;
 use crate::net::bulk;
 use crate::net::census::Direction;
 use crate::net::census::Party;
+use crate::net::congestion;
 use crate::net::counters::NetCounters;
 use crate::net::error::CloseCode;
 use crate::net::error::NetError;
@@ -57,6 +58,9 @@ struct Handle {
     shared: Arc<Shared>,
     lanes: Vec<OnceCell<Arc<Lane>>>,
     next_lane: AtomicUsize,
+    /// Whether all lanes are used only while the path is a far one.
+    by_distance: bool,
+    is_far: AtomicBool,
     env: Env,
 }
 
@@ -65,6 +69,12 @@ impl Drop for Handle {
         self.shared.quic.close(CloseCode::Done.code(), b"no longer needed");
     }
 }
+
+/// Lanes of a far path, where a lost packet would hold up all requests of its lane for a round trip. On near ones that is
+/// short, and one lane, whose requests share packets, is cheapest.
+const LANES_FAR: usize = 16;
+/// Requests after which the length of the path is looked at again.
+const LOOK_EVERY: usize = 64;
 
 /// What the connection's tasks hold.
 pub(crate) struct Shared {
@@ -86,6 +96,7 @@ pub(crate) struct Shared {
 pub(crate) struct ConnectionParts {
     pub(crate) quic: quinn::Connection,
     pub(crate) peer: Arc<Peer>,
+    /// How many, or 0 for as many as the path's length suggests.
     pub(crate) lanes: usize,
     pub(crate) counters: Arc<NetCounters>,
     /// How long a peer that ends its lanes may take to close the connection.
@@ -108,10 +119,13 @@ impl Connection {
             counters: parts.counters,
             patience: parts.patience,
         });
-        let lanes = parts.lanes.clamp(1, usize::try_from(limits::LANES_MAX).unwrap_or(1));
+        let by_distance = parts.lanes == 0;
+        let lanes = if by_distance { LANES_FAR } else { parts.lanes };
+        let lanes = lanes.clamp(1, usize::try_from(limits::LANES_MAX).unwrap_or(1));
         let lanes = std::iter::repeat_with(OnceCell::new).take(lanes).collect();
         parts.env.spawn("net/large-replies", accept_large_replies(shared.clone(), parts.env.clone()));
-        Self(Arc::new(Handle { shared, lanes, next_lane: AtomicUsize::new(0), env: parts.env }))
+        let (next_lane, is_far) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self(Arc::new(Handle { shared, lanes, next_lane, by_distance, is_far, env: parts.env }))
     }
 
     /// Sends a request, whose body `encode` appends to the buffer it is given, and waits for the reply's body.
@@ -219,12 +233,27 @@ impl Connection {
     /// The lane for the next request; opened when it is first needed.
     async fn lane(&self, deadline: Instant) -> Result<&Arc<Lane>, NetError> {
         let lanes = &self.0.lanes;
-        let turn = if lanes.len() == 1 { 0 } else { self.0.next_lane.fetch_add(1, Ordering::Relaxed) % lanes.len() };
+        let turn = self.turn();
         if let Some(lane) = lanes[turn].get() {
             return Ok(lane);
         }
         let opened = timeout_at(deadline, lanes[turn].get_or_try_init(|| self.open_lane())).await;
         opened.map_err(|_| self.0.shared.not_sent("no lane opened before the deadline"))?
+    }
+
+    /// Which lane is next.
+    fn turn(&self) -> usize {
+        let handle = &*self.0;
+        if handle.lanes.len() == 1 {
+            return 0;
+        }
+        let number = handle.next_lane.fetch_add(1, Ordering::Relaxed);
+        // Not each time: the round trip stands behind a lock of the connection's.
+        if handle.by_distance && number.is_multiple_of(LOOK_EVERY) {
+            handle.is_far.store(handle.shared.quic.rtt() >= congestion::FAR, Ordering::Relaxed);
+        }
+        let is_spread = !handle.by_distance || handle.is_far.load(Ordering::Relaxed);
+        if is_spread { number % handle.lanes.len() } else { 0 }
     }
 
     async fn open_lane(&self) -> Result<Arc<Lane>, NetError> {

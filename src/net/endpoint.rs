@@ -185,7 +185,8 @@ impl Endpoint {
         self.0.serving.spawn("net/accept", accept::accept(self.0.quic.clone(), handler, site));
     }
 
-    /// Connects to a node, with the given number of lanes (at most [`crate::limits::LANES_MAX`]). Cancel-safe.
+    /// Connects to a node, with the given number of lanes (at most [`crate::limits::LANES_MAX`]; 0 takes as many as the length
+    /// of the path suggests). Cancel-safe.
     ///
     /// # Errors
     /// `NotSent` when nobody answers, `Refused` when one side does not accept the other.

@@ -30,7 +30,8 @@ use crate::net::error::NetError;
 /// How a link connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSettings {
-    /// Lanes of its connection. One is cheapest; with more, a lost packet holds up fewer requests.
+    /// Lanes of its connection. One is cheapest; with more, a lost packet holds up fewer requests. 0 uses one on near paths
+    /// and several on far ones.
     pub lanes: usize,
     /// How long one attempt to connect may take, name resolution included.
     pub connect_timeout: Duration,
@@ -43,7 +44,7 @@ pub struct LinkSettings {
 impl Default for LinkSettings {
     fn default() -> Self {
         Self {
-            lanes: 1,
+            lanes: 0,
             connect_timeout: Duration::from_secs(3),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),

@@ -17,6 +17,7 @@ pub mod settings;
 pub mod tls;
 
 mod bulk;
+mod congestion;
 mod frame;
 mod lane;
 mod pending;

@@ -29,6 +29,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::env::Env;
 use crate::limits;
+use crate::net::congestion::TolerantConfig;
 use crate::net::tls::ALPN;
 use crate::net::tls::TlsError;
 use crate::net::tls::TlsMaterial;
@@ -172,6 +173,7 @@ impl<'a> QuicSource<'a> {
             .stream_receive_window(VarInt::from_u32(limits::STREAM_RECEIVE_WINDOW))
             .receive_window(VarInt::from_u32(limits::RECEIVE_WINDOW))
             .send_window(u64::try_from(limits::SEND_WINDOW).unwrap_or(u64::MAX))
+            .congestion_controller_factory(Arc::new(TolerantConfig::default()))
             // They are signs of life, see `vigil`: nobody reads them, and older ones make room.
             .datagram_receive_buffer_size(Some(limits::SIGNS_OF_LIFE_BYTES));
         // One side is enough: its pings are acknowledged, and that keeps the other side's end alive.

@@ -84,8 +84,8 @@ fn unknown_keys_get_a_suggestion() {
 #[test]
 fn wrong_types_and_values_say_what_is_allowed() {
     let cases = [
-        ("t1", "[net]\nlanes = \"4\"\n", "D/t1.toml:14: net.lanes: must be an integer, not a string; write it as 1"),
-        ("t2", "[net]\nlanes = 99\n", "D/t2.toml:14: net.lanes: 99 is not allowed; write a whole number from 1 to 16"),
+        ("t1", "[net]\nlanes = \"4\"\n", "D/t1.toml:14: net.lanes: must be an integer, not a string; write it as 0"),
+        ("t2", "[net]\nlanes = 99\n", "D/t2.toml:14: net.lanes: 99 is not allowed; write a whole number from 0 to 16"),
         (
             "t3",
             "[timeouts]\nrequest_ms = -1\n",
@@ -382,14 +382,14 @@ fn redis_settings_are_judged_when_redis_is_the_engine() {
 #[test]
 fn flags_and_environment_are_named_as_the_place() {
     let mut inputs = file("places", NODE);
-    inputs.env.insert("DYNAMOMINI_NET_LANES".to_owned(), "0".to_owned());
+    inputs.env.insert("DYNAMOMINI_NET_LANES".to_owned(), "17".to_owned());
     inputs.flags.push(("net.mtu_max".to_owned(), "12".to_owned()));
     inputs.sets.push("namespaces.orders.w=9".to_owned());
     inputs.sets.push("net.lane=9".to_owned());
     assert_eq!(
         problems(&inputs, HostChecks::All),
         [
-            "environment DYNAMOMINI_NET_LANES: net.lanes: 0 is not allowed; write a whole number from 1 to 16",
+            "environment DYNAMOMINI_NET_LANES: net.lanes: 17 is not allowed; write a whole number from 0 to 16",
             "flag --net-mtu-max: net.mtu_max: 12 is not allowed; write a whole number from 1200 to 65527",
             "flag --set: net.lane: is not a setting; did you mean net.lanes?",
             "flag --set: namespaces.orders.w: 9 is above N = 3 of this namespace; use 1 to 3, one, quorum or all, or raise n",

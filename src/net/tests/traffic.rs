@@ -77,6 +77,22 @@ async fn ten_thousand_requests_in_flight_are_bounded_at_the_server_and_all_answe
 }
 
 #[tokio::test]
+async fn a_connection_that_may_choose_uses_one_lane_on_a_near_path() {
+    let (server, address) = echo_server();
+    let client = endpoint(material(CLIENT));
+    let mut kept = Vec::new();
+    for (lanes, expected) in [(0, 1), (4, 5)] {
+        let connection = client.connect(address, &Expect::AnyNode, lanes).await.unwrap();
+        for _ in 0..100 {
+            ask(&connection, b"x").await.unwrap();
+        }
+        let open: usize = server.counters().census.read().iter().map(|party| party.lanes).sum();
+        assert_eq!(open, expected, "with lanes = {lanes}");
+        kept.push(connection);
+    }
+}
+
+#[tokio::test]
 async fn cancelled_requests_leave_nothing_pending() {
     let (_server, address) = echo_server();
     let client = endpoint(material(CLIENT));
