@@ -24,6 +24,7 @@ mod exposition;
 mod failure;
 mod membership;
 mod past;
+mod ownership;
 mod refusals;
 mod renewal;
 mod restart;
