@@ -152,6 +152,7 @@ impl Ownership {
             }
             (state.was_member, state.copied)
         };
+        self.keep_first_vote(core).await?;
         self.files.keep(KeptLayout { layout: layout.clone(), was_member, copied }, &core.rest).await?;
         let (version, stage) = (layout.version, layout.stage());
         let ended = tasks::ended_by(core, before.layout(), &layout);
@@ -169,6 +170,19 @@ impl Ownership {
         self.news.notify_waiters();
         self.news.notify_one();
         Ok(())
+    }
+
+    /// Writes down that this node has not voted yet, before there is a layout on disk: one without a vote is taken for a vote that
+    /// was lost.
+    async fn keep_first_vote(&self, core: &Core) -> Result<(), ServeError> {
+        let first = {
+            let state = self.state();
+            (state.vote == Vote::default() && state.abstains_until.is_none()).then(Vote::default)
+        };
+        match first {
+            Some(vote) => self.files.keep_vote(vote, &core.rest).await,
+            None => Ok(()),
+        }
     }
 
     /// Refuses coordinators that work by an earlier layout, and waits until this one has ended all that it began by one.
