@@ -272,6 +272,7 @@ fn units(request: &Request) -> usize {
         | Request::Layout(_)
         | Request::Landmark(_)
         | Request::Dropped(_)
+        | Request::Tasks(_)
         | Request::Settle => 0,
     }
 }

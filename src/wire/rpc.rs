@@ -101,12 +101,12 @@ pub enum Request {
     Reap(ReapOrder),
     /// Peers only: answered when all work has ended that the node had begun when this came.
     Settle,
-    /// Who owns data: between nodes, and orders of administrators.
-    Layout(LayoutRequest),
     /// Peers only: what was last seen of the asker's storage, before this is kept.
     Landmark(Option<Landmark>),
     /// Peers only: which versions the answerer has dropped.
     Dropped(DroppedRequest),
+    /// Who owns data: between nodes, and orders of administrators.
+    Layout(LayoutRequest),
     /// What the node works on for a while, and orders of administrators about it.
     Tasks(TasksRequest),
 }
@@ -316,12 +316,12 @@ pub enum Reply {
     Repair(Box<RepairProgress>),
     /// What became of a step towards dropping dead records.
     Reap(ReapAnswer),
-    /// What is to be said of who owns data.
-    Layout(LayoutReply),
     /// What was seen of the asker's storage, if anything.
     Landmark(Option<Landmark>),
     /// What was dropped.
     Dropped(DroppedAnswer),
+    /// What is to be said of who owns data.
+    Layout(LayoutReply),
     /// The tasks.
     Tasks(Box<TasksReport>),
 }
@@ -624,8 +624,6 @@ mod tests {
         let tasks = TasksRequest { order: crate::wire::tasks::TaskOrder::List, everywhere: true };
         assert_eq!(hex(&Request::Tasks(tasks)), "180001");
         assert_eq!(hex(&Reply::Tasks(Box::default())), "18000000");
-        let order = ReapOrder { view: 1, life: None, keys: Vec::new() };
-        assert_eq!(hex(&Request::Reap(order)), "13010000");
         let life = crate::wire::reap::Life { process: 1, epoch: crate::types::Epoch(2) };
         let landmark = Landmark { starts: 3, life: 4, mark: 5 };
         assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true], landmark })), "1401020101030405");

@@ -207,7 +207,7 @@ pub(crate) async fn descend(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Des
     if !view.ring(tree.copies).is_some_and(|ring| ring.preference_list(tree.partition).contains(&core.id)) {
         return Descended::NotComparable;
     }
-    match (Exchange { core, peer, takes: true }).descend(tree).await {
+    match (Exchange { core, peer, takes: true, copies: false }).descend(tree).await {
         Ok(None) => Descended::Equal,
         Ok(Some(leaves)) => Descended::Differ(leaves),
         Err(error) => Descended::Unknown(error.to_string()),
