@@ -20,6 +20,9 @@ pub mod seal;
 pub mod swim;
 pub mod view;
 
+#[cfg(feature = "cli")]
+pub mod plan;
+
 pub mod env;
 
 #[cfg(feature = "client")]

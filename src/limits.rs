@@ -31,6 +31,13 @@ pub const REPLICAS_MAX: usize = 16;
 /// Trees that a node fetches at the same time when it is to own more.
 pub const COPIES_AT_ONCE: usize = 4;
 
+/// Longest name of a task that is taken in an order.
+pub const TASK_ID_MAX: usize = 128;
+/// Tasks that have ended and that a node still tells of; older ones are forgotten.
+pub const TASKS_ENDED_MAX: usize = 16;
+/// Tasks that an administrator holds, by name, at one node. Beyond, an order to hold another is refused.
+pub const TASKS_PAUSED_MAX: usize = 64;
+
 /// Most nodes of one cluster.
 pub const MEMBERS_MAX: usize = 1024;
 /// Fewest partitions of the hash space.

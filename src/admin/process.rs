@@ -1,6 +1,6 @@
 //! What this process takes of its machine, where the system says.
 
-use crate::wire::rpc::ProcessUsage;
+use crate::wire::status::ProcessUsage;
 
 /// What this process takes now. `None` where the system does not say: it is asked for on Linux only.
 pub fn usage() -> Option<ProcessUsage> {

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::meter::Distribution;
 use crate::wire::hints::HintsFor;
-use crate::wire::rpc::NodeStatus;
+use crate::wire::status::LayoutStatus;
+use crate::wire::status::NodeStatus;
 use crate::wire::sync::SyncStatus;
 
 /// The status as one JSON object.
@@ -52,6 +53,7 @@ pub fn report(status: &NodeStatus) -> Value {
         "requests": latencies(&status.requests),
         "storage": latencies(&status.storage),
         "sync": sync(&status.sync),
+        "layout": layout(&status.layout),
     })
 }
 
@@ -60,6 +62,17 @@ pub fn hints_for(hints: &HintsFor) -> Value {
     json!({
         "id": hints.name.as_str(), "count": hints.count, "bytes": hints.bytes, "oldest_ms": hints.oldest_ms,
     })
+}
+
+/// Which layout a node works by, and the change that is under way.
+fn layout(layout: &LayoutStatus) -> Value {
+    let change = layout.change.as_ref().map(|change| {
+        json!({
+            "task": format!("layout-{}", change.since), "stage": change.stage.as_str(), "what": change.what,
+            "copies_left": change.copies_left,
+        })
+    });
+    json!({"version": layout.version, "change": change})
 }
 
 /// How a node's anti-entropy stands.

@@ -23,7 +23,7 @@ use crate::cli::table::span;
 use crate::cli::table::table;
 use crate::cli::watch;
 use crate::cli::watch::Report;
-use crate::wire::rpc::NodeStatus;
+use crate::wire::status::NodeStatus;
 
 /// How often it is looked.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -17,7 +17,7 @@ use crate::admin;
 use crate::config::node::LogConfig;
 use crate::config::settings;
 use crate::node::Host;
-use crate::wire::rpc::ProcessUsage;
+use crate::wire::status::ProcessUsage;
 
 /// The process as its node sees it: its log, and what it takes of its machine.
 #[derive(Debug, Clone)]

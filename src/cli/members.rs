@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[command(
     after_help = "The view is that of one node: --node chooses it. STATE is alive, suspect (did not answer some, and has \
 time to prove that it is there), failed, or left (ended in order). DATA is its part in owning data: joining members own \
-none yet. HEALTH is its storage's. CLOCK is how far its clock is ahead of the others'. The node that answers takes no \
+none yet, leaving ones hand it over or drop it, removed ones hold nothing any more or were given up. HEALTH is its storage's. CLOCK is how far its clock is ahead of the others'. The node that answers takes no \
 round-trip time of itself.
 
 Examples:

@@ -58,6 +58,8 @@ mod repair;
 
 mod hints;
 
+mod tasks;
+
 mod ring;
 
 mod bench;
@@ -115,12 +117,14 @@ enum Verb {
     Status(status::Args),
     /// Show the members as gossip sees them.
     Members(members::Args),
-    /// Administer the cluster: the keys of gossip.
+    /// Administer the cluster: who owns data, and the keys of gossip.
     Cluster(cluster::Args),
     /// Show what each node does, second by second.
     Top(top::Args),
     /// Show or change what running nodes log.
     LogLevel(log_level::Args),
+    /// Show, hold and wait for what nodes work on: changes of owners, repairs.
+    Tasks(tasks::Args),
     /// Compare replicas now, and repair what differs.
     Repair(repair::Args),
     /// Show the hints that nodes keep for others, or wait until they are delivered.
@@ -201,6 +205,7 @@ impl Cli {
             Verb::Cluster(args) => args.run(&context),
             Verb::Top(args) => args.run(&context),
             Verb::LogLevel(args) => args.run(&context),
+            Verb::Tasks(args) => args.run(&context),
             Verb::Repair(args) => args.run(&context),
             Verb::Hints(args) => args.run(&context),
             Verb::Ring(args) => args.run(&context),

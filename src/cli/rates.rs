@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::meter::Distribution;
-use crate::wire::rpc::NodeStatus;
+use crate::wire::status::NodeStatus;
 
 /// A node's work in an interval.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -107,7 +107,7 @@ mod tests {
     use crate::meter::Histogram;
     use crate::types::Epoch;
     use crate::types::NodeName;
-    use crate::wire::rpc::ProcessUsage;
+    use crate::wire::status::ProcessUsage;
     use crate::wire::sync::SyncStatus;
 
     fn status(uptime_s: u64, puts: u64, histogram: &Histogram, cpu: Duration) -> NodeStatus {
@@ -133,6 +133,7 @@ mod tests {
             sync: SyncStatus::default(),
             hints_for: Vec::new(),
             hints_counted: true,
+            layout: Default::default(),
         }
     }
 

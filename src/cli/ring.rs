@@ -15,6 +15,7 @@ use crate::cli::table::row;
 use crate::cli::table::span;
 use crate::cli::table::table;
 use crate::client::Client;
+use crate::layout::Stage;
 use crate::ring::Balance;
 use crate::ring::NodeLoad;
 use crate::ring::Ring;
@@ -29,7 +30,8 @@ use crate::view::ClusterView;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "With a key: its partition, its owners in the order of preference, and who stands in for those that do \
-not answer; each is asked whether it is up. Without: what each node and zone owns against what it ought to, for each \
+not answer; each is asked whether it is up. While owners change, writes also go to the next owners, or, once reads ask these, to \
+the former ones. Without: what each node and zone owns against what it ought to, for each \
 replica count in use.
 
 Examples:
@@ -70,6 +72,10 @@ struct Owners {
     position: u64,
     partition: u32,
     owners: Vec<Place>,
+    /// While owners change: those that will be, or, once reads ask these, those that were.
+    others: Vec<Place>,
+    /// Whether reads ask the next owners already.
+    reads_next: bool,
     stand_ins: Vec<Place>,
 }
 
@@ -95,8 +101,19 @@ impl Owners {
         let owners = ring.preference_list(partition).to_vec();
         // As many as there are owners suffice even when all of them are down.
         let stand_ins = ring.stand_ins(partition).into_iter().take(owners.len()).collect();
+        let others = view.other_owners(policy.n, partition).to_vec();
         let (owners, stand_ins) = (places(client, &view, owners).await, places(client, &view, stand_ins).await);
-        Ok(Self { namespace: namespace.clone(), policy, position, partition: partition.0, owners, stand_ins })
+        let (others, reads_next) = (places(client, &view, others).await, view.layout().stage() == Some(Stage::Reading));
+        Ok(Self {
+            namespace: namespace.clone(),
+            policy,
+            position,
+            partition: partition.0,
+            owners,
+            others,
+            reads_next,
+            stand_ins,
+        })
     }
 
     fn object(&self, key: &str) -> Value {
@@ -110,6 +127,8 @@ impl Owners {
             "r": self.policy.r.to_string(),
             "w": self.policy.w.to_string(),
             "owners": list(&self.owners),
+            "next_owners": list(if self.reads_next { &[] } else { &self.others }),
+            "former_owners": list(if self.reads_next { &self.others } else { &[] }),
             "stand_ins": list(&self.stand_ins),
         })
     }
@@ -118,9 +137,15 @@ impl Owners {
         let NamespacePolicy { n, r, w, .. } = &self.policy;
         let mut rows = vec![row(["ROLE", "NODE", "ZONE", "ADDRESS", "STATE"])];
         rows.extend(self.owners.iter().enumerate().map(|(at, place)| place.row(&format!("owner {}", at + 1))));
+        let other = if self.reads_next { "former owner" } else { "next owner" };
+        rows.extend(self.others.iter().enumerate().map(|(at, place)| place.row(&format!("{other} {}", at + 1))));
         rows.extend(self.stand_ins.iter().enumerate().map(|(at, place)| place.row(&format!("stand-in {}", at + 1))));
-        let down =
-            self.owners.iter().chain(&self.stand_ins).filter_map(|place| Some((place, place.state.as_ref().err()?)));
+        let down = self
+            .owners
+            .iter()
+            .chain(&self.others)
+            .chain(&self.stand_ins)
+            .filter_map(|place| Some((place, place.state.as_ref().err()?)));
         let reasons = down.fold(String::new(), |text, (place, why)| format!("{text}{}: {why}\n", place.name));
         format!(
             "key {key} of namespace {}: partition {}, position {:016x}, N={n} R={r} W={w}\n\n{}{}{reasons}",

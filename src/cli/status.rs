@@ -114,6 +114,7 @@ fn text(reports: &[Report]) -> String {
             troubles.push_str(&format!("{}: its peer {} is {}\n", member.name, peer.name, peer.state));
         }
     }
+    troubles.push_str(&under_way(reports));
     for (member, answer) in reports {
         if let Err(error) = answer {
             troubles.push_str(&format!("{}: {error}\n", member.name));
@@ -121,6 +122,16 @@ fn text(reports: &[Report]) -> String {
     }
     let gap = if troubles.is_empty() { "" } else { "\n" };
     format!("{}{gap}{troubles}", table(&rows))
+}
+
+/// The change of owners that is under way by the latest that a node knows.
+fn under_way(reports: &[Report]) -> String {
+    let known = reports.iter().filter_map(|(_, answer)| Some(&answer.as_ref().ok()?.layout));
+    let Some(change) = known.max_by_key(|layout| layout.version).and_then(|layout| layout.change.as_ref()) else {
+        return String::new();
+    };
+    let (since, stage, what) = (change.since, change.stage.as_str(), change.what.join("; "));
+    format!("owners change (layout-{since}, {stage}): {what}; see `dynamomini tasks list`\n")
 }
 
 /// How long ago all was equal, as far as compared.

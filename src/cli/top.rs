@@ -20,7 +20,7 @@ use crate::cli::watch::Frame;
 use crate::cli::watch::Report;
 use crate::meter::Distribution;
 use crate::types::NodeName;
-use crate::wire::rpc::NodeStatus;
+use crate::wire::status::NodeStatus;
 
 /// Arguments of `top`.
 #[derive(Debug, clap::Args)]

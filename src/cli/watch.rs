@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::client::ClientError;
 use crate::config::value::parse_span;
 use crate::wire::rpc::MemberInfo;
-use crate::wire::rpc::NodeStatus;
+use crate::wire::status::NodeStatus;
 
 /// Shortest interval.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);

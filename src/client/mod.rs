@@ -103,6 +103,7 @@ use crate::client::choose::Pick;
 use crate::client::order::{Order, Whom};
 use crate::client::route::Routes;
 use crate::env::Env;
+use crate::layout::{Change, Layout};
 use crate::limits;
 use crate::net::TlsMaterial;
 use crate::net::tls::TlsError;
@@ -111,8 +112,11 @@ use crate::version::RequestId;
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{KeyOrder, KeysReport, MembersReport};
-use crate::wire::rpc::{self, NodeStatus, PutItem, Reply, Request};
+use crate::wire::layout::{LayoutReply, LayoutRequest, Shown};
+use crate::wire::rpc::{self, PutItem, Reply, Request, ServeError};
+use crate::wire::status::NodeStatus;
 use crate::wire::sync::{RepairProgress, RepairRequest};
+use crate::wire::tasks::{TaskOrder, TasksReport, TasksRequest};
 
 /// How long a closing client waits for what runs for it in the background.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -319,10 +323,7 @@ impl Client {
     /// When it is refused or no node answers. An addition that was not answered may have happened.
     pub async fn gossip_keys(&self, order: KeyOrder) -> Result<KeysReport, ClientError> {
         // One node only: a key that was added twice would do no harm, but would have to be removed again.
-        let node = match &self.inner.pinned {
-            Some(pinned) => pinned.clone(),
-            None => self.members().await?.node,
-        };
+        let node = self.one_that_answers().await?;
         match self.ask_node(&node, Request::Keys(order)).await? {
             Reply::Keys(report) => Ok(report),
             _ => Err(unexpected()),
@@ -338,6 +339,55 @@ impl Client {
         match self.ask_node(node, Request::Repair(request)).await? {
             Reply::Repair(progress) => Ok(*progress),
             _ => Err(unexpected()),
+        }
+    }
+
+    /// Who owns data as a node knows it, how far that node has come with it, and what the change under way waits for if that
+    /// node leads it.
+    ///
+    /// # Errors
+    /// When it does not answer, or there is no such node.
+    pub async fn layout(&self, node: &NodeName) -> Result<Shown, ClientError> {
+        match self.ask_node(node, Request::Layout(LayoutRequest::Show)).await? {
+            Reply::Layout(LayoutReply::Show(shown)) => Ok(*shown),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Has a majority of those who own data agree on a change of owners, through the pinned node, or else one that answers. Returns
+    /// the layout with which it begins; [`Client::layout`] says how it gets on. For administrators only.
+    ///
+    /// # Errors
+    /// When it cannot be, the certificate does not allow it, or there was no agreement; without an answer it may begin
+    /// nonetheless.
+    pub async fn change_layout(&self, change: Change) -> Result<Layout, ClientError> {
+        match self.ask_node(&self.one_that_answers().await?, Request::Layout(LayoutRequest::Change(change))).await? {
+            Reply::Layout(LayoutReply::Changed(layout)) => Ok(*layout),
+            Reply::Layout(LayoutReply::Impossible(error)) => {
+                Err(ClientError::Rejected(ServeError::Invalid(error.to_string())))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The tasks of all nodes, as the pinned node, or else one that answers, gathers them; after it has passed on an order, for which
+    /// an administrator's certificate is needed.
+    ///
+    /// # Errors
+    /// When it does not answer, or the certificate does not allow it.
+    pub async fn tasks(&self, order: TaskOrder) -> Result<TasksReport, ClientError> {
+        let request = Request::Tasks(TasksRequest { order, everywhere: true });
+        match self.ask_node(&self.one_that_answers().await?, request).await? {
+            Reply::Tasks(report) => Ok(*report),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The pinned node, or else one that answers.
+    async fn one_that_answers(&self) -> Result<NodeName, ClientError> {
+        match &self.inner.pinned {
+            Some(pinned) => Ok(pinned.clone()),
+            None => Ok(self.members().await?.node),
         }
     }
 

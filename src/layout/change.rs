@@ -147,7 +147,8 @@ impl Change {
         if roles == *before {
             return Err(ChangeError::Nothing("the members are like that already".to_owned()));
         }
-        let next = (roles != layout.current).then_some(Next { roles, stage: Stage::Spreading, dead });
+        let since = layout.next.as_ref().map_or(layout.version + 1, |next| next.since);
+        let next = (roles != layout.current).then_some(Next { since, roles, stage: Stage::Spreading, dead });
         let changed = layout.followed_by(next);
         if !changed.is_sound() {
             let text = format!(

@@ -18,6 +18,7 @@
 
 mod advance;
 mod change;
+mod differences;
 mod vote;
 
 pub use advance::Obstacle;
@@ -83,6 +84,8 @@ impl Stage {
 /// A change that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Next {
+    /// The version in which it began; a change that was asked for meanwhile joins it.
+    pub since: u64,
     /// The roles afterwards.
     pub roles: Roles,
     /// How far it has come.

@@ -194,3 +194,28 @@ proptest! {
         prop_assert!(decided.len() <= 1, "two layouts were decided: {decided:?}");
     }
 }
+
+#[test]
+fn what_a_change_does_is_told_by_the_roles_alone() {
+    let layout = founded(&["a", "b", "c"]);
+    let changes = [
+        join("d"),
+        Change::Replace { old: name("b"), new: name("e"), quic: "e:7400".to_owned() },
+        Change::Weight { name: name("c"), weight: 7 },
+        Change::Leave { name: name("a") },
+    ];
+    let mut all = layout;
+    for change in &changes {
+        all = change.apply(&all).unwrap();
+        assert_eq!(all.next.as_ref().unwrap().since, 1, "all of them are one change");
+    }
+    let mut told = all.differences();
+    let order = |change: &Change| format!("{change:?}");
+    let mut asked = changes.to_vec();
+    told.sort_by_key(order);
+    asked.sort_by_key(order);
+    assert_eq!(told, asked);
+    let removed = Change::Remove { name: name("b") }.apply(&founded(&["a", "b"])).unwrap();
+    assert_eq!(removed.differences(), [Change::Remove { name: name("b") }]);
+    assert!(founded(&["a"]).differences().is_empty());
+}

@@ -60,6 +60,7 @@ labels! {
         Layout => "layout",
         Landmark => "landmark",
         Dropped => "dropped",
+        Tasks => "tasks",
         Unreadable => "unreadable",
     }
 }
@@ -134,6 +135,7 @@ impl Kind {
             Request::Layout(_) => Self::Layout,
             Request::Landmark(_) => Self::Landmark,
             Request::Dropped(_) => Self::Dropped,
+            Request::Tasks(_) => Self::Tasks,
         }
     }
 }
@@ -165,7 +167,8 @@ impl Outcome {
             | Reply::Reap(_)
             | Reply::Landmark(_)
             | Reply::Dropped(_)
-            | Reply::Layout(_) => None,
+            | Reply::Layout(_)
+            | Reply::Tasks(_) => None,
         };
         match error {
             None => Self::Ok,
@@ -227,6 +230,12 @@ pub(crate) struct Meters {
     pub(crate) reads_dropped: Counter,
     /// Records, or parts of them, that a storage which had gone back held and the other owners had dropped.
     pub(crate) went_back_dropped: Counter,
+    /// Records that this node fetched since it is to own them.
+    pub(crate) copied: Counter,
+    /// Bytes of these.
+    pub(crate) copied_bytes: Counter,
+    /// Records that this node dropped since it owns them no more.
+    pub(crate) shed: Counter,
     /// Slow requests, logged or not.
     pub(crate) slow_requests: Counter,
     /// Requests that are being worked on.
@@ -284,7 +293,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 26] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 29] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -335,6 +344,9 @@ impl Meters {
                 "Records of a storage that went back in time which the other owners had dropped, and which left it.",
                 &self.went_back_dropped,
             ),
+            ("copied", "Records that this node fetched since it is to own them.", &self.copied),
+            ("copied_bytes", "Bytes of records that this node fetched since it is to own them.", &self.copied_bytes),
+            ("shed", "Records that this node dropped since it owns them no more and the owners have them.", &self.shed),
             ("slow_requests", "Requests that took longer than log.slow_ms.", &self.slow_requests),
         ]
     }

@@ -14,7 +14,7 @@ use crate::node::readiness;
 use crate::node::status;
 use crate::swim::StorageHealth;
 use crate::wire::gossip::MemberState;
-use crate::wire::rpc::ProcessUsage;
+use crate::wire::status::ProcessUsage;
 
 /// Reads all of them.
 pub(crate) async fn read(core: &Core) -> Vec<Family> {
@@ -27,6 +27,7 @@ pub(crate) async fn read(core: &Core) -> Vec<Family> {
     );
     families.extend(storage(core).await);
     families.extend(queues(core));
+    families.extend(layout(core));
     families.extend(peers(core));
     families.extend(gossip(core).await);
     families.extend(network(core));
@@ -113,6 +114,31 @@ async fn storage(core: &Core) -> Vec<Family> {
     families
 }
 
+/// Who owns data: the layout that this node works by, and what a change still asks of it.
+fn layout(core: &Core) -> Vec<Family> {
+    let told = status::layout(core);
+    let now = told.change.as_ref().map_or("settled", |change| change.stage.as_str());
+    let help = "The change of owners: 1 for the stage it is in, 0 for the others.";
+    let stages = ["settled", "spreading", "copying", "reading"];
+    let stages = stages.iter().fold(Family::new("dynamomini_layout_stage", help), |family, stage| {
+        family.with([("stage", *stage)], Value::Gauge(f64::from(u8::from(*stage == now))))
+    });
+    let left = told.change.map_or(0, |change| change.copies_left);
+    let help = "The share of the time that work in the background may take now: 1 is all of it.";
+    let share = Family::new("dynamomini_background_share", help);
+    let share = share.with([], Value::Gauge(f64::from(core.pace.share()) / 1000.0));
+    vec![
+        share,
+        Family::gauge("dynamomini_layout_version", "The version of the layout that the node works by.", told.version),
+        stages,
+        Family::gauge(
+            "dynamomini_copies_left",
+            "Partitions that the node has still to fetch for a change of owners.",
+            left,
+        ),
+    ]
+}
+
 /// What waits, and how much may.
 fn queues(core: &Core) -> Vec<Family> {
     let (hints, _) = core.hints.report(core);
@@ -182,7 +208,7 @@ fn peers(core: &Core) -> Vec<Family> {
 async fn gossip(core: &Core) -> Vec<Family> {
     const SENT_BYTES: &str = "datagrams_sent_bytes";
     let Some(gossip) = &core.gossip else { return Vec::new() };
-    let Ok(report) = gossip.report().await else { return Vec::new() };
+    let Ok(report) = gossip.report(core).await else { return Vec::new() };
     let states = [MemberState::Alive, MemberState::Suspect, MemberState::Failed, MemberState::Left];
     let members = Family::new("dynamomini_gossip_members", "Members by state, as this node sees them.");
     let members = states.into_iter().fold(members, |family, state| {

@@ -29,6 +29,7 @@ mod reservations;
 mod serve;
 mod status;
 mod sync;
+mod tasks;
 mod timeouts;
 mod trees;
 mod watch;
@@ -333,7 +334,7 @@ impl Node {
     /// When the node is ending.
     pub async fn members(&self) -> Result<MembersReport, ServeError> {
         match &self.core.gossip {
-            Some(gossip) => gossip.report().await,
+            Some(gossip) => gossip.report(&self.core).await,
             None => Ok(gossip::without_gossip(&self.core)),
         }
     }

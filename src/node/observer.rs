@@ -7,7 +7,7 @@ use crate::node::core::Core;
 use crate::node::metrics;
 use crate::node::readiness;
 use crate::node::status;
-use crate::wire::rpc::NodeStatus;
+use crate::wire::status::NodeStatus;
 
 /// Looks at a node. It changes nothing, and may outlive the node's shutdown.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::wire::rpc::ProcessUsage;
+use crate::wire::status::ProcessUsage;
 
 /// What only the process around a node knows and can change; the program implements it.
 pub trait Host: Send + Sync + 'static {

@@ -19,7 +19,8 @@ use crate::swim::{Standing, StorageHealth};
 use crate::types::{NodeId, NodeName};
 use crate::view::ClusterView;
 use crate::wire::blob;
-use crate::wire::rpc::{Fetched, PageRequest, PeerStatus, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
+use crate::wire::rpc::{Fetched, PageRequest, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
+use crate::wire::status::PeerStatus;
 
 /// After a request to a node timed out, how long others are preferred to it.
 const SHUN_MS: u64 = 1_000;

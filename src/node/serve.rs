@@ -23,6 +23,7 @@ use crate::node::reap;
 use crate::node::replica::Apply;
 use crate::node::status;
 use crate::node::sync;
+use crate::node::tasks;
 use crate::node::timeouts::millis;
 use crate::node::watch;
 use crate::node::works::Works;
@@ -30,6 +31,7 @@ use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
 use crate::wire::layout::LayoutRequest;
 use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
+use crate::wire::tasks::TaskOrder;
 
 /// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
 const ANSWER_MARGIN: Duration = Duration::from_millis(100);
@@ -53,7 +55,7 @@ impl Handler for Serve {
         // To wait for news is no work.
         let _in_flight = (kind != Kind::Watch).then(|| core.meters.in_flight.hold());
         // What only waits counts nowhere: it holds no record, and one of the two waits for all work.
-        let waits = matches!(kind, Kind::Watch | Kind::Settle | Kind::Layout);
+        let waits = matches!(kind, Kind::Watch | Kind::Settle | Kind::Layout | Kind::Tasks);
         let work = if waits { Works::default().begin() } else { core.works.begin() };
         let coordinates = matches!(kind, Kind::Put | Kind::Get | Kind::Scan);
         let _coordinating = coordinates.then(|| core.coordinating.begin());
@@ -85,7 +87,7 @@ impl Handler for Serve {
             request = %trace, kind = kind.label(), from = %incoming.peer.label(), outcome = outcome.label(), ?took,
             "request answered"
         );
-        if kind != Kind::Watch && core.oversight.slow.is_some_and(|slow| took > slow) {
+        if !waits && core.oversight.slow.is_some_and(|slow| took > slow) {
             self.note_slow(&Slow { kind, trace, outcome, took, from: incoming.peer.label(), stages: &stages });
         }
         let mut frame = BytesMut::with_capacity(room_for(&reply));
@@ -187,7 +189,7 @@ impl Serve {
                 other => Err(ServeError::Forbidden(format!("{other} is not a node"))),
             },
             Request::Members => match &core.gossip {
-                Some(gossip) => gossip.report().await.map(|report| Reply::Members(Box::new(report))),
+                Some(gossip) => gossip.report(core).await.map(|report| Reply::Members(Box::new(report))),
                 None => Ok(Reply::Members(Box::new(gossip::without_gossip(core)))),
             },
             Request::Keys(order) => gossip::serve_keys(core, self.gossip()?, order).await.map(Reply::Keys),
@@ -203,6 +205,9 @@ impl Serve {
             Request::Layout(request) => ownership::serve(core, request, ask.deadline).await.map(Reply::Layout),
             Request::Landmark(now) => past::answer(core, from, now).await.map(Reply::Landmark),
             Request::Dropped(dropped) => past::answer_dropped(core, dropped).await.map(Reply::Dropped),
+            Request::Tasks(request) => {
+                tasks::serve(core, request, ask.deadline).await.map(|report| Reply::Tasks(Box::new(report)))
+            }
             Request::Repair(repair) => sync::repair(core, repair).map(|done| Reply::Repair(Box::new(done))),
         }
     }
@@ -267,6 +272,7 @@ fn units(request: &Request) -> usize {
         | Request::Layout(_)
         | Request::Landmark(_)
         | Request::Dropped(_)
+        | Request::Tasks(_)
         | Request::Settle => 0,
     }
 }
@@ -343,6 +349,8 @@ fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), Serv
         Request::Layout(LayoutRequest::Change(_)) => {
             Err(ServeError::Forbidden(format!("{name} is not an administrator")))
         }
+        Request::Tasks(request) if request.order == TaskOrder::List || grants.is_none() => Ok(()),
+        Request::Tasks(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Repair(_) if grants.is_none() => Ok(()),
         Request::Repair(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
         Request::Apply(_)

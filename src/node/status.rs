@@ -1,13 +1,15 @@
 //! The status report of a node.
 
+use crate::layout::Change;
 use crate::meter::Distribution;
 use crate::node::core::Core;
 use crate::node::meters::{Call, Kind};
+use crate::node::ownership::tasks;
 use crate::node::readiness;
 use crate::node::sync;
 use crate::store::{Health, StoreSize};
 use crate::swim::StorageHealth;
-use crate::wire::rpc::NodeStatus;
+use crate::wire::status::{ChangeStatus, LayoutStatus, NodeStatus};
 
 /// How this node is, now.
 pub(crate) async fn status(core: &Core) -> NodeStatus {
@@ -39,7 +41,20 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         sync: sync::status(core),
         hints_for,
         hints_counted,
+        layout: layout(core),
     }
+}
+
+/// Which layout this node works by, and what the change under way still asks of it.
+pub(crate) fn layout(core: &Core) -> LayoutStatus {
+    let view = core.view();
+    let change = view.layout().next.as_ref().map(|next| ChangeStatus {
+        since: next.since,
+        stage: next.stage,
+        what: view.layout().differences().iter().map(Change::describe).collect(),
+        copies_left: tasks::copies_left(core),
+    });
+    LayoutStatus { version: view.version(), change }
 }
 
 /// Those that hold anything.

@@ -17,7 +17,7 @@ impl Request {
             Self::Reap(_) | Self::Settle => "reap",
             Self::Landmark(_) | Self::Dropped(_) => "past",
             Self::Gossip(_) | Self::Members | Self::Keys(_) => "gossip",
-            Self::Layout(_) => "layout",
+            Self::Layout(_) | Self::Tasks(_) => "layout",
             Self::View | Self::Watch { .. } | Self::Status | Self::Log(_) => "ask",
         }
     }

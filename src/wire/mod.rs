@@ -8,4 +8,6 @@ pub mod layout;
 pub mod past;
 pub mod reap;
 pub mod rpc;
+pub mod status;
 pub mod sync;
+pub mod tasks;

@@ -11,20 +11,18 @@ use serde::{Deserialize, Serialize};
 use crate::layout::Layout;
 use crate::layout::Role;
 use crate::limits;
-use crate::meter::Distribution;
-use crate::types::{
-    ClusterName, Condition, Consistency, Epoch, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId,
-};
+use crate::types::{ClusterName, Condition, Consistency, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
 use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
-use crate::wire::hints::HintsFor;
 use crate::wire::layout::{LayoutReply, LayoutRequest};
 use crate::wire::past::{DroppedAnswer, DroppedRequest, Landmark};
 use crate::wire::reap::{ReapAnswer, ReapOrder};
+use crate::wire::status::NodeStatus;
+use crate::wire::sync::TreeRoot;
 use crate::wire::sync::{RecordsPage, RecordsRequest, RepairProgress, RepairRequest, RootVerdict, SumsRequest};
-use crate::wire::sync::{SyncStatus, TreeRoot};
+use crate::wire::tasks::{TasksReport, TasksRequest};
 
 /// A request as it travels: with the number under which every node concerned logs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,12 +101,14 @@ pub enum Request {
     Reap(ReapOrder),
     /// Peers only: answered when all work has ended that the node had begun when this came.
     Settle,
-    /// Who owns data: between nodes, and orders of administrators.
-    Layout(LayoutRequest),
     /// Peers only: what was last seen of the asker's storage, before this is kept.
     Landmark(Option<Landmark>),
     /// Peers only: which versions the answerer has dropped.
     Dropped(DroppedRequest),
+    /// Who owns data: between nodes, and orders of administrators.
+    Layout(LayoutRequest),
+    /// What the node works on for a while, and orders of administrators about it.
+    Tasks(TasksRequest),
 }
 
 /// A write of one or more keys.
@@ -316,12 +316,14 @@ pub enum Reply {
     Repair(Box<RepairProgress>),
     /// What became of a step towards dropping dead records.
     Reap(ReapAnswer),
-    /// What is to be said of who owns data.
-    Layout(LayoutReply),
     /// What was seen of the asker's storage, if anything.
     Landmark(Option<Landmark>),
     /// What was dropped.
     Dropped(DroppedAnswer),
+    /// What is to be said of who owns data.
+    Layout(LayoutReply),
+    /// The tasks.
+    Tasks(Box<TasksReport>),
 }
 
 /// A write that was acknowledged.
@@ -433,87 +435,6 @@ pub struct MemberInfo {
     pub zone: Zone,
     /// Its share of the data against others.
     pub weight: u32,
-}
-
-/// How a node is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// Its name.
-    pub node: NodeName,
-    /// The program's version.
-    pub version: String,
-    /// Seconds since it began to serve.
-    pub uptime_s: u64,
-    /// The kind of its storage.
-    pub engine: String,
-    /// The life of its storage.
-    pub epoch: Epoch,
-    /// The storage's health in a word, with the reason when it is not `ok`.
-    pub health: String,
-    /// Keys in the storage, tombstones and hints among them.
-    pub keys: u64,
-    /// Bytes in the storage, as the engine counts them.
-    pub bytes: u64,
-    /// Hints this node keeps for others.
-    pub hints: u64,
-    /// The peers as this node sees them.
-    pub peers: Vec<PeerStatus>,
-    /// Counts since the start, by name.
-    pub counters: Vec<(String, u64)>,
-    /// The members it knows by gossip, in a few words; `off` without gossip.
-    pub gossip: String,
-    /// What its process takes; `None` where the system does not say.
-    pub process: Option<ProcessUsage>,
-    /// Connections it has, of both directions.
-    pub connections: u64,
-    /// Requests it works on.
-    pub in_flight: u64,
-    /// Why it is not ready to serve; empty when it is.
-    pub not_ready: Vec<String>,
-    /// How long requests took since the start, by kind, from arrival to answer.
-    pub requests: Vec<(String, Distribution)>,
-    /// How long calls of the storage took since the start, by kind.
-    pub storage: Vec<(String, Distribution)>,
-    /// How its anti-entropy stands.
-    pub sync: SyncStatus,
-    /// The hints it keeps, by whom they are for.
-    pub hints_for: Vec<HintsFor>,
-    /// Whether all hints have been counted since it started; until then there may be more.
-    pub hints_counted: bool,
-}
-
-/// What a process takes of its machine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessUsage {
-    /// Its number.
-    pub pid: u32,
-    /// User and system CPU time since its start.
-    pub cpu: Duration,
-    /// Bytes of memory that are resident.
-    pub resident: u64,
-    /// Bytes of its address space.
-    pub virtual_bytes: u64,
-    /// Files, sockets among them, that it has open.
-    pub open_files: u64,
-    /// Most it may have open.
-    pub open_files_max: u64,
-    /// Its threads.
-    pub threads: u64,
-    /// Seconds since the Unix epoch when it started.
-    pub started_s: u64,
-}
-
-/// A peer as a node sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PeerStatus {
-    /// Its name.
-    pub name: NodeName,
-    /// Its address.
-    pub quic: String,
-    /// `up`, `connecting`, or `down` with the last error.
-    pub state: String,
-    /// Round-trip time in microseconds, when connected.
-    pub rtt_us: Option<u64>,
 }
 
 /// Why a request, or one key of it, failed. The kinds differ by what the client can do.
@@ -700,6 +621,9 @@ mod tests {
         assert_eq!(hex(&Request::Settle), "14");
         let order = ReapOrder { view: 1, life: None, keys: Vec::new(), landmarks: Vec::new() };
         assert_eq!(hex(&Request::Reap(order)), "1301000000");
+        let tasks = TasksRequest { order: crate::wire::tasks::TaskOrder::List, everywhere: true };
+        assert_eq!(hex(&Request::Tasks(tasks)), "180001");
+        assert_eq!(hex(&Reply::Tasks(Box::default())), "18000000");
         let life = crate::wire::reap::Life { process: 1, epoch: crate::types::Epoch(2) };
         let landmark = Landmark { starts: 3, life: 4, mark: 5 };
         assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true], landmark })), "1401020101030405");

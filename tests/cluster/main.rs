@@ -23,6 +23,7 @@ mod dev;
 mod exposition;
 mod failure;
 mod membership;
+mod ownership;
 mod past;
 mod refusals;
 mod renewal;

@@ -207,9 +207,9 @@ fn start_with_seeds(cluster: &Cluster, name: &str, settings: &[&str]) -> (Guard,
 }
 
 #[tokio::test]
-async fn a_node_that_knows_only_a_seed_becomes_a_member_without_a_share() {
+async fn a_node_that_knows_only_a_seed_and_waits_for_approval_becomes_a_member_without_a_share() {
     let cluster = Cluster::start(&["--nodes", "2"]).await;
-    let (mut node, log) = start_with_seeds(&cluster, "n9", &[]);
+    let (mut node, log) = start_with_seeds(&cluster, "n9", &["--cluster-join", "approve"]);
     all_hold(&cluster, &[0, 1], "n9", MemberState::Alive).await;
     let client = cluster.client().await;
     let member = held(&client, "n9").await.unwrap();

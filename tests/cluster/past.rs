@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dynamomini::client::{CausalContext, Client, GetOptions, PutOptions};
 use dynamomini::types::Consistency;
-use dynamomini::wire::rpc::NodeStatus;
+use dynamomini::wire::status::NodeStatus;
 
 use crate::inprocess::{Cluster, Setup};
 use crate::processes::{counter, eventually};

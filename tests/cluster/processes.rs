@@ -21,7 +21,7 @@ use dynamomini::net::LinkSettings;
 use dynamomini::net::TlsFiles;
 use dynamomini::net::TlsMaterial;
 use dynamomini::types::NodeName;
-use dynamomini::wire::rpc::NodeStatus;
+use dynamomini::wire::status::NodeStatus;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use serde_json::Value;

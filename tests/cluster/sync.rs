@@ -10,7 +10,7 @@ use dynamomini::client::Client;
 use dynamomini::client::GetOptions;
 use dynamomini::client::PutOptions;
 use dynamomini::types::Consistency;
-use dynamomini::wire::rpc::NodeStatus;
+use dynamomini::wire::status::NodeStatus;
 use dynamomini::wire::sync::RepairRequest;
 use futures_util::StreamExt;
 use futures_util::stream;

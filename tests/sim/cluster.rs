@@ -17,7 +17,8 @@ use dynamomini::store::{Disk, Durability, Engine, Memory, MemoryCopy, Simulated,
 use dynamomini::swim::Config;
 use dynamomini::types::{Namespace, NamespacePolicy, NodeName, Partitions};
 use dynamomini::wire::gossip::MemberState;
-use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, NodeStatus};
+use dynamomini::wire::rpc::{ClusterInfo, MemberInfo};
+use dynamomini::wire::status::NodeStatus;
 use tempfile::TempDir;
 
 use crate::certs::Authority;

@@ -36,10 +36,11 @@ pub(crate) const ROOMS: &[Room] = &[
     pure("2", "seal", &["limits", "types"]),
     pure("2", "swim", &["limits", "types", "hash"]),
     pure("2", "view", &["limits", "types", "hash", "ring", "layout", "wire"]),
+    pure("2", "plan", &["types", "hash", "ring", "layout", "wire", "view"]),
     worldly("2–3", "env", &[]),
     worldly("3", "store", &["limits", "types", "hash", "env"]),
     worldly("3", "net", &["limits", "meter", "types", "env"]),
-    worldly("4", "client", &["limits", "meter", "types", "version", "wire", "view", "env", "net"]),
+    worldly("4", "client", &["limits", "meter", "types", "version", "layout", "wire", "view", "env", "net"]),
     worldly(
         "5",
         "node",
@@ -56,7 +57,7 @@ pub(crate) const ROOMS: &[Room] = &[
         "cli",
         &[
             "limits", "meter", "types", "hash", "version", "record", "ring", "layout", "wire", "merkle", "quorum",
-            "seal", "swim", "view", "env", "store", "net", "client", "node", "admin", "certs", "config",
+            "seal", "swim", "view", "plan", "env", "store", "net", "client", "node", "admin", "certs", "config",
         ],
     ),
     worldly("6", "main", &["cli"]),

@@ -22,12 +22,15 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::Context;
 use crate::cli::dev::Storage;
 use crate::cli::dev::Wanted;
+use crate::cli::dev::adopt;
+use crate::cli::dev::adopt::Adopter;
 use crate::cli::dev::event::Event;
 use crate::cli::dev::event::Voice;
 use crate::cli::dev::files;
 use crate::cli::dev::files::ClusterFile;
 use crate::cli::dev::files::NodeEntry;
 use crate::cli::dev::folder;
+use crate::cli::dev::folder::Added;
 use crate::cli::dev::folder::Folder;
 use crate::cli::dev::folder::Spec;
 use crate::cli::dev::guard;
@@ -82,16 +85,20 @@ pub(super) async fn run(context: &Context, dir: PathBuf, wanted: Wanted) -> anyh
     let patience = check(context, &layout, &spec)?;
     folder::remove(&layout.cluster_json())?;
     voice.say(&Event::Starting {
-        nodes: spec.nodes,
+        nodes: spec.total(),
         storage: spec.storage.name(),
         zones: spec.zones,
         base_port: ports.base,
         dir: layout.root.clone(),
         again: folder.is_restart(),
     });
+    adopt::clear(&layout)?;
     let mut cluster = Cluster::new(layout, voice, patience);
     let outcome = match cluster.start(&spec, &ports, program, &mut signals).await {
-        Ok(Some(file)) => cluster.serve(file, &dir, &mut signals).await,
+        Ok(Some(file)) => {
+            let adopter = Adopter { context, folder: &folder, spec, ports };
+            cluster.serve(file, &dir, &mut signals, adopter).await
+        }
         Ok(None) => Ok("a signal came"),
         Err(error) => Err(error),
     };
@@ -105,22 +112,22 @@ pub(super) async fn run(context: &Context, dir: PathBuf, wanted: Wanted) -> anyh
 /// The ports that were asked for, else those of the start before if they are free, else the first free ones.
 fn take_ports(spec: &Spec, wanted: Option<u16>) -> anyhow::Result<Ports> {
     if let Some(base) = wanted {
-        ports::check(base, spec.nodes)?;
+        ports::check(base, spec.total())?;
         let fix = "stop what holds it, or leave --base-port out";
-        return ports::claim(base, spec.nodes).map_err(|taken| anyhow!("--base-port {base}: {taken}; {fix}"));
+        return ports::claim(base, spec.total()).map_err(|taken| anyhow!("--base-port {base}: {taken}; {fix}"));
     }
     if spec.base_port > 0
-        && let Ok(ports) = ports::claim(spec.base_port, spec.nodes)
+        && let Ok(ports) = ports::claim(spec.base_port, spec.total())
     {
         return Ok(ports);
     }
-    ports::find(spec.nodes)
+    ports::find(spec.total())
 }
 
 /// Waits until no process of the start before uses its data any more: after a `dev` that was killed they take a moment.
 async fn all_ended(voice: &Voice, layout: &Layout, spec: &Spec) -> anyhow::Result<()> {
     let give_up = Instant::now() + LEFT_PATIENCE;
-    for name in (0..spec.nodes).map(node_name) {
+    for name in (0..spec.total()).map(node_name) {
         let mut said = false;
         while let Some(user) = user_of(layout, &name).await {
             if Instant::now() >= give_up {
@@ -148,7 +155,7 @@ async fn user_of(layout: &Layout, name: &NodeName) -> Option<String> {
 /// Judges the configuration of each node as the node will, and tells how long the nodes may take to end.
 fn check(context: &Context, layout: &Layout, spec: &Spec) -> anyhow::Result<Duration> {
     let mut patience = Duration::ZERO;
-    for index in 0..spec.nodes {
+    for index in 0..spec.total() {
         let file = Some(layout.node_config(&node_name(index)));
         let inputs = Inputs { file, ..Inputs::default() };
         let judged = judge_node(&inputs, HostChecks::WithoutPorts, context.env.wall_ms());
@@ -220,31 +227,14 @@ impl Cluster {
         program: Option<&'static str>,
         signals: &mut Signals,
     ) -> anyhow::Result<Option<ClusterFile>> {
-        let names: Vec<NodeName> = (0..spec.nodes).map(node_name).collect();
-        let mut entries: Vec<NodeEntry> = Vec::new();
-        for (index, name) in (0..).zip(&names) {
-            let ports = ports.of(index);
-            entries.push(NodeEntry {
-                id: name.clone(),
-                pid: 0,
-                quic: files::local(ports.quic),
-                gossip: files::local(ports.gossip),
-                admin: files::local(ports.admin),
-                dir: self.layout.node(name),
-                config: self.layout.node_config(name),
-                redis_pid: None,
-            });
-        }
+        let indices = 0..spec.total();
+        let mut entries: Vec<NodeEntry> = indices.map(|index| NodeEntry::of(&self.layout, ports, index)).collect();
         if let Some(program) = program {
             self.program = program;
-            let values = settings::values(&spec.settings)?;
-            let durability = values.get("storage.durability").map(ToString::to_string);
             for entry in &mut entries {
-                redis::configure(&self.layout, &entry.id, durability.as_deref())?;
-                let server = Process::redis(&self.layout, &entry.id, program).await?;
-                entry.redis_pid = Some(self.add(server));
+                self.start_redis(spec, entry).await?;
             }
-            let sockets: Vec<PathBuf> = names.iter().map(|name| self.layout.redis_socket(name)).collect();
+            let sockets: Vec<PathBuf> = entries.iter().map(|entry| self.layout.redis_socket(&entry.id)).collect();
             let serving = async {
                 join_all(sockets.iter().map(|socket| redis::serving(socket))).await;
                 Ok(())
@@ -262,6 +252,38 @@ impl Cluster {
         let serves = self.until(signals, "a node", ready::wait(&identity, &nodes)).await?;
         let file = ClusterFile { nodes: entries, client_config: self.layout.client_config() };
         Ok(serves.map(|()| file))
+    }
+
+    /// Starts the redis-server of a node.
+    async fn start_redis(&mut self, spec: &Spec, entry: &mut NodeEntry) -> anyhow::Result<()> {
+        let durability = settings::values(&spec.settings)?.get("storage.durability").map(ToString::to_string);
+        redis::configure(&self.layout, &entry.id, durability.as_deref())?;
+        let server = Process::redis(&self.layout, &entry.id, self.program).await?;
+        entry.redis_pid = Some(self.add(server));
+        Ok(())
+    }
+
+    /// Starts a node that was asked for while the cluster runs, and writes down that it is there.
+    async fn admit(
+        &mut self,
+        file: &mut ClusterFile,
+        adopter: &mut Adopter<'_>,
+        wanted: Added,
+    ) -> anyhow::Result<NodeEntry> {
+        let mut entry = adopter.prepare(&self.layout, wanted)?;
+        if adopter.spec.storage == Storage::Redis {
+            self.start_redis(&adopter.spec, &mut entry).await?;
+            let socket = self.layout.redis_socket(&entry.id);
+            timeout(adopt::REDIS_PATIENCE, redis::serving(&socket))
+                .await
+                .map_err(|_| anyhow!("its redis-server does not serve"))?;
+        }
+        entry.pid = self.add(Process::node(&self.layout, &entry.id)?);
+        file.nodes.push(entry.clone());
+        file.write(&self.layout)?;
+        files::client_configuration(&self.layout, &adopter.spec, &adopter.ports)?;
+        self.voice.say(&Event::Added { node: entry.clone() });
+        Ok(entry)
     }
 
     fn add(&mut self, process: Process) -> u32 {
@@ -309,17 +331,27 @@ impl Cluster {
     }
 
     /// Tells that all serve, and goes on until a signal comes, which it names.
-    async fn serve(&mut self, file: ClusterFile, dir: &Path, signals: &mut Signals) -> anyhow::Result<&'static str> {
-        folder::write_whole(&self.layout.cluster_json(), &serde_json::to_string_pretty(&file)?)?;
+    async fn serve(
+        &mut self,
+        mut file: ClusterFile,
+        dir: &Path,
+        signals: &mut Signals,
+        mut adopter: Adopter<'_>,
+    ) -> anyhow::Result<&'static str> {
+        file.write(&self.layout)?;
         let default_dir = Some(dir) == Path::new(DEV_CLIENT_FILE).parent();
-        let ClusterFile { nodes, client_config } = file;
+        let ClusterFile { nodes, client_config } = file.clone();
         self.voice.say(&Event::Ready { nodes, client_config, dir: dir.to_owned(), default_dir });
+        let mut looks = interval(adopt::PAUSE);
         loop {
             tokio::select! {
                 biased;
                 why = signals.next() => return Ok(why),
                 Some(ended) = self.running.next() => self.report(ended),
-                else => return Ok(signals.next().await),
+                _ = looks.tick() => if let Some(wanted) = adopt::requested(&self.layout) {
+                    let outcome = self.admit(&mut file, &mut adopter, wanted).await;
+                    adopt::answer(&self.layout, outcome);
+                },
             }
         }
     }

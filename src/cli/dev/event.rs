@@ -19,6 +19,8 @@ pub(super) enum Event {
     Waiting { what: String },
     /// Every node serves.
     Ready { nodes: Vec<NodeEntry>, client_config: PathBuf, dir: PathBuf, default_dir: bool },
+    /// A node was added, and starts.
+    Added { node: NodeEntry },
     /// A process has ended although it was not told to.
     Ended {
         id: NodeName,
@@ -68,6 +70,7 @@ impl fmt::Display for Event {
                 let dir = if *default_dir { String::new() } else { format!(" --dir {}", dir.display()) };
                 write!(f, "\n^C stops all; `dynamomini dev{dir}` starts them again with their data.")
             }
+            Self::Added { node } => write!(f, "added {} (pid {}), {}", node.id, node.pid, node.quic),
             Self::Ended { id, process, pid, how, restart, log, log_tail } => {
                 write!(f, "the {process} of {id} (pid {pid}) has ended: {how}; the others go on")?;
                 write!(f, "\n  the last lines of {}:", log.display())?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
+use serde::Deserialize;
 use serde::Serialize;
 use toml::Table;
 
@@ -20,7 +21,10 @@ use crate::cli::dev::layout::node_name;
 use crate::cli::dev::ports::NodePorts;
 use crate::cli::dev::ports::Ports;
 use crate::cli::dev::settings;
+use crate::config::settings::Kind;
+use crate::config::settings::NODE;
 use crate::config::value::Value;
+use crate::limits;
 use crate::net::TlsFiles;
 use crate::store::create_directory;
 use crate::types::ClusterName;
@@ -69,7 +73,7 @@ pub(super) fn certificates(context: &Context, layout: &Layout, spec: &Spec) -> a
     }
     let authority = Authority::load(&dir)?;
     let mut subjects = vec![Subject::admin(ADMIN)?];
-    for index in 0..spec.nodes {
+    for index in 0..spec.total() {
         subjects.push(Subject::node(node_name(index), &["127.0.0.1", "localhost"])?);
     }
     for subject in subjects {
@@ -84,17 +88,25 @@ pub(super) fn certificates(context: &Context, layout: &Layout, spec: &Spec) -> a
 
 /// Writes the configurations of all nodes and of the client.
 pub(super) fn configurations(layout: &Layout, spec: &Spec, ports: &Ports) -> anyhow::Result<()> {
+    (0..spec.total()).try_for_each(|index| configuration(layout, spec, ports, index))?;
+    client_configuration(layout, spec, ports)
+}
+
+/// Writes that of one node.
+pub(super) fn configuration(layout: &Layout, spec: &Spec, ports: &Ports, index: u16) -> anyhow::Result<()> {
     let values = settings::values(&spec.settings)?;
-    for index in 0..spec.nodes {
-        let name = node_name(index);
-        create_directory(&layout.node(&name))?;
-        let table = node_table(layout, spec, ports, index, &values);
-        let note = "# Written by `dynamomini dev` at each start: give settings to it, after --.\n";
-        folder::write_whole(&layout.node_config(&name), &format!("{note}\n{}", toml::to_string(&table)?))?;
-    }
+    let name = node_name(index);
+    create_directory(&layout.node(&name))?;
+    let table = node_table(layout, spec, ports, index, &values);
+    let note = "# Written by `dynamomini dev` at each start: give settings to it, after --.\n";
+    folder::write_whole(&layout.node_config(&name), &format!("{note}\n{}", toml::to_string(&table)?))
+}
+
+/// Writes that of the client.
+pub(super) fn client_configuration(layout: &Layout, spec: &Spec, ports: &Ports) -> anyhow::Result<()> {
     let mut table = Table::new();
     set(&mut table, "cluster.name", CLUSTER.into());
-    let nodes = (0..spec.nodes).map(|index| local(ports.of(index).quic).into());
+    let nodes = (0..spec.total()).map(|index| local(ports.of(index).quic).into());
     set(&mut table, "nodes", toml::Value::Array(nodes.collect()));
     set_identity(&mut table, &admin(layout));
     folder::write_whole(&layout.client_config(), &toml::to_string(&table)?)
@@ -110,9 +122,11 @@ fn node_table(layout: &Layout, spec: &Spec, ports: &Ports, index: u16, values: &
     set(&mut table, "namespaces.default.n", integer(u64::from(spec.nodes.min(3))));
     set(&mut table, "gossip.preset", "local".into());
     for (key, value) in values {
-        set(&mut table, key, to_toml(value));
+        set(&mut table, key, to_toml(key, value));
     }
-    let seeds = (0..spec.nodes).filter(|seed| *seed != index).take(SEEDS);
+    // A node that was added knows of no others, and any of those may be gone.
+    let most = if spec.added(index).is_some() { limits::SEEDS_MAX } else { SEEDS };
+    let seeds = (0..spec.total()).filter(|seed| *seed != index).take(most);
     let seeds: Vec<toml::Value> = seeds.map(|seed| local(ports.of(seed).quic).into()).collect();
     if !seeds.is_empty() {
         set(&mut table, "cluster.seeds", toml::Value::Array(seeds));
@@ -128,8 +142,27 @@ fn node_table(layout: &Layout, spec: &Spec, ports: &Ports, index: u16, values: &
         set(&mut table, "storage.redis.url", format!("unix://{}", layout.redis_socket(&name).display()).into());
     }
     set_identity(&mut table, &identity(layout, name.as_str()));
-    table.insert("members".to_owned(), members(spec, ports));
+    match spec.added(index) {
+        None => drop(table.insert("members".to_owned(), members(spec, ports))),
+        Some(added) => {
+            let in_turn = || (spec.zones > 1).then(|| zone(spec, index));
+            if let Some(zone) = added.zone.clone().or_else(in_turn) {
+                set(&mut table, "node.zone", zone.into());
+            }
+            if let Some(weight) = added.weight {
+                set(&mut table, "node.weight", integer(weight.into()));
+            }
+            if added.approve {
+                set(&mut table, "cluster.join", "approve".into());
+            }
+        }
+    }
     table
+}
+
+/// The zone of a node, dealt out in turn.
+fn zone(spec: &Spec, index: u16) -> String {
+    format!("z{}", index % spec.zones + 1)
 }
 
 fn members(spec: &Spec, ports: &Ports) -> toml::Value {
@@ -140,7 +173,7 @@ fn members(spec: &Spec, ports: &Ports) -> toml::Value {
         member.insert("quic".to_owned(), local(quic).into());
         member.insert("gossip".to_owned(), local(gossip).into());
         if spec.zones > 1 {
-            member.insert("zone".to_owned(), format!("z{}", index % spec.zones + 1).into());
+            member.insert("zone".to_owned(), zone(spec, index).into());
         }
         toml::Value::Table(member)
     };
@@ -160,8 +193,11 @@ fn set(table: &mut Table, key: &str, value: toml::Value) {
     }
 }
 
-fn to_toml(value: &Value) -> toml::Value {
+fn to_toml(key: &str, value: &Value) -> toml::Value {
+    // What was given as text is kept as text, and a file wants a number.
+    let is_number = NODE.settings.iter().any(|setting| setting.key == key && matches!(setting.kind, Kind::Number(..)));
     match value {
+        Value::Text(text) if is_number => text.parse().map_or_else(|_| text.as_str().into(), integer),
         Value::Text(text) => text.as_str().into(),
         Value::Integer(number) => integer(*number),
         Value::Bool(yes) => (*yes).into(),
@@ -184,7 +220,7 @@ pub(super) fn local(port: u16) -> String {
 }
 
 /// One node in `cluster.json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct NodeEntry {
     pub(super) id: NodeName,
     pub(super) pid: u32,
@@ -193,13 +229,37 @@ pub(super) struct NodeEntry {
     pub(super) admin: String,
     pub(super) dir: PathBuf,
     pub(super) config: PathBuf,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) redis_pid: Option<u32>,
 }
 
+impl NodeEntry {
+    /// The node with this number, which does not run yet.
+    pub(super) fn of(layout: &Layout, ports: &Ports, index: u16) -> Self {
+        let (name, NodePorts { quic, gossip, admin }) = (node_name(index), ports.of(index));
+        Self {
+            pid: 0,
+            quic: local(quic),
+            gossip: local(gossip),
+            admin: local(admin),
+            dir: layout.node(&name),
+            config: layout.node_config(&name),
+            id: name,
+            redis_pid: None,
+        }
+    }
+}
+
 /// The whole of `cluster.json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ClusterFile {
     pub(super) nodes: Vec<NodeEntry>,
     pub(super) client_config: PathBuf,
+}
+
+impl ClusterFile {
+    /// Writes it anew.
+    pub(super) fn write(&self, layout: &Layout) -> anyhow::Result<()> {
+        folder::write_whole(&layout.cluster_json(), &serde_json::to_string_pretty(self)?)
+    }
 }

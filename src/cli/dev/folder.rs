@@ -21,7 +21,7 @@ use crate::cli::lock::Locked;
 /// The file that makes a folder one of ours.
 const SPEC: &str = "dev.json";
 /// The file whose lock a running `dev` holds.
-const LOCK: &str = "dev.lock";
+pub(super) const LOCK: &str = "dev.lock";
 /// What [`SPEC`] is called while it is written.
 const SPEC_DRAFT: &str = "dev.draft";
 /// The version of what [`SPEC`] holds.
@@ -31,6 +31,7 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Spec {
     format: u32,
+    /// The founding members.
     pub(super) nodes: u16,
     pub(super) storage: Storage,
     pub(super) zones: u16,
@@ -38,6 +39,32 @@ pub(super) struct Spec {
     pub(super) base_port: u16,
     /// Settings of all nodes, as `KEY=VALUE`.
     pub(super) settings: Vec<String>,
+    /// Nodes that were added while it ran.
+    #[serde(default)]
+    pub(super) added: Vec<Added>,
+}
+
+/// A node that was added while the cluster ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Added {
+    /// Its zone, if not the next in turn.
+    pub(super) zone: Option<String>,
+    /// Its weight, if not the usual one.
+    pub(super) weight: Option<u32>,
+    /// Whether it waits for `dynamomini cluster join` or `replace`.
+    pub(super) approve: bool,
+}
+
+impl Spec {
+    /// All nodes, those that were added among them.
+    pub(super) fn total(&self) -> u16 {
+        self.nodes.saturating_add(u16::try_from(self.added.len()).unwrap_or(u16::MAX))
+    }
+
+    /// The node with this number, if it was added.
+    pub(super) fn added(&self, index: u16) -> Option<&Added> {
+        self.added.get(usize::from(index.checked_sub(self.nodes)?))
+    }
 }
 
 /// A folder that this process alone uses.
@@ -85,6 +112,7 @@ impl Folder {
                 zones: wanted.zones.unwrap_or(1),
                 base_port: 0,
                 settings: wanted.settings.clone().unwrap_or_default(),
+                added: Vec::new(),
             },
             Some(found) => {
                 self.same("nodes", wanted.nodes, found.nodes)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::cli::dev::folder;
 use crate::types::NodeName;
 
 /// The paths of one cluster. All are absolute, so that they work from everywhere.
@@ -24,6 +25,26 @@ impl Layout {
     /// What programs are told, while the cluster runs.
     pub(super) fn cluster_json(&self) -> PathBuf {
         self.root.join("cluster.json")
+    }
+
+    /// The file whose lock a running `dev` holds.
+    pub(super) fn dev_lock(&self) -> PathBuf {
+        self.root.join(folder::LOCK)
+    }
+
+    /// The file whose lock the one `dev add` holds that is under way.
+    pub(super) fn add_lock(&self) -> PathBuf {
+        self.root.join("add.lock")
+    }
+
+    /// What it asks of the running `dev`.
+    pub(super) fn add_request(&self) -> PathBuf {
+        self.root.join("add.request")
+    }
+
+    /// What that answers.
+    pub(super) fn add_answer(&self) -> PathBuf {
+        self.root.join("add.answer")
     }
 
     /// A node's folder.

@@ -1,7 +1,12 @@
 //! `dynamomini dev`: a whole cluster on this machine, each node a process of its own, certificates included.
 //!
+//! One more node is added by `dev add`, which asks the running `dev` for it, so that all processes have one owner.
 //! It starts the processes, watches them, and ends them in order; a node that dies is reported and left alone, for that
 //! is what people want to see. It is for trying out and for tests: nothing here runs on the nodes of a real cluster.
+
+mod add;
+
+mod adopt;
 
 mod folder;
 
@@ -63,6 +68,7 @@ pub(crate) struct Args {
 const HELP: &str = "Examples:
   dynamomini dev
   dynamomini dev --nodes 5 --storage redis --dir trial
+  dynamomini dev add
   dynamomini dev --zones 3 -- --set storage.durability=interval --log-level debug
 
 Once every node serves, a line that begins with \"ready\" is printed, and FOLDER/cluster.json says where everything is.
@@ -92,6 +98,8 @@ impl Storage {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Add one more node to the cluster that runs in the folder.
+    Add(add::Args),
     /// Run a redis-server that ends with the process that started this.
     #[command(hide = true)]
     GuardRedis(guard::Guard),
@@ -110,8 +118,10 @@ struct Wanted {
 impl Args {
     /// Runs the cluster until SIGINT, SIGTERM or SIGHUP.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        if let Some(What::GuardRedis(guard)) = self.what {
-            return context.block_on(Some(1), guard.run(context));
+        match self.what {
+            Some(What::GuardRedis(guard)) => return context.block_on(Some(1), guard.run(context)),
+            Some(What::Add(add)) => return add.run(context),
+            None => {}
         }
         context.log_for_people()?;
         let settings = if self.settings.is_empty() { None } else { Some(settings::parse(&self.settings)?) };

@@ -1,5 +1,7 @@
 //! The ports of a dev cluster: ten for each node, free, and claimed against another `dev` that starts at the same time.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::net::UdpSocket;
@@ -30,13 +32,26 @@ pub(super) struct NodePorts {
 #[derive(Debug)]
 pub(super) struct Ports {
     pub(super) base: u16,
-    _claims: Vec<Lock>,
+    /// Blocks of ports, by number.
+    claims: BTreeMap<u16, Lock>,
 }
 
 impl Ports {
     /// The ports of the node with this number, from 0.
     pub(super) fn of(&self, index: u16) -> NodePorts {
         ports(self.base, index)
+    }
+
+    /// Takes those of one node more; otherwise says which is taken.
+    pub(super) fn extend(&mut self, index: u16) -> Result<(), String> {
+        let first = u32::from(self.base) + u32::from(index) * u32::from(STRIDE);
+        let last = u16::try_from(first + u32::from(STRIDE) - 1).map_err(|_| "there are no higher ports".to_owned())?;
+        for block in (last - STRIDE + 1) / BLOCK..=last / BLOCK {
+            if let Entry::Vacant(free) = self.claims.entry(block) {
+                free.insert(claim_block(block)?);
+            }
+        }
+        check_free(self.base, index)
     }
 }
 
@@ -57,23 +72,27 @@ pub(super) fn find(nodes: u16) -> anyhow::Result<Ports> {
 
 /// Takes those from `base` on; otherwise says which is taken.
 pub(super) fn claim(base: u16, nodes: u16) -> Result<Ports, String> {
-    let mut claims = Vec::new();
-    for block in base / BLOCK..=last(base, nodes) / BLOCK {
-        let start = u32::from(block) * u32::from(BLOCK);
-        let path = std::env::temp_dir().join(format!("dynamomini-dev-{start}.lock"));
-        // A file that cannot be opened is another user's, who has claimed the block or may do so at any time.
-        let lock = Lock::take(&path);
-        claims.push(lock.map_err(|_| format!("ports {start} and on are claimed by another `dynamomini dev`"))?);
+    let blocks = base / BLOCK..=last(base, nodes) / BLOCK;
+    let claims = blocks.map(|block| Ok((block, claim_block(block)?))).collect::<Result<_, String>>()?;
+    (0..nodes).try_for_each(|index| check_free(base, index))?;
+    Ok(Ports { base, claims })
+}
+
+fn claim_block(block: u16) -> Result<Lock, String> {
+    let start = u32::from(block) * u32::from(BLOCK);
+    let path = std::env::temp_dir().join(format!("dynamomini-dev-{start}.lock"));
+    // A file that cannot be opened is another user's, who has claimed the block or may do so at any time.
+    Lock::take(&path).map_err(|_| format!("ports {start} and on are claimed by another `dynamomini dev`"))
+}
+
+fn check_free(base: u16, index: u16) -> Result<(), String> {
+    let NodePorts { quic, gossip, admin } = ports(base, index);
+    let local = |port| (Ipv4Addr::LOCALHOST, port);
+    for port in [quic, gossip] {
+        UdpSocket::bind(local(port)).map_err(|error| format!("UDP port {port}: {error}"))?;
     }
-    for index in 0..nodes {
-        let NodePorts { quic, gossip, admin } = ports(base, index);
-        let local = |port| (Ipv4Addr::LOCALHOST, port);
-        for port in [quic, gossip] {
-            UdpSocket::bind(local(port)).map_err(|error| format!("UDP port {port}: {error}"))?;
-        }
-        TcpListener::bind(local(admin)).map_err(|error| format!("TCP port {admin}: {error}"))?;
-    }
-    Ok(Ports { base, _claims: claims })
+    TcpListener::bind(local(admin)).map_err(|error| format!("TCP port {admin}: {error}"))?;
+    Ok(())
 }
 
 fn last(base: u16, nodes: u16) -> u16 {
@@ -102,6 +121,17 @@ mod tests {
         let apart = first.base + 30 <= second.base || second.base + 120 <= first.base;
         assert!(apart, "{} and {}", first.base, second.base);
         assert!(claim(first.base, 1).unwrap_err().contains("claimed"));
+    }
+
+    #[test]
+    fn a_node_more_gets_ports_that_nobody_else_takes_then() {
+        let mut first = find(10).unwrap();
+        match first.extend(10) {
+            Ok(()) => assert!(claim(first.base + 100, 1).unwrap_err().contains("claimed")),
+            // Another test holds the next block.
+            Err(taken) => assert!(taken.contains("claimed") || taken.contains("port"), "{taken}"),
+        }
+        assert!(first.extend(u16::MAX / 8).is_err());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::node::gossip::warn::Warnings;
 use crate::node::gossip::{Gossip, GossipParts, Prepared};
 use crate::node::peers::Judged;
 use crate::seal::{Opener, Sealer};
-use crate::swim::{ClusterState, Effect, Event, Input, Record, Seen, StorageHealth, Swim};
+use crate::swim::{Effect, Event, Input, Record, Seen, StorageHealth, Swim};
 use crate::types::NodeId;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest};
@@ -419,9 +419,8 @@ impl Driver {
         if let Some(seen) = self.swim.member(node) {
             self.core.peers.judge(node, judged(&seen));
         }
-        if record.state != ClusterState::Removed {
-            self.core.peers.met(node, &record.name, &record.quic);
-        }
+        // Also one that owns nothing any more: it may still hand over what it held.
+        self.core.peers.met(node, &record.name, &record.quic);
         if !self.core.moved(node, &record.quic) {
             self.core.peers.follow(&self.core.view());
         }
@@ -508,7 +507,7 @@ fn own_record(core: &Core, gossip: &Gossip, parts: &GossipParts, incarnation: u6
         weight: listed.map_or(parts.weight, |member| member.weight),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: 1,
-        state: if listed.is_some() { ClusterState::Active } else { ClusterState::Joining },
+        state: core.ownership.part(core),
         storage: StorageHealth::Ok,
         clock_offset_ms: None,
         certificate: gossip.notary.certificate(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::node::core::Core;
 use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
+use crate::node::ownership;
 use crate::node::timeouts::millis;
 use crate::swim::{ClusterState, Counters, Record, Seen, Standing, Swim};
 use crate::wire::gossip::{MemberState, MemberStatus, MembersReport};
@@ -46,7 +47,7 @@ pub(crate) fn state_of(standing: Standing) -> MemberState {
     }
 }
 
-fn ownership(state: ClusterState) -> &'static str {
+fn part_word(state: ClusterState) -> &'static str {
     match state {
         ClusterState::Joining => "joining",
         ClusterState::Active => "active",
@@ -60,7 +61,7 @@ fn status(record: &Record, state: MemberState, since: Duration, rtt: Option<Dura
         name: record.name.clone(),
         state,
         since_ms: millis(since),
-        ownership: ownership(record.state).to_owned(),
+        ownership: part_word(record.state).to_owned(),
         quic: record.quic.clone(),
         gossip: record.gossip.to_string(),
         zone: record.zone.to_string(),
@@ -89,15 +90,18 @@ impl Gossip {
         })
     }
 
-    /// Everything about the members.
-    pub(crate) async fn report(&self) -> Result<MembersReport, ServeError> {
+    /// Everything about the members. Their part in owning data is what this node's layout says, whatever they have heard.
+    pub(crate) async fn report(&self, core: &Core) -> Result<MembersReport, ServeError> {
         let portrait = self.portrait().await?;
+        let view = core.view();
         let mut members: Vec<MemberStatus> = portrait
             .members
             .iter()
             .map(|seen| {
                 let since = portrait.now.saturating_sub(seen.since);
-                status(&seen.record, state_of(seen.standing), since, seen.rtt)
+                let part = ownership::part(view.layout(), &seen.record.name, seen.record.state);
+                let record = Record { state: part, ..Record::clone(&seen.record) };
+                status(&record, state_of(seen.standing), since, seen.rtt)
             })
             .collect();
         members.push(status(&portrait.own, MemberState::Alive, portrait.now, None));
@@ -154,7 +158,7 @@ pub(crate) fn without_gossip(core: &Core) -> MembersReport {
         name: member.name.clone(),
         state: if core.is_reachable(*id) { MemberState::Alive } else { MemberState::Failed },
         since_ms: 0,
-        ownership: "active".to_owned(),
+        ownership: part_word(ownership::part(view.layout(), &member.name, ClusterState::Active)).to_owned(),
         quic: member.quic.clone(),
         gossip: String::new(),
         zone: member.zone.to_string(),

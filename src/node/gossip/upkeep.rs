@@ -13,7 +13,8 @@ use crate::node::gossip::Gossip;
 use crate::node::gossip::orders::Order;
 use crate::node::replica::marker;
 use crate::store::{Engine, Mutation, StoreError};
-use crate::swim::StorageHealth;
+use crate::swim::{ClusterState, Record, StorageHealth};
+use crate::types::Zone;
 
 /// Pause between looks.
 const TICK: Duration = Duration::from_millis(500);
@@ -66,6 +67,7 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
     let (mut checked, mut check_at) = (StorageHealth::Ok, Instant::now() + CHECK);
     let (mut told, mut better_since) = (StorageHealth::Ok, None);
     let mut clock: Option<i32> = None;
+    let mut part = None;
     loop {
         tokio::select! {
             biased;
@@ -73,6 +75,11 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
             () = gossip.env.beat(TICK) => {}
         }
         gossip.keys.save(&gossip.env).await;
+        let owns = owns(&core);
+        if part.as_ref() != Some(&owns) {
+            part = Some(owns.clone());
+            gossip.order(Order::Change(Box::new(move |record| owns.tell(record)))).await;
+        }
         if Instant::now() >= check_at {
             checked = check(&core).await;
             check_at = Instant::now() + CHECK;
@@ -95,6 +102,29 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
         if moved {
             clock = offset;
             gossip.order(Order::Change(Box::new(move |record| record.clock_offset_ms = offset))).await;
+        }
+    }
+}
+
+/// What this member's record says of its part in owning data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Owns {
+    state: ClusterState,
+    /// Zone and weight of its role, if it has one.
+    role: Option<(Zone, u32)>,
+}
+
+fn owns(core: &Core) -> Owns {
+    let view = core.view();
+    let role = view.members().get(&core.id).map(|member| (member.zone.clone(), member.weight));
+    Owns { state: core.ownership.part(core), role }
+}
+
+impl Owns {
+    fn tell(self, record: &mut Record) {
+        record.state = self.state;
+        if let Some((zone, weight)) = self.role {
+            (record.zone, record.weight) = (zone, weight);
         }
     }
 }

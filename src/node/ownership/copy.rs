@@ -14,7 +14,7 @@ use crate::hash::ClusterHash;
 use crate::layout::Stage;
 use crate::limits;
 use crate::node::core::Core;
-use crate::node::ownership::ask;
+use crate::node::ownership::{ask, tasks};
 use crate::node::sync;
 use crate::types::NodeId;
 use crate::view::ClusterView;
@@ -42,8 +42,10 @@ async fn copy_on(core: &Arc<Core>) {
         let view = core.view();
         let is_due = view.layout().stage() == Some(Stage::Copying)
             && core.ownership.report(core).copied < view.version()
-            && view.layout().next.as_ref().is_some_and(|next| next.roles.contains_key(&core.own_name()));
+            && view.layout().next.as_ref().is_some_and(|next| next.roles.contains_key(&core.own_name()))
+            && !tasks::holds_copying(core);
         let pause = if is_due { if copy(core, &view).await { Duration::ZERO } else { PAUSE } } else { CALM };
+        core.ownership.copying.rest();
         // Times out when there is no news.
         let _ = timeout(pause, core.ownership.news.notified()).await;
     }
@@ -52,7 +54,10 @@ async fn copy_on(core: &Arc<Core>) {
 /// Fetches all. Returns whether all is here.
 async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
     let gained = gained(core.id, view);
-    core.ownership.copying.begin(view.version(), gained.len());
+    let version = view.version();
+    let since = view.layout().next.as_ref().map_or(version, |next| next.since);
+    let left = gained.iter().filter(|want| !core.ownership.copying.is_done(version, want.tree)).count();
+    core.ownership.copying.begin(since, version, left, core.rest.wall_ms());
     let ready = confirmed_owners(core, view, &gained).await;
     let one = async |want: Gained| {
         let done = fetch(core, view, &want, &ready).await;
@@ -61,7 +66,7 @@ async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
         }
         done
     };
-    let open = gained.into_iter().filter(|want| !core.ownership.copying.is_done(want.tree));
+    let open = gained.into_iter().filter(|want| !core.ownership.copying.is_done(version, want.tree));
     let mut outcomes = std::pin::pin!(stream::iter(open.map(one)).buffer_unordered(limits::COPIES_AT_ONCE));
     let mut all = true;
     while let Some(done) = outcomes.next().await {
@@ -88,6 +93,15 @@ struct Gained {
     owners: Vec<NodeId>,
     /// With how many of them the tree has to be compared, so that one is among them of each quorum that took a write.
     enough: usize,
+}
+
+/// How many trees this node is to own and does not, while they are still to be fetched.
+pub(super) fn wanted(core: &Core) -> usize {
+    let view = core.view();
+    match view.layout().stage() {
+        Some(Stage::Spreading | Stage::Copying) => gained(core.id, &view).len(),
+        Some(Stage::Reading) | None => 0,
+    }
 }
 
 /// What this node is to own and does not.
@@ -141,14 +155,11 @@ async fn confirmed_owners(core: &Arc<Core>, view: &ClusterView, gained: &[Gained
 async fn fetch(core: &Arc<Core>, view: &ClusterView, want: &Gained, ready: &BTreeSet<NodeId>) -> bool {
     let mut compared = 0;
     for owner in want.owners.iter().filter(|owner| ready.contains(owner)) {
-        if core.view().version() != view.version() {
+        if core.view().version() != view.version() || tasks::holds_copying(core) {
             return false;
         }
         match sync::fetch(core, *owner, want.tree).await {
-            Ok(moved) => {
-                compared += 1;
-                core.ownership.copying.moved(moved.received);
-            }
+            Ok(_) => compared += 1,
             Err(error) => {
                 tracing::debug!(node = %owner, partition = %want.tree.partition, %error, "not copied yet");
                 sleep(PAUSE).await;

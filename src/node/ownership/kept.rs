@@ -59,7 +59,7 @@ fn decoded<T: for<'a> Deserialize<'a>>(file: &KeptFile, body: &[u8]) -> Option<T
     value.ok()
 }
 
-async fn save<T: Serialize>(file: &KeptFile, value: &T, env: &Env) -> Result<(), ServeError> {
+pub(super) async fn save<T: Serialize>(file: &KeptFile, value: &T, env: &Env) -> Result<(), ServeError> {
     let body = postcard::to_stdvec(value).expect("layouts always encode into memory");
     let (writer, path) = (file.clone(), file.path().to_owned());
     match env.blocking(move || writer.save(&body)).await {

@@ -12,6 +12,7 @@ mod orphans;
 mod progress;
 mod propose;
 mod shed;
+pub(crate) mod tasks;
 
 pub use join::Joining;
 pub(crate) use propose::ProposeError;
@@ -28,7 +29,9 @@ use tokio::time::Instant;
 use crate::layout::{Ballot, Layout, Obstacle, Prepared, Refusal, Report, Vote};
 use crate::node::core::Core;
 use crate::node::ownership::kept::{Files, KeptLayout};
-use crate::node::ownership::progress::Copying;
+use crate::node::ownership::progress::Work;
+use crate::node::ownership::tasks::Tasks;
+use crate::swim::ClusterState;
 use crate::types::NodeName;
 use crate::wire::layout::{LayoutReply, LayoutRequest, Shown};
 use crate::wire::rpc::ServeError;
@@ -44,7 +47,11 @@ pub(crate) struct Ownership {
     /// Held while votes and layouts are written, so that they are written in their order.
     writing: tokio::sync::Mutex<()>,
     /// How far this node is with fetching what it is to own.
-    pub(crate) copying: Copying,
+    pub(crate) copying: Work,
+    /// How far it is with dropping what it owns no more.
+    shedding: Work,
+    /// What administrators see and hold of it.
+    pub(crate) tasks: Tasks,
     /// There is a new layout, or a reason to look for one.
     pub(crate) news: Notify,
 }
@@ -60,6 +67,10 @@ struct State {
     was_member: bool,
     abstains_until: Option<Instant>,
     obstacles: Vec<Obstacle>,
+    /// When this node heard of the change under way, in milliseconds since the Unix epoch; 0 when it was before its start.
+    change_began_ms: u64,
+    /// The version of the layout by which this node holds nothing any more that it does not own.
+    shed: u64,
 }
 
 impl Ownership {
@@ -76,7 +87,9 @@ impl Ownership {
         }
         state.vote = vote.unwrap_or_default();
         let (state, writing) = (Mutex::new(state), tokio::sync::Mutex::default());
-        let ownership = Self { state, files, writing, copying: Copying::default(), news: Notify::new() };
+        let (copying, shedding) = (Work::default(), Work::default());
+        let tasks = Tasks::open(data_dir)?;
+        let ownership = Self { state, files, writing, copying, shedding, tasks, news: Notify::new() };
         Ok((ownership, layout.map(|kept| kept.layout)))
     }
 
@@ -104,6 +117,18 @@ impl Ownership {
         Shown { layout: core.view().layout().clone(), report, obstacles: self.state().obstacles.clone() }
     }
 
+    /// This node's part in owning data.
+    pub(crate) fn part(&self, core: &Core) -> ClusterState {
+        let (view, own) = (core.view(), core.own_name());
+        let state = self.state();
+        let before = match (state.was_member, state.shed == view.version()) {
+            (false, _) => ClusterState::Joining,
+            (true, false) => ClusterState::Leaving,
+            (true, true) => ClusterState::Removed,
+        };
+        part(view.layout(), &own, before)
+    }
+
     fn note_obstacles(&self, obstacles: Vec<Obstacle>) {
         self.state().obstacles = obstacles;
     }
@@ -128,15 +153,37 @@ impl Ownership {
             }
             (state.was_member, state.copied)
         };
+        self.keep_first_vote(core).await?;
         self.files.keep(KeptLayout { layout: layout.clone(), was_member, copied }, &core.rest).await?;
         let (version, stage) = (layout.version, layout.stage());
+        let ended = tasks::ended_by(core, before.layout(), &layout);
+        let began = |layout: &Layout| layout.next.as_ref().map(|next| next.since);
+        if began(&layout) != began(before.layout()) {
+            self.state().change_began_ms = core.rest.wall_ms();
+        }
         core.adopt_layout(layout).map_err(|error| ServeError::Invalid(error.to_string()))?;
         drop(writing);
+        if !ended.is_empty() {
+            self.tasks.end(core, ended).await;
+        }
         tracing::info!(version, stage = stage.map_or("settled", |stage| stage.as_str()), "working by a new layout");
         self.note_obstacles(Vec::new());
         self.news.notify_waiters();
         self.news.notify_one();
         Ok(())
+    }
+
+    /// Writes down that this node has not voted yet, before there is a layout on disk: one without a vote is taken for a vote that
+    /// was lost.
+    async fn keep_first_vote(&self, core: &Core) -> Result<(), ServeError> {
+        let first = {
+            let state = self.state();
+            (state.vote == Vote::default() && state.abstains_until.is_none()).then(Vote::default)
+        };
+        match first {
+            Some(vote) => self.files.keep_vote(vote, &core.rest).await,
+            None => Ok(()),
+        }
     }
 
     /// Refuses coordinators that work by an earlier layout, and waits until this one has ended all that it began by one.
@@ -208,6 +255,19 @@ impl Ownership {
             return Err(ServeError::Invalid("this is no layout of a cluster".to_owned()));
         }
         self.vote(core, |vote, known| vote.accept(known, ballot, layout)).await
+    }
+}
+
+/// The part of a node in owning data; of one without a role, what it says itself.
+pub(crate) fn part(layout: &Layout, name: &NodeName, said: ClusterState) -> ClusterState {
+    let next = layout.next.as_ref().map(|next| next.roles.contains_key(name));
+    match (layout.current.contains_key(name), next) {
+        (true, None | Some(true)) => ClusterState::Active,
+        (true, Some(false)) => ClusterState::Leaving,
+        (false, Some(true)) => ClusterState::Joining,
+        // It was removed while it was away, and has not heard of it.
+        (false, _) if said == ClusterState::Active => ClusterState::Removed,
+        (false, _) => said,
     }
 }
 

@@ -1,73 +1,134 @@
-//! How far this node's copying has come.
+//! How far this node's work on trees has come: the fetching of those it is to own, the dropping of those it owns no more.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::wire::sync::TreeId;
 
-/// The copying of what this node is to own.
+/// Work of one kind. It says nothing before it first begins.
 #[derive(Debug, Default)]
-pub(crate) struct Copying(Mutex<State>);
+pub(crate) struct Work(Mutex<Option<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    version: u64,
-    total: usize,
+    told: Progress,
     done: BTreeSet<TreeId>,
-    records: u64,
-    began: Option<Instant>,
+    /// Since when it is being worked on, while it is.
+    running: Option<Instant>,
 }
 
 /// What is to be told of it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copied {
-    /// The layout it is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The version of the layout in which the change began that it is for.
+    pub(crate) since: u64,
+    /// The layout that it goes by.
     pub(crate) version: u64,
-    /// Trees to fetch.
+    /// Trees to work on.
     pub(crate) total: usize,
-    /// Those that are here.
+    /// Those that are done with.
     pub(crate) done: usize,
-    /// Records that came.
+    /// Records that came or went.
     pub(crate) records: u64,
-    /// When it began.
-    pub(crate) began: Instant,
+    /// Bytes of these.
+    pub(crate) bytes: u64,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub(crate) began_ms: u64,
+    /// For how long it was worked on.
+    pub(crate) active: Duration,
 }
 
-impl Copying {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Work {
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins for a version, or goes on with it.
-    pub(super) fn begin(&self, version: u64, total: usize) {
-        let mut state = self.state();
-        if state.version != version {
-            *state = State { version, began: Some(Instant::now()), ..State::default() };
+    /// Begins work for a change, or goes on with it, by a layout and with so many trees that are not done with yet.
+    pub(super) fn begin(&self, since: u64, version: u64, left: usize, wall_ms: u64) {
+        let mut guard = self.state();
+        if guard.as_ref().is_none_or(|state| state.told.since != since) {
+            let told = Progress { since, version, began_ms: wall_ms, ..Progress::default() };
+            *guard = Some(State { told, done: BTreeSet::new(), running: None });
         }
-        state.total = total;
+        let Some(state) = guard.as_mut() else { return };
+        if state.told.version != version {
+            // By another layout other trees are to be worked on; what has moved has moved.
+            state.done.clear();
+            state.told.version = version;
+        }
+        state.told.total = state.done.len() + left;
+        state.running.get_or_insert_with(Instant::now);
     }
 
-    /// A tree is here.
+    /// Nothing is being done for now.
+    pub(super) fn rest(&self) {
+        if let Some(state) = self.state().as_mut()
+            && let Some(since) = state.running.take()
+        {
+            state.told.active += since.elapsed();
+        }
+    }
+
+    /// A tree is done with.
     pub(super) fn done(&self, tree: TreeId) {
-        self.state().done.insert(tree);
+        if let Some(state) = self.state().as_mut() {
+            state.done.insert(tree);
+        }
     }
 
-    /// Whether a tree is here.
-    pub(super) fn is_done(&self, tree: TreeId) -> bool {
-        self.state().done.contains(&tree)
+    /// Whether a tree is done with for this layout.
+    pub(super) fn is_done(&self, version: u64, tree: TreeId) -> bool {
+        self.state().as_ref().is_some_and(|state| state.told.version == version && state.done.contains(&tree))
     }
 
-    /// Records came.
-    pub(super) fn moved(&self, records: u64) {
-        self.state().records += records;
+    /// Records came or went.
+    pub(crate) fn moved(&self, records: u64, bytes: u64) {
+        if let Some(state) = self.state().as_mut() {
+            state.told.records += records;
+            state.told.bytes += bytes;
+        }
     }
 
-    /// How far it is; `None` when this node never copied anything.
-    pub(crate) fn report(&self) -> Option<Copied> {
-        let state = self.state();
-        let State { version, total, records, .. } = *state;
-        Some(Copied { version, total, done: state.done.len(), records, began: state.began? })
+    /// How far it is; `None` when it never began.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        let guard = self.state();
+        let state = guard.as_ref()?;
+        let running = state.running.map_or(Duration::ZERO, |since| since.elapsed());
+        Some(Progress { done: state.done.len(), active: state.told.active + running, ..state.told })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::PartitionId;
+
+    fn tree(partition: u32) -> TreeId {
+        TreeId { partition: PartitionId(partition), copies: 3 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_time_that_was_worked_counts_and_a_change_that_begins_again_keeps_what_has_moved() {
+        let work = Work::default();
+        assert_eq!(work.progress(), None);
+        work.begin(3, 4, 2, 1000);
+        work.done(tree(1));
+        work.moved(5, 50);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        work.rest();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        work.begin(3, 4, 1, 9000);
+        let told = work.progress().unwrap();
+        assert_eq!((told.total, told.done, told.began_ms, told.active), (2, 1, 1000, Duration::from_secs(2)));
+        assert!(work.is_done(4, tree(1)) && !work.is_done(6, tree(1)));
+        work.begin(3, 6, 9, 9000);
+        let told = work.progress().unwrap();
+        assert_eq!((told.total, told.done, told.records, told.bytes), (9, 0, 5, 50));
+        work.begin(8, 9, 1, 9500);
+        let told = work.progress().unwrap();
+        assert_eq!((told.since, told.records, told.began_ms), (8, 0, 9500));
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use crate::limits;
 use crate::node::core::Core;
 use crate::node::ownership::orphans;
+use crate::node::ownership::tasks;
 use crate::node::replica::{Reap, Step};
 use crate::node::sync;
 use crate::record;
@@ -47,11 +48,33 @@ async fn shed_on(core: &Arc<Core>) {
             orphans::redirect(core, &view).await;
             redirected = view.version();
         }
-        for tree in not_owned(core, &view) {
-            if core.view().version() != view.version() {
-                break;
-            }
-            shed(core, &view, tree).await;
+        if !tasks::holds_shedding(core, view.version()) {
+            round(core, &view).await;
+        }
+    }
+}
+
+/// Drops all that can be dropped now.
+async fn round(core: &Arc<Core>, view: &ClusterView) {
+    let (version, trees) = (view.version(), not_owned(core, view));
+    let shedding = &core.ownership.shedding;
+    if !trees.is_empty() {
+        shedding.begin(version, version, trees.len(), core.rest.wall_ms());
+    }
+    for tree in trees {
+        if core.view().version() != version || tasks::holds_shedding(core, version) {
+            break;
+        }
+        if shed(core, view, tree).await {
+            shedding.done(tree);
+        }
+    }
+    shedding.rest();
+    let is_news = core.ownership.state().shed != version;
+    if is_news && sync::knows_all(core) && not_owned(core, view).is_empty() && core.view().version() == version {
+        core.ownership.state().shed = version;
+        if shedding.progress().is_some_and(|progress| progress.since == version) {
+            tasks::shed_ended(core).await;
         }
     }
 }
@@ -72,13 +95,14 @@ fn not_owned(core: &Core, view: &ClusterView) -> Vec<TreeId> {
     trees
 }
 
-async fn shed(core: &Arc<Core>, view: &ClusterView, tree: TreeId) {
-    let Some(ring) = view.ring(tree.copies) else { return };
+/// Drops one tree, if that can be. Returns whether nothing of it is left.
+async fn shed(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> bool {
+    let Some(ring) = view.ring(tree.copies) else { return false };
     let owners = ring.preference_list(tree.partition);
     for owner in owners {
         if let Err(error) = sync::hand_over(core, *owner, tree).await {
             tracing::debug!(node = %owner, partition = %tree.partition, %error, "an owner does not have all yet; nothing is dropped");
-            return;
+            return false;
         }
     }
     match drop_records(core, view, tree).await {
@@ -86,6 +110,7 @@ async fn shed(core: &Arc<Core>, view: &ClusterView, tree: TreeId) {
         Ok(dropped) => tracing::debug!(partition = %tree.partition, dropped, "what its owners have was dropped"),
         Err(why) => tracing::debug!(partition = %tree.partition, why, "not all was dropped that could be"),
     }
+    core.root(tree) == Some(0)
 }
 
 /// Drops what the tree counts; returns how many records.
@@ -101,13 +126,18 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         after = page.items.last().map(|(key, _)| key.clone());
         let counted = |key: &[u8]| crate::node::trees::copies_of(&copies, key) == Some(tree.copies);
         let drops = page.items.into_iter().filter(|(key, _)| counted(key)).filter_map(|(key, stored)| {
-            let digest = record::digest(&stored)?;
+            let (digest, size) = (record::digest(&stored)?, key.len() + stored.len());
             let slot = Slot { partition: tree.partition, key };
             let (owners, step) = (members.clone(), Step::Shed { digest });
-            Some(Reap { slot, copies: tree.copies, owners, step, seen: Context::new() })
+            Some((size, Reap { slot, copies: tree.copies, owners, step, seen: Context::new() }))
         });
-        let outcomes = join_all(drops.map(|reap| core.replica.reap(reap))).await;
-        dropped += outcomes.iter().filter(|outcome| matches!(outcome, Ok(true))).count();
+        let (sizes, drops): (Vec<usize>, Vec<Reap>) = drops.unzip();
+        let outcomes = join_all(drops.into_iter().map(|reap| core.replica.reap(reap))).await;
+        let gone = outcomes.iter().zip(sizes).filter(|(outcome, _)| matches!(outcome, Ok(true)));
+        let (records, bytes) = gone.fold((0, 0), |(records, bytes), (_, size)| (records + 1, bytes + size));
+        dropped += records;
+        core.ownership.shedding.moved(records as u64, bytes as u64);
+        core.meters.shed.count(records);
         if let Some(Err(error)) = outcomes.into_iter().find(Result::is_err) {
             return Err(error.to_string());
         }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::limits;
 use crate::merkle::{Descent, Leaves, Step};
 use crate::node::core::{Core, slot_ref};
+use crate::node::ownership::tasks;
 use crate::node::peers::{PeerError, unexpected};
 use crate::node::replica::Apply;
 use crate::node::sync::records::{Range, walk};
@@ -68,6 +69,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) peer: NodeId,
     /// Whether what this node lacks is taken over.
     pub(crate) takes: bool,
+    /// Whether this is part of fetching what the node is to own, which may be held between two pages.
+    pub(crate) copies: bool,
 }
 
 /// A record of this node in a page: what it takes to send it.
@@ -102,7 +105,9 @@ impl Exchange<'_> {
             let page = self.page(&range, &own).await?;
             let covered = page.covered.as_ref().map(|key| key.0.clone()).or_else(|| range.until.clone());
             if self.takes {
-                moved.received += self.take(tree, &page, &mut failed).await;
+                let received = self.take(tree, &page, &mut failed).await;
+                moved.received += received;
+                self.note_copied(received, &page);
             }
             moved.sent += self.send(tree, &page, own, &covered, &mut failed).await?;
             match covered {
@@ -114,12 +119,25 @@ impl Exchange<'_> {
             }
             range.until = None;
             self.core.pace.rest(&self.core.meters, began.elapsed()).await;
+            if self.copies && tasks::holds_copying(self.core) {
+                return Err(SyncError::Here("fetching is held by an administrator".to_owned()));
+            }
         }
         self.core.sync.count(self.peer, |traffic| {
             traffic.records_in += moved.received;
             traffic.records_out += moved.sent;
         });
         if failed.0 > 0 { Err(SyncError::Records(failed.0, failed.1)) } else { Ok(moved) }
+    }
+
+    /// Counts a page of what the node is to own.
+    fn note_copied(&self, records: u64, page: &RecordsPage) {
+        if self.copies {
+            let bytes: usize = page.records.iter().map(|(key, record)| key.len() + record.len()).sum();
+            self.core.ownership.copying.moved(records, bytes as u64);
+            self.core.meters.copied.add(records);
+            self.core.meters.copied_bytes.count(bytes);
+        }
     }
 
     /// The leaves that differ; `None` when the trees are equal by now.

@@ -29,12 +29,13 @@ use crate::merkle::Leaves;
 use crate::node::core::Core;
 use crate::node::sync::busy::Busy;
 use crate::node::sync::exchange::{Exchange, Moved, SyncError};
+use crate::node::sync::report::Asked;
 use crate::node::sync::schedule::Schedule;
 use crate::types::{NodeId, PartitionId};
 use crate::view::ClusterView;
 use crate::wire::sync::{RootVerdict, TreeId, TreeRoot};
 
-pub(crate) use report::{repair, status};
+pub(crate) use report::{knows_all, repair, repair_task, status};
 
 /// How often it is looked what is due.
 const TICK: Duration = Duration::from_millis(500);
@@ -63,6 +64,8 @@ pub(crate) struct Sync {
     /// Room for pages that are put together for peers.
     answers: Semaphore,
     traffic: Mutex<BTreeMap<NodeId, Traffic>>,
+    /// The last repair that an administrator asked for.
+    repair: Mutex<Option<Asked>>,
     /// Trees that could not be made equal with a peer, since records were not taken over.
     refused: Mutex<BTreeSet<(NodeId, TreeId)>>,
     rng: Mutex<StdRng>,
@@ -91,6 +94,7 @@ impl Sync {
             busy: Busy::default(),
             answers: Semaphore::new(limits::SYNC_ANSWERS_MAX),
             traffic: Mutex::default(),
+            repair: Mutex::default(),
             refused: Mutex::default(),
             rng: Mutex::new(rng),
         }
@@ -203,7 +207,7 @@ pub(crate) async fn descend(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Des
     if !view.ring(tree.copies).is_some_and(|ring| ring.preference_list(tree.partition).contains(&core.id)) {
         return Descended::NotComparable;
     }
-    match (Exchange { core, peer, takes: true }).descend(tree).await {
+    match (Exchange { core, peer, takes: true, copies: false }).descend(tree).await {
         Ok(None) => Descended::Equal,
         Ok(Some(leaves)) => Descended::Differ(leaves),
         Err(error) => Descended::Unknown(error.to_string()),
@@ -261,7 +265,7 @@ fn note_connections(core: &Core, view: &ClusterView, connected: &mut BTreeMap<No
 
 /// Compares some trees with a peer and brings together those that differ. Returns whether any did.
 async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
-    let exchange = Exchange { core, peer, takes: true };
+    let exchange = Exchange { core, peer, takes: true, copies: false };
     let spread = || core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
     let offered = |tree: TreeId| core.root(tree).filter(|_| core.past.may_offer(tree));
     let root = |tree: TreeId| offered(tree).map(|root| TreeRoot { tree, root });
@@ -292,12 +296,12 @@ async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
 
 /// Fetches what a peer has of a tree and this node lacks, and sends what it has that the peer lacks.
 pub(crate) async fn fetch(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Result<Moved, SyncError> {
-    once(&Exchange { core, peer, takes: true }, tree).await
+    once(&Exchange { core, peer, takes: true, copies: true }, tree).await
 }
 
 /// Sends what this node has of a tree and a peer lacks: after this, the peer has it all.
 pub(crate) async fn hand_over(core: &Arc<Core>, peer: NodeId, tree: TreeId) -> Result<Moved, SyncError> {
-    once(&Exchange { core, peer, takes: false }, tree).await
+    once(&Exchange { core, peer, takes: false, copies: false }, tree).await
 }
 
 /// One exchange that is not scheduled.

@@ -8,9 +8,55 @@ use crate::node::core::Core;
 use crate::node::sync::lock;
 use crate::node::sync::schedule::Progress;
 use crate::node::timeouts::millis;
-use crate::types::NodeId;
+use crate::types::{NodeId, PartitionId};
 use crate::wire::rpc::ServeError;
 use crate::wire::sync::{PeerSync, RepairProgress, RepairRequest, SyncStatus, TreeAge, TreeId};
+use crate::wire::tasks::{Task, TaskKind, TaskState};
+
+/// A repair that an administrator asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// Its beginning by this node's own count.
+    since_ms: u64,
+    partition: Option<PartitionId>,
+    /// The same in milliseconds since the Unix epoch.
+    wall_ms: u64,
+}
+
+/// Whether the trees of all partitions are known that this node may have to compare.
+pub(crate) fn knows_all(core: &Core) -> bool {
+    let kept = core.sync.known();
+    core.trees.with(|forest| kept.iter().all(|partition| forest.is_known(*partition)))
+}
+
+/// The last repair that an administrator asked for, as a task.
+pub(crate) fn repair_task(core: &Core) -> Option<Task> {
+    let asked = (*lock(&core.sync.repair))?;
+    let since = core.started.checked_add(Duration::from_millis(asked.since_ms))?;
+    let trees = core.sync.schedule().by_tree(asked.partition, since);
+    let (done, total) = trees
+        .values()
+        .fold((0, 0), |(done, total), progress| (done + u64::from(progress.done), total + u64::from(progress.pairs)));
+    let name = core.own_name();
+    let ends = done >= total;
+    let whose = asked.partition.map_or_else(|| "all it owns".to_owned(), |partition| format!("partition {partition}"));
+    Some(Task {
+        id: format!("repair-{}-{name}", asked.since_ms),
+        kind: TaskKind::Repair,
+        what: format!("{name} compares {whose} with the other owners"),
+        node: name,
+        state: if ends { TaskState::Done } else { TaskState::Running },
+        change: 0,
+        done,
+        total,
+        records: 0,
+        bytes: 0,
+        active_ms: millis(core.started.elapsed()).saturating_sub(asked.since_ms),
+        began_ms: asked.wall_ms,
+        ended_ms: 0,
+        waits_for: Vec::new(),
+    })
+}
 
 /// Begins a repair, or tells how far one has come.
 pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgress, ServeError> {
@@ -24,6 +70,8 @@ pub(crate) fn repair(core: &Core, request: RepairRequest) -> Result<RepairProgre
         // What was refused before is tried again.
         core.sync.forget_refused(request.partition);
         core.sync.schedule().hurry(None, request.partition, now);
+        let asked = Asked { since_ms: running_ms, partition: request.partition, wall_ms: core.rest.wall_ms() };
+        *lock(&core.sync.repair) = Some(asked);
         running_ms
     });
     let since = core.started.checked_add(Duration::from_millis(since_ms));

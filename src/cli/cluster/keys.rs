@@ -1,4 +1,4 @@
-//! `dynamomini cluster`: what an administrator does to a running cluster. So far the keys of gossip.
+//! `dynamomini cluster keys`: the keys that seal gossip datagrams.
 
 use std::time::Duration;
 
@@ -16,19 +16,7 @@ use crate::wire::gossip::KeyOrder;
 use crate::wire::gossip::KeyStatus;
 use crate::wire::gossip::KeysReport;
 
-/// Arguments of `cluster`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, Subcommand)]
-enum What {
-    /// List and change the keys that seal gossip datagrams.
-    Keys(Keys),
-}
-
+/// Arguments of `cluster keys`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Keys are made by the nodes and travel only between nodes, over their authenticated connections: \
@@ -41,7 +29,7 @@ nothing needs to be configured. To change the key, in this order:
 `use` is refused while members that are up cannot be given the key, `remove` while the key is in use. A member that was \
 away gets the keyring when it connects again. Orders need an administrator's certificate."
 )]
-struct Keys {
+pub(super) struct Keys {
     #[command(subcommand)]
     order: Order,
 }
@@ -77,11 +65,10 @@ enum Order {
     },
 }
 
-impl Args {
+impl Keys {
     /// Orders and prints.
-    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let What::Keys(keys) = self.what;
-        let (connect, order, done) = match keys.order {
+    pub(super) fn run(self, context: &Context) -> anyhow::Result<()> {
+        let (connect, order, done) = match self.order {
             Order::List { connect } => (connect, KeyOrder::List, ""),
             Order::Add { connect } => (connect, KeyOrder::Add, "added"),
             Order::Use { id, force, connect } => {

@@ -1,0 +1,121 @@
+//! Why a change should not be: what it would put at risk, or what would keep it from ever ending.
+
+use crate::layout::Change;
+use crate::plan::Facts;
+use crate::plan::NodePlan;
+use crate::plan::Plan;
+use crate::plan::ZonePlan;
+use crate::types::Consistency;
+use crate::types::NodeName;
+use crate::view::ClusterView;
+
+/// Ratio of what a node owns to its ideal above which that is worth a note.
+const UNEVEN: f64 = 1.05;
+
+/// Notes what is dangerous and what is worth knowing.
+pub(super) fn judge(plan: &mut Plan, view: &ClusterView, change: &Change, facts: &Facts) {
+    if *change == Change::Cancel {
+        return;
+    }
+    let mut dangers = of_the_change(change, facts);
+    dangers.extend(of_copies(plan, view));
+    dangers.extend(of_counts(plan, view));
+    dangers.extend(of_members(plan, view, facts));
+    plan.dangers = dangers;
+    for ring in plan.rings.iter().filter(|ring| ring.max_over_mean.1 > UNEVEN) {
+        let (n, ratio) = (ring.n, ring.max_over_mean.1);
+        plan.notes
+            .push(format!("with {n} copies, one node owns {ratio:.2} times what is its share by weight and zones"));
+    }
+    if plan.next.next.as_ref().is_some_and(|next| next.since < plan.next.version) {
+        plan.notes.push(
+            "a change is under way: this one joins it, and both begin again with what is still to be copied".to_owned(),
+        );
+    }
+}
+
+/// Of what is asked for itself.
+fn of_the_change(change: &Change, facts: &Facts) -> Vec<String> {
+    let lives = |name: &NodeName| facts.alive.contains(name);
+    let text = match change {
+        Change::Remove { name } if lives(name) => {
+            format!(
+                "{name} answers: `leave` lets it hand over what it has, `remove` is for a node that will not come back"
+            )
+        }
+        Change::Replace { old, .. } if lives(old) => {
+            format!(
+                "{old} answers: `replace` is for a node that will not come back; let the new one join, then let {old} leave"
+            )
+        }
+        Change::Replace { new, .. } if !lives(new) => format!("{new} does not answer: start it first"),
+        Change::Join { name, .. } if !lives(name) => format!("{name} does not answer: start it first"),
+        Change::Leave { name } if !lives(name) => {
+            format!("{name} does not answer and can hand over nothing: `remove` it if it will not come back")
+        }
+        _ => return Vec::new(),
+    };
+    vec![text]
+}
+
+/// Of too few copies that answer while it goes on.
+fn of_copies(plan: &Plan, view: &ClusterView) -> Vec<String> {
+    let short = view.namespaces().filter_map(|(name, policy)| {
+        let ring = plan.rings.iter().find(|ring| ring.n == policy.n)?;
+        let level = |asked: Consistency| usize::from(asked.needed(policy.n).unwrap_or(policy.n));
+        let (r, w, live) = (level(policy.r), level(policy.w), ring.live_least);
+        (live < r.max(w)).then(|| {
+            format!("namespace {name} needs R={r} and W={w}, and of some partition only {live} owners would answer while it goes on")
+        })
+    });
+    short.collect()
+}
+
+/// Of too few nodes or zones in the end.
+fn of_counts(plan: &Plan, view: &ClusterView) -> Vec<String> {
+    let most = view.namespaces().map(|(_, policy)| usize::from(policy.n)).max().unwrap_or(1);
+    let owners = |after: bool| {
+        let weight = |node: &NodePlan| if after { node.weight.1 } else { node.weight.0 };
+        plan.nodes.iter().filter(|node| weight(node).is_some_and(|weight| weight > 0)).count()
+    };
+    let mut dangers = Vec::new();
+    let (before, after) = (owners(false), owners(true));
+    if after < most && after < before {
+        dangers.push(format!("{after} nodes would be left for {most} copies of each key"));
+    }
+    let zones = |of: fn(&ZonePlan) -> usize| plan.zones.iter().filter(|zone| of(zone) > 0).count();
+    let (before, after) = (zones(|zone| zone.nodes.0), zones(|zone| zone.nodes.1));
+    if after < before && after < most {
+        let lost: Vec<&str> =
+            plan.zones.iter().filter(|zone| zone.nodes.1 == 0).map(|zone| zone.name.as_str()).collect();
+        dangers.push(format!(
+            "no node would be left in zone {}: {most} copies of each key would be in {after} zones instead of {}",
+            lost.join(", "),
+            before.min(most)
+        ));
+    }
+    dangers
+}
+
+/// Of members that would keep it from ending.
+fn of_members(plan: &Plan, view: &ClusterView, facts: &Facts) -> Vec<String> {
+    let layout = view.layout();
+    let mut dangers = Vec::new();
+    let voters: Vec<&NodeName> = layout.current.keys().collect();
+    let up = voters.iter().filter(|name| facts.alive.contains(**name)).count();
+    if up * 2 <= voters.len() {
+        dangers.push(format!("{up} of {} members answer: a change needs a majority of them", voters.len()));
+    }
+    let dead: Vec<&NodeName> = layout.dead().collect();
+    for node in plan.nodes.iter().filter(|node| !node.alive && node.gains > 0 && !dead.contains(&&node.name)) {
+        let name = &node.name;
+        // Of one that is to join it was said already.
+        if layout.current.contains_key(name) {
+            dangers.push(format!(
+                "{name} does not answer and would get {} partitions more: the change waits for it",
+                node.gains
+            ));
+        }
+    }
+    dangers
+}

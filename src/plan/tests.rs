@@ -1,0 +1,104 @@
+//! Plans of small clusters.
+
+use super::*;
+use crate::types::NamespacePolicy;
+use crate::types::Partitions;
+use crate::wire::rpc::ClusterInfo;
+use crate::wire::rpc::MemberInfo;
+
+fn name(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+/// Nodes with their zones.
+fn view(nodes: &[(&str, &str)]) -> ClusterView {
+    let member = |(node, zone): &(&str, &str)| MemberInfo {
+        name: name(node),
+        quic: format!("{node}:7400"),
+        zone: zone.parse().unwrap(),
+        weight: 100,
+    };
+    let info = ClusterInfo {
+        cluster: "test".parse().unwrap(),
+        partitions: Partitions::new(64).unwrap(),
+        members: nodes.iter().map(member).collect(),
+        namespaces: vec![("default".parse().unwrap(), NamespacePolicy::default())],
+        node: name(nodes[0].0),
+        layout: Layout::default(),
+    };
+    ClusterView::new(info.founding()).unwrap()
+}
+
+fn facts(alive: &[&str]) -> Facts {
+    let bytes = alive.iter().map(|node| (name(node), 64 << 20)).collect();
+    Facts { alive: alive.iter().map(|node| name(node)).collect(), bytes, rate: 1 << 20 }
+}
+
+fn join(node: &str) -> Change {
+    Change::Join { name: name(node), quic: format!("{node}:7400"), zone: "a".parse().unwrap(), weight: 100 }
+}
+
+const THREE: [(&str, &str); 3] = [("n1", "a"), ("n2", "a"), ("n3", "a")];
+
+#[test]
+fn a_join_moves_its_share_and_no_copy_is_ever_missing() {
+    let plan = Plan::of(&view(&THREE), &join("n4"), &facts(&["n1", "n2", "n3", "n4"])).unwrap();
+    assert!(plan.dangers.is_empty() && plan.notes.is_empty(), "{:?} {:?}", plan.dangers, plan.notes);
+    assert_eq!((plan.rings[0].live_now, plan.rings[0].live_least), (3, 3));
+    let new = plan.nodes.iter().find(|node| node.name == name("n4")).unwrap();
+    assert_eq!((new.owned.0, new.owned.1, new.weight), (0, new.gains, (None, Some(100))));
+    assert!((45..=51).contains(&new.gains), "a quarter of 192 copies: {}", new.gains);
+    assert!(plan.copies >= plan.least_copies && plan.copies >= u64::from(new.gains));
+    // Every node holds 64 MiB in 64 partitions, so a partition has a MiB, and a MiB takes a second. Files of the new node are
+    // not counted: it owns nothing yet.
+    assert_eq!(new.bytes, Some(u64::from(new.gains) << 20));
+    assert_eq!(plan.takes, Some(Duration::from_secs(u64::from(new.gains))));
+    assert_eq!(plan.zones, [ZonePlan { name: "a".parse().unwrap(), nodes: (3, 4), owned: (192, 192) }]);
+}
+
+#[test]
+fn what_is_dangerous_is_named() {
+    let danger = |nodes: &[(&str, &str)], alive: &[&str], change: &Change| {
+        let plan = Plan::of(&view(nodes), change, &facts(alive)).unwrap();
+        plan.dangers.join("\n")
+    };
+    let leave = |node: &str| Change::Leave { name: name(node) };
+    let remove = |node: &str| Change::Remove { name: name(node) };
+    let all = ["n1", "n2", "n3", "n4"];
+    let four = [("n1", "a"), ("n2", "a"), ("n3", "b"), ("n4", "a")];
+    assert!(danger(&THREE, &all, &leave("n3")).contains("2 nodes would be left for 3 copies"));
+    assert!(danger(&four, &all, &leave("n3")).contains("no node would be left in zone b"));
+    assert_eq!(danger(&four, &all, &leave("n4")), "");
+    assert!(danger(&four, &all, &remove("n4")).contains("n4 answers: `leave`"));
+    assert!(danger(&four, &all[..3], &leave("n4")).contains("`remove` it"));
+    assert_eq!(danger(&four, &all[..3], &remove("n4")), "");
+    let one = Change::Weight { name: name("n3"), weight: 50 };
+    assert!(danger(&four, &all[..2], &remove("n4")).contains("of some partition only"));
+    assert!(danger(&four, &all[..2], &one).contains("2 of 4 members answer"));
+    assert!(danger(&THREE, &all[..3], &join("n4")).contains("n4 does not answer: start it first"));
+    let replace = Change::Replace { old: name("n2"), new: name("n9"), quic: "n9:1".to_owned() };
+    assert!(danger(&THREE, &["n1", "n2", "n3", "n9"], &replace).contains("n2 answers"));
+    assert_eq!(danger(&THREE, &["n1", "n3", "n9"], &replace), "");
+}
+
+#[test]
+fn a_replace_moves_one_node_s_share_and_nothing_else() {
+    let replace = Change::Replace { old: name("n2"), new: name("n9"), quic: "n9:1".to_owned() };
+    let plan = Plan::of(&view(&THREE), &replace, &facts(&["n1", "n3", "n9"])).unwrap();
+    assert_eq!(plan.copies, 64);
+    assert_eq!((plan.rings[0].live_now, plan.rings[0].live_least), (2, 2));
+    assert!(plan.nodes.iter().all(|node| node.gains == 0 || node.name == name("n9")));
+}
+
+#[test]
+fn a_plan_while_a_change_is_under_way_shows_both() {
+    let first = join("n4").apply(view(&THREE).layout()).unwrap();
+    let under_way = ClusterView::new(view(&THREE).info().by(first)).unwrap();
+    let plan = Plan::of(&under_way, &join("n5"), &facts(&["n1", "n2", "n3", "n4", "n5"])).unwrap();
+    assert_eq!(plan.changes.len(), 2);
+    assert!(plan.notes.iter().any(|note| note.contains("joins it")), "{:?}", plan.notes);
+    assert!(matches!(
+        Plan::of(&under_way, &join("n4"), &facts(&["n1"])),
+        Err(PlanError::Change(ChangeError::Member(_)))
+    ));
+}
