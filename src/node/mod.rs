@@ -79,6 +79,7 @@ use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
 use crate::wire::gossip::MembersReport;
+use crate::wire::layout::Shown;
 use crate::wire::rpc::{ClusterInfo, MemberInfo, ServeError};
 
 /// What a node is made of besides its own services: plain values and the two edges, open already.
@@ -257,7 +258,7 @@ impl Node {
             sync: Sync::new(env.rng("sync")),
             past,
             works: Works::default(),
-            coordinating: Works::default(),
+            by_layout: Works::default(),
             ownership,
             life: env.rng("life").next_u64(),
             read_hedge: ReadHedge::new(timeouts.hedge),
@@ -325,6 +326,11 @@ impl Node {
         let Some(gossip) = &self.core.gossip else { return Ok(()) };
         let told = gossip.ask(|reply| Order::Renew(Box::new(material.clone()), reply)).await;
         Ok(told.ok_or(RenewError::Busy)??)
+    }
+
+    /// The layout by which this node works, and how far it has come with it.
+    pub fn layout(&self) -> Shown {
+        self.core.ownership.show(&self.core)
     }
 
     /// The members as this node sees them.

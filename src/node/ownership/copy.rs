@@ -44,15 +44,21 @@ async fn copy_on(core: &Arc<Core>) {
             && core.ownership.report(core).copied < view.version()
             && view.layout().next.as_ref().is_some_and(|next| next.roles.contains_key(&core.own_name()));
         let pause = if is_due { if copy(core, &view).await { Duration::ZERO } else { PAUSE } } else { CALM };
-        // Times out when there is no news.
-        let _ = timeout(pause, core.ownership.news.notified()).await;
+        // Times out while the layout is the same.
+        let _ = timeout(pause, core.views.other_than(view.digest())).await;
     }
 }
 
 /// Fetches all. Returns whether all is here.
 async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
+    // What this node was dropping by an earlier layout must be gone before its trees count.
+    if let Err(error) = core.ownership.confirm(core, view.version()).await {
+        tracing::debug!(%error, "nothing is copied yet");
+        return false;
+    }
+    let epoch = core.engine.epoch();
     let gained = gained(core.id, view);
-    core.ownership.copying.begin(view.version(), gained.len());
+    core.ownership.copying.begin((view.version(), epoch), gained.len());
     let ready = confirmed_owners(core, view, &gained).await;
     let one = async |want: Gained| {
         let done = fetch(core, view, &want, &ready).await;
@@ -70,14 +76,20 @@ async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
             return false;
         }
     }
-    if !all {
+    // A storage that was lost meanwhile has to be filled anew.
+    if !all || core.engine.epoch() != epoch {
         return false;
     }
-    match core.ownership.note_copied(core, view.version()).await {
-        Ok(()) => tracing::info!(version = view.version(), "all that this node is to own is here"),
-        Err(error) => tracing::warn!(%error, "that all is here cannot be noted"),
+    match core.ownership.note_copied(core, view.version(), epoch).await {
+        Ok(()) => {
+            tracing::info!(version = view.version(), "all that this node is to own is here");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "that all is here cannot be noted; tried again");
+            false
+        }
     }
-    true
 }
 
 /// A tree to fetch.

@@ -24,13 +24,16 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::hash::ClusterHash;
 use crate::layout::{Ballot, Layout, Obstacle, Prepared, Refusal, Report, Vote};
+use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::ownership::kept::{Files, KeptLayout};
 use crate::node::ownership::progress::Copying;
-use crate::types::NodeName;
+use crate::node::peers::{PeerError, unexpected};
+use crate::types::{Epoch, NodeId, NodeName};
 use crate::wire::layout::{LayoutReply, LayoutRequest, Shown};
-use crate::wire::rpc::ServeError;
+use crate::wire::rpc::{Reply, Request, ServeError};
 
 /// For how long a node that lost its votes gives none: whatever it may have voted on is decided or given up by then.
 const ABSTINENCE: Duration = Duration::from_secs(30);
@@ -44,7 +47,7 @@ pub(crate) struct Ownership {
     writing: tokio::sync::Mutex<()>,
     /// How far this node is with fetching what it is to own.
     pub(crate) copying: Copying,
-    /// There is a new layout, or a reason to look for one.
+    /// For the leader: there is a new layout, or a reason to look for one.
     pub(crate) news: Notify,
 }
 
@@ -55,6 +58,8 @@ struct State {
     floor: u64,
     confirmed: u64,
     copied: u64,
+    /// The life of the storage that what was copied is in.
+    copied_in: Option<Epoch>,
     /// Whether this node has had a role at any time: if it has none now, it was taken away.
     was_member: bool,
     abstains_until: Option<Instant>,
@@ -68,7 +73,7 @@ impl Ownership {
         let mut state = State::default();
         if let Some(kept) = &layout {
             state.was_member = kept.was_member;
-            (state.floor, state.copied) = (kept.layout.version, kept.copied);
+            (state.floor, state.copied, state.copied_in) = (kept.layout.version, kept.copied, kept.copied_in);
             if vote.is_none() && kept.layout.version > 0 {
                 state.abstains_until = Some(Instant::now() + ABSTINENCE);
             }
@@ -95,10 +100,13 @@ impl Ownership {
     /// How far this node has come.
     pub(crate) fn report(&self, core: &Core) -> Report {
         let state = self.state();
-        Report { adopted: core.view().version(), confirmed: state.confirmed, copied: state.copied }
+        // A storage that has begun another epoch may have lost it.
+        let copied = if state.copied_in == Some(core.engine.epoch()) { state.copied } else { 0 };
+        Report { adopted: core.view().version(), confirmed: state.confirmed, copied }
     }
 
-    fn show(&self, core: &Core) -> Shown {
+    /// The layout, and how this node is with it.
+    pub(crate) fn show(&self, core: &Core) -> Shown {
         let report = self.report(core);
         Shown { layout: core.view().layout().clone(), report, obstacles: self.state().obstacles.clone() }
     }
@@ -117,23 +125,22 @@ impl Ownership {
             return Ok(());
         }
         let (own, before) = (core.own_name(), core.view());
-        let jump = layout.version > before.version() + 1;
-        let (was_member, copied) = {
+        let (was_member, copied, copied_in) = {
             let mut state = self.state();
             state.was_member |= layout.members().contains_key(&own) || before.layout().members().contains_key(&own);
-            if jump && before.version() == 0 {
-                // Perhaps a node that lost its disk, and its votes with it.
+            if before.version() == 0 && state.vote == Vote::default() {
+                // Perhaps a node that lost its disk, and with it a vote on this layout or on the next one.
                 state.abstains_until = Some(Instant::now() + ABSTINENCE);
             }
-            (state.was_member, state.copied)
+            (state.was_member, state.copied, state.copied_in)
         };
-        self.files.keep(KeptLayout { layout: layout.clone(), was_member, copied }, &core.rest).await?;
+        let kept = KeptLayout { layout: layout.clone(), was_member, copied, copied_in };
+        self.files.keep(kept, &core.rest).await?;
         let (version, stage) = (layout.version, layout.stage());
         core.adopt_layout(layout).map_err(|error| ServeError::Invalid(error.to_string()))?;
         drop(writing);
         tracing::info!(version, stage = stage.map_or("settled", |stage| stage.as_str()), "working by a new layout");
         self.note_obstacles(Vec::new());
-        self.news.notify_waiters();
         self.news.notify_one();
         Ok(())
     }
@@ -148,7 +155,7 @@ impl Ownership {
             let mut state = self.state();
             state.floor = state.floor.max(version);
         }
-        core.coordinating.settled().await;
+        core.by_layout.settled().await;
         {
             let mut state = self.state();
             state.confirmed = state.confirmed.max(version);
@@ -156,14 +163,15 @@ impl Ownership {
         Ok(self.report(core))
     }
 
-    /// All that this node is to own by this version is here.
-    async fn note_copied(&self, core: &Core, version: u64) -> Result<(), ServeError> {
+    /// All that this node is to own by this version is here, in this life of its storage.
+    async fn note_copied(&self, core: &Core, copied: u64, epoch: Epoch) -> Result<(), ServeError> {
+        let copied_in = Some(epoch);
         let _writing = self.writing.lock().await;
         let was_member = self.state().was_member;
         let layout = core.view().layout().clone();
-        self.files.keep(KeptLayout { layout, was_member, copied: version }, &core.rest).await?;
+        self.files.keep(KeptLayout { layout, was_member, copied, copied_in }, &core.rest).await?;
         let mut state = self.state();
-        state.copied = state.copied.max(version);
+        (state.copied, state.copied_in) = (copied, copied_in);
         Ok(())
     }
 
@@ -251,12 +259,16 @@ async fn ask(
     name: &NodeName,
     request: LayoutRequest,
     patience: Duration,
-) -> Result<LayoutReply, crate::node::peers::PeerError> {
-    use crate::node::ask::By;
-    use crate::node::peers::unexpected;
-    use crate::wire::rpc::{Reply, Request};
+) -> Result<LayoutReply, PeerError> {
+    ask_node(core, ClusterHash::node_id(name), request, patience).await
+}
 
-    let node = crate::hash::ClusterHash::node_id(name);
+async fn ask_node(
+    core: &Core,
+    node: NodeId,
+    request: LayoutRequest,
+    patience: Duration,
+) -> Result<LayoutReply, PeerError> {
     match core.peers.request(node, Request::Layout(request), By::itself(patience)).await? {
         Reply::Layout(reply) => Ok(reply),
         other => Err(unexpected(other)),

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::types::Epoch;
 use crate::wire::sync::TreeId;
 
 /// The copying of what this node is to own.
@@ -14,6 +15,8 @@ pub(crate) struct Copying(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     version: u64,
+    /// The life of the storage that it goes into.
+    epoch: Option<Epoch>,
     total: usize,
     done: BTreeSet<TreeId>,
     records: u64,
@@ -40,11 +43,11 @@ impl Copying {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins for a version, or goes on with it.
-    pub(super) fn begin(&self, version: u64, total: usize) {
+    /// Begins for a version and a life of the storage, or goes on with it.
+    pub(super) fn begin(&self, (version, epoch): (u64, Epoch), total: usize) {
         let mut state = self.state();
-        if state.version != version {
-            *state = State { version, began: Some(Instant::now()), ..State::default() };
+        if (state.version, state.epoch) != (version, Some(epoch)) {
+            *state = State { version, epoch: Some(epoch), began: Some(Instant::now()), ..State::default() };
         }
         state.total = total;
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::limits;
 use crate::node::core::Core;
@@ -22,6 +22,9 @@ use crate::wire::sync::TreeId;
 
 /// Pause between looks.
 const CALM: Duration = Duration::from_secs(10);
+/// For how long a layout has been settled before anything is dropped: coordinators that hear of it late find those who
+/// owned data before as they were.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Until the scope of `core` is stopped.
 pub(super) async fn run(core: Arc<Core>) {
@@ -33,12 +36,23 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 async fn shed_on(core: &Arc<Core>) {
+    let mut looked_at = core.view();
     loop {
-        // Times out when there is no news.
-        let _ = timeout(CALM, core.ownership.news.notified()).await;
+        // Times out while the layout is the same.
+        let _ = timeout(CALM, core.views.other_than(looked_at.digest())).await;
         let view = core.view();
+        let is_other = view.version() != looked_at.version();
+        looked_at = view.clone();
         // Nobody owns more than it needs in a cluster as it was founded.
         if view.version() == 0 || view.layout().next.is_some() {
+            continue;
+        }
+        if is_other {
+            sleep(SETTLING).await;
+        }
+        // Nothing that goes by an earlier layout is let in any more, or under way.
+        if let Err(error) = core.ownership.confirm(core, view.version()).await {
+            tracing::debug!(%error, "nothing is dropped now");
             continue;
         }
         for tree in not_owned(core, &view) {
@@ -69,11 +83,16 @@ fn not_owned(core: &Core, view: &ClusterView) -> Vec<TreeId> {
 async fn shed(core: &Arc<Core>, view: &ClusterView, tree: TreeId) {
     let Some(ring) = view.ring(tree.copies) else { return };
     let owners = ring.preference_list(tree.partition);
+    let before = core.root(tree);
     for owner in owners {
         if let Err(error) = sync::hand_over(core, *owner, tree).await {
             tracing::debug!(node = %owner, partition = %tree.partition, %error, "an owner does not have all yet; nothing is dropped");
             return;
         }
+    }
+    if core.root(tree) != before {
+        tracing::debug!(partition = %tree.partition, "something came in that the owners were not given; nothing is dropped");
+        return;
     }
     match drop_records(core, view, tree).await {
         Ok(0) => {}
@@ -89,6 +108,11 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
     let (mut after, mut dropped) = (None, 0);
     loop {
         let began = Instant::now();
+        // Whoever has a later layout confirmed waits for this page: by that layout the records may be this node's own.
+        let by_layout = core.by_layout.begin();
+        if core.view().version() != view.version() {
+            return Err("owners are changing".to_owned());
+        }
         let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
         let page = core.engine.scan(tree.partition, &[], after.as_deref(), most, bytes).await;
         let page = page.map_err(|error| error.to_string())?;
@@ -108,6 +132,7 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         if !page.more {
             return Ok(dropped);
         }
+        drop(by_layout);
         core.pace.rest(&core.meters, began.elapsed()).await;
     }
 }
