@@ -218,4 +218,59 @@ mod tests {
         moved.members[1].quic = "elsewhere:7400".to_owned();
         assert_ne!(first, digest(moved));
     }
+
+    /// A cluster of four that becomes one of four others, but for one.
+    fn changing(stage: Option<Stage>) -> ClusterView {
+        let named = |names: [&str; 4]| info(&names, "a").layout.current;
+        let mut info = info(&["a", "b", "c", "d"], "a");
+        let next = stage.map(|stage| crate::layout::Next {
+            since: 1,
+            roles: named(["d", "e", "f", "g"]),
+            stage,
+            dead: BTreeSet::new(),
+        });
+        info.layout.next = next;
+        ClusterView::new(info.by(info.layout.clone())).unwrap()
+    }
+
+    #[test]
+    fn while_ownership_changes_reads_go_by_one_ring_and_writes_by_the_other_as_well() {
+        let settled = changing(None);
+        let now = settled.ring(3).unwrap().clone();
+        assert_eq!((settled.other_ring(3), settled.ring_before(3)), (None, Some(&now)));
+        assert!(now.partitions().iter().all(|partition| settled.other_owners(3, partition).is_empty()));
+        for stage in [Stage::Spreading, Stage::Copying] {
+            let view = changing(Some(stage));
+            assert_eq!((view.ring(3), view.ring_before(3)), (Some(&now), Some(&now)), "{stage:?}");
+            let next = view.other_ring(3).unwrap();
+            for partition in now.partitions().iter() {
+                assert_eq!(view.other_owners(3, partition), next.preference_list(partition));
+            }
+        }
+        let reading = changing(Some(Stage::Reading));
+        assert_eq!((reading.other_ring(3), reading.ring_before(3)), (Some(&now), Some(&now)));
+        assert_eq!(reading.ring(3), changing(Some(Stage::Copying)).other_ring(3));
+        assert_eq!(reading.members().len(), 7);
+        assert!(reading.ring(4).is_none() && reading.other_owners(4, PartitionId(0)).is_empty());
+    }
+
+    #[test]
+    fn owners_that_stay_the_same_are_written_to_once() {
+        let mut info = info(&["a", "b", "c"], "a");
+        let mut roles = info.layout.current.clone();
+        roles.get_mut(&NodeName::new("a").unwrap()).unwrap().weight = 90;
+        let stage = Stage::Spreading;
+        info.layout.next = Some(crate::layout::Next { since: 1, roles, stage, dead: BTreeSet::new() });
+        let view = ClusterView::new(info).unwrap();
+        let (now, other) = (view.ring(3).unwrap(), view.other_ring(3).unwrap());
+        assert_ne!(now, other);
+        assert!(now.partitions().iter().all(|partition| view.other_owners(3, partition).is_empty()));
+    }
+
+    #[test]
+    fn members_that_are_not_those_of_the_layout_make_no_view() {
+        let mut info = info(&["a", "b", "c"], "a");
+        info.members.pop();
+        assert_eq!(ClusterView::new(info).unwrap_err(), ViewError::Layout(0));
+    }
 }

@@ -62,8 +62,8 @@ pub(crate) struct Core {
     pub(crate) past: Arc<Past>,
     /// What this node is doing with records.
     pub(crate) works: Works,
-    /// Requests that this node coordinates.
-    pub(crate) coordinating: Works,
+    /// What goes by a layout: requests that this node coordinates, writes of other coordinators that it let through.
+    pub(crate) by_layout: Works,
     /// This node's part in who owns data.
     pub(crate) ownership: Ownership,
     /// Tells this life of the process from any other.

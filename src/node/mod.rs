@@ -80,6 +80,7 @@ use crate::store::{Engine, StoreError};
 use crate::types::{ClusterName, NodeName};
 use crate::view::{ClusterView, ViewError};
 use crate::wire::gossip::MembersReport;
+use crate::wire::layout::Shown;
 use crate::wire::rpc::{ClusterInfo, MemberInfo, ServeError};
 
 /// What a node is made of besides its own services: plain values and the two edges, open already.
@@ -222,7 +223,7 @@ impl Node {
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
         let Parts { cluster, engine, endpoint, links, timeouts, bounds, clock_drift, .. } = parts;
         let Parts { gossip, oversight, trees: kept, ownership: OwnershipParts { data_dir, joining }, .. } = parts;
-        let (ownership, known) = Ownership::open(data_dir.as_deref()).map_err(StartError::Layout)?;
+        let (ownership, known) = Ownership::open(data_dir.as_deref(), &cluster).map_err(StartError::Layout)?;
         let later = known.filter(|known| known.version > cluster.layout.version);
         let cluster = later.map_or_else(|| cluster.clone(), |known| cluster.by(known));
         let id = ClusterHash::node_id(&cluster.node);
@@ -258,7 +259,7 @@ impl Node {
             sync: Sync::new(env.rng("sync")),
             past,
             works: Works::default(),
-            coordinating: Works::default(),
+            by_layout: Works::default(),
             ownership,
             life: env.rng("life").next_u64(),
             read_hedge: ReadHedge::new(timeouts.hedge),
@@ -326,6 +327,11 @@ impl Node {
         let Some(gossip) = &self.core.gossip else { return Ok(()) };
         let told = gossip.ask(|reply| Order::Renew(Box::new(material.clone()), reply)).await;
         Ok(told.ok_or(RenewError::Busy)??)
+    }
+
+    /// The layout by which this node works, and how far it has come with it.
+    pub fn layout(&self) -> Shown {
+        self.core.ownership.show(&self.core)
     }
 
     /// The members as this node sees them.

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -92,6 +93,8 @@ pub(crate) struct Peers {
     met: RwLock<BTreeMap<NodeId, (NodeName, String)>>,
     /// What gossip says of them; nothing of those it has not heard of.
     judged: RwLock<BTreeMap<NodeId, Judged>>,
+    /// A peer refused a request, since this node works by an old layout.
+    pub(crate) outdated: Notify,
     started: Instant,
 }
 
@@ -106,6 +109,7 @@ impl Peers {
             peers: RwLock::default(),
             met: RwLock::default(),
             judged: RwLock::default(),
+            outdated: Notify::new(),
             started: Instant::now(),
         })
     }
@@ -326,8 +330,12 @@ impl Peers {
             self.shun(node);
         }
         let answer = answer?;
-        blob::decode(&answer)
-            .map_err(|error| PeerError { why: format!("sent an unreadable reply: {error}"), maybe: true })
+        let reply = blob::decode(&answer)
+            .map_err(|error| PeerError { why: format!("sent an unreadable reply: {error}"), maybe: true })?;
+        if let Reply::Error(ServeError::OldLayout(_)) = reply {
+            self.outdated.notify_one();
+        }
+        Ok(reply)
     }
 
     /// Prefers others to a node for a while, since it was silent.

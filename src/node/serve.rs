@@ -57,14 +57,14 @@ impl Handler for Serve {
         // What only waits counts nowhere: it holds no record, and one of the two waits for all work.
         let waits = matches!(kind, Kind::Watch | Kind::Settle | Kind::Layout | Kind::Tasks);
         let work = if waits { Works::default().begin() } else { core.works.begin() };
-        let coordinates = matches!(kind, Kind::Put | Kind::Get | Kind::Scan);
-        let _coordinating = coordinates.then(|| core.coordinating.begin());
+        let by_layout = matches!(kind, Kind::Put | Kind::Get | Kind::Scan | Kind::Apply | Kind::Reserve);
+        let _by_layout = by_layout.then(|| core.by_layout.begin());
         let reply = match decoded {
             Ok(Traced { request, layout: theirs, .. }) => {
                 // Read after the work has begun, so that whoever waits for work by an earlier layout waits for this.
                 let layout = core.view().version();
                 if theirs.is_some_and(|theirs| theirs > layout) {
-                    core.ownership.news.notify_waiters();
+                    core.ownership.news.notify_one();
                 }
                 let ask = Ask { trace, deadline: answer_by(&incoming), layout, stages: &stages, work: &work };
                 let span = tracing::debug_span!(

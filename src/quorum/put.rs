@@ -291,4 +291,79 @@ mod tests {
             }
         }
     }
+
+    /// A stand-in counts for the owner whose place it takes, in each group that this one is in.
+    #[test]
+    fn while_ownership_changes_a_quorum_of_both_groups_is_needed_and_a_node_in_both_counts_twice() {
+        let others = [NodeId(2), NodeId(3), NodeId(4)];
+        let (mut put, sends) = PutQuorum::start_in_both(2, &OWNERS, &others, |_| true, Vec::new);
+        assert_eq!(sends, [send(1, None), send(2, None), send(3, None), send(4, None)]);
+        assert_eq!(put.ack(NodeId(1)), PutStep::Wait);
+        assert_eq!(put.ack(NodeId(2)), PutStep::Wait, "the others have one only");
+        assert_eq!(put.ack(NodeId(4)), PutStep::Answer);
+        let (mut put, sends) =
+            PutQuorum::start_in_both(2, &OWNERS, &others, |node| node.0 > 2, || vec![NodeId(8), NodeId(9)]);
+        assert_eq!(sends, [send(8, Some(1)), send(9, Some(2)), send(3, None), send(4, None)]);
+        assert_eq!(put.ack(NodeId(8)), PutStep::Wait);
+        assert_eq!(put.ack(NodeId(9)), PutStep::Wait, "only one of them is for one of the others");
+        assert_eq!(put.ack(NodeId(3)), PutStep::Answer);
+        let (put, _) = PutQuorum::start_in_both(2, &OWNERS, &[], |_| true, Vec::new);
+        assert!(put.groups.is_empty());
+    }
+
+    /// How many of a group have a write, themselves or by a stand-in, if these have it.
+    fn have<'a>(group: &[NodeId], sends: impl Iterator<Item = &'a Send>) -> usize {
+        sends.filter(|send| group.contains(&send.hint.unwrap_or(send.to))).count()
+    }
+
+    proptest! {
+        /// Whatever fails in whatever order: it answers only when both groups have their quorum, and as soon as they have;
+        /// it gives up only when one of them cannot have it any more; every owner is provided for.
+        #[test]
+        fn in_a_change_every_course_ends_in_a_quorum_of_both_groups_or_in_the_certainty_that_there_is_none(
+            n in 1..6u64, shift in 0..6u64, m in 1..6u64, spare in 0..4u64, needed in 1..6u8,
+            up in prop::collection::vec(any::<bool>(), 16),
+            fates in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 24),
+        ) {
+            let owners: Vec<NodeId> = (0..n).map(NodeId).collect();
+            let others: Vec<NodeId> = (shift..shift + m).map(NodeId).collect();
+            let last = n.max(shift + m);
+            let is_up = |node: NodeId| up[usize::try_from(node.0).unwrap() % up.len()];
+            let stand_ins = || (last..last + spare).map(NodeId).filter(|node| is_up(*node)).collect();
+            let (mut put, mut queue) = PutQuorum::start_in_both(needed, &owners, &others, is_up, stand_ins);
+            let quorum = |group: &[NodeId]| usize::from(needed).min(group.len());
+            let groups = [owners.as_slice(), others.as_slice()];
+            let (mut decisions, mut fates, any) = (Vec::new(), fates.into_iter().cycle(), !queue.is_empty());
+            while !queue.is_empty() {
+                let (succeeds, at) = fates.next().unwrap();
+                let send = queue.swap_remove(at.index(queue.len()));
+                let step = if succeeds {
+                    put.ack(send.to)
+                } else {
+                    let (step, next) = put.fail(send.to, "failed", true, stand_ins);
+                    queue.extend(next);
+                    step
+                };
+                let met = groups.iter().all(|group| have(group, put.acked.iter()) >= quorum(group));
+                let can_be = groups.iter().all(|group| have(group, put.acked.iter().chain(&queue)) >= quorum(group));
+                prop_assert!(put.decided || !met, "both have a quorum, and it waits");
+                match step {
+                    PutStep::Answer => prop_assert!(met, "it answers too early"),
+                    PutStep::GiveUp => prop_assert!(!can_be, "it gives up too early"),
+                    PutStep::Wait => {}
+                }
+                if step != PutStep::Wait { decisions.push(step); }
+            }
+            prop_assert_eq!(decisions.len(), usize::from(any), "{:?}", decisions);
+            let mut receivers: Vec<NodeId> = put.acked().collect();
+            receivers.sort_unstable();
+            receivers.dedup();
+            prop_assert_eq!(receivers.len(), put.acked.len(), "a node counts twice in one group");
+            for owner in groups.concat() {
+                let direct = put.acked.iter().any(|send| send.to == owner && send.hint.is_none());
+                let stood_in = put.acked.iter().any(|send| send.hint == Some(owner));
+                prop_assert_eq!(direct || stood_in, !put.uncovered().contains(&owner));
+            }
+        }
+    }
 }

@@ -282,4 +282,31 @@ proptest! {
         prop_assert_eq!(moves.gained.values().map(|&n| u64::from(n)).sum::<u64>(), moves.total);
         prop_assert_eq!(joined.remove(id("n999")).unwrap(), before);
     }
+
+    #[test]
+    fn another_node_in_the_same_seat_takes_just_the_place_of_the_one_before(
+        members in any_members(), at in any::<prop::sample::Index>(), bits in 4_u32..9, replicas in 1_u8..8,
+    ) {
+        prop_assume!(!members.is_empty());
+        let mut replaced = members.clone();
+        let (old, new) = (at.get(&members).id, id("newcomer"));
+        replaced[at.index(members.len())].id = new;
+        let (before, after) = (ring(1 << bits, replicas, &members), ring(1 << bits, replicas, &replaced));
+        for partition in before.partitions().iter() {
+            let renamed: Vec<NodeId> =
+                before.preference_list(partition).iter().map(|node| if *node == old { new } else { *node }).collect();
+            prop_assert_eq!(after.preference_list(partition), renamed);
+            let stand_ins: Vec<NodeId> =
+                before.stand_ins(partition).into_iter().map(|node| if node == old { new } else { node }).collect();
+            prop_assert_eq!(after.stand_ins(partition), stand_ins);
+        }
+    }
+}
+
+#[test]
+fn two_nodes_in_one_seat_make_no_ring() {
+    let one = member(1, 0, 1);
+    let two = RingMember { id: id("n2"), ..one.clone() };
+    let made = Ring::new(hash(), Partitions::new(16).unwrap(), 3, [one.clone(), two.clone()]);
+    assert!(matches!(made, Err(RingError::DuplicateSeat(..))), "{made:?}");
 }

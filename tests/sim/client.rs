@@ -120,7 +120,7 @@ async fn slowness(cluster: &Cluster, slow: Slow) {
 /// What 4000 gets under slowness took, at the median, the 99th percentile and in the worst case, and what the client did.
 fn under(slow: Slow, r: u8, hedging: Option<Hedging>) -> ([Duration; 3], ClientMetrics) {
     simulate(4, 0.1, move |simulation: Simulation| async move {
-        const REQUESTS: usize = 4_000;
+        const REQUESTS: u32 = 4_000;
         let cluster = Cluster::start(simulation.clone(), CONDITIONS, 3).await;
         let client = cluster.client_with(1, hedging).await;
         for number in 0..100 {
@@ -131,8 +131,8 @@ fn under(slow: Slow, r: u8, hedging: Option<Hedging>) -> ([Duration; 3], ClientM
         reads(&client, Consistency::Count(r), 500).await;
         let before = client.metrics();
         let measured = async {
-            let latencies = reads(&client, Consistency::Count(r), REQUESTS as u32).await;
-            let at = |share: usize| latencies[(REQUESTS - 1) * share / 1_000];
+            let latencies = reads(&client, Consistency::Count(r), REQUESTS).await;
+            let at = |share: usize| latencies[(latencies.len() - 1) * share / 1_000];
             let after = client.metrics();
             let did = ClientMetrics {
                 hedges: after.hedges - before.hedges,

@@ -1,23 +1,28 @@
 //! Whole clusters: real nodes and real clients over the simulated network, on memory or on simulated disks, and what can be
 //! done to them. Judges nothing.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
 use dynamomini::client::{Client, ClientBuilder, Hedging};
 use dynamomini::env::Env;
-use dynamomini::layout::Layout;
-use dynamomini::net::link::LinkSettings;
-use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, PemFile, Socket, TlsMaterial, TransportSettings};
+use dynamomini::layout::{Change, Layout};
+use dynamomini::net::link::{Link, LinkSettings};
+use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, Expect, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
+use dynamomini::node::ownership::Joining;
 use dynamomini::node::{Bounds, Node, Oversight, OwnershipParts, Parts, Timeouts};
 use dynamomini::store::{Disk, Durability, Engine, Memory, MemoryCopy, Simulated, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
 use dynamomini::types::{Namespace, NamespacePolicy, NodeName, Partitions};
+use dynamomini::wire::blob;
 use dynamomini::wire::gossip::MemberState;
-use dynamomini::wire::rpc::{ClusterInfo, MemberInfo};
+use dynamomini::wire::layout::{LayoutReply, LayoutRequest, Shown};
+use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request, Traced};
 use dynamomini::wire::status::NodeStatus;
 use tempfile::TempDir;
 
@@ -25,6 +30,9 @@ use crate::certs::Authority;
 use crate::network::{Conditions, Network};
 use crate::provider::provider;
 use crate::world::{SimWorld, Simulation};
+
+/// The highest number of a node.
+pub(crate) const NODES_MAX: usize = 9;
 
 fn settings() -> TransportSettings {
     TransportSettings {
@@ -47,6 +55,22 @@ pub(crate) struct Setup {
     pub(crate) bounds: Option<Bounds>,
     /// The same for some nodes.
     pub(crate) bounds_of: BTreeMap<usize, Bounds>,
+    /// Whether what nodes have in memory, their layout and their votes outlive a crash.
+    pub(crate) keeps: bool,
+    /// Whether nobody stands in for an owner.
+    pub(crate) strict: bool,
+}
+
+/// What outlives a crash of a node that keeps its records in memory.
+struct Kept {
+    directory: TempDir,
+    engine: Option<Engine>,
+}
+
+impl Kept {
+    fn nothing() -> Self {
+        Self { directory: TempDir::new().unwrap(), engine: None }
+    }
 }
 
 /// What is left of a node when its process ends.
@@ -67,6 +91,9 @@ pub(crate) struct Cluster {
     lives: u32,
     setup: Setup,
     hosts: BTreeMap<usize, Host>,
+    kept: BTreeMap<usize, Kept>,
+    /// Connections made so far for one question each.
+    asked: Cell<usize>,
 }
 
 /// One life of a node.
@@ -94,6 +121,7 @@ impl Cluster {
     /// Starts a cluster.
     pub(crate) async fn start_with(simulation: Simulation, conditions: Conditions, setup: Setup) -> Self {
         let nodes = setup.nodes;
+        let policy = NamespacePolicy { sloppy: !setup.strict, ..NamespacePolicy::default() };
         let network = Network::new(&simulation, conditions);
         let member = |number| MemberInfo {
             name: NodeName::new(format!("n{number}")).unwrap(),
@@ -105,15 +133,15 @@ impl Cluster {
             cluster: "simulated".parse().unwrap(),
             partitions: Partitions::new(64).unwrap(),
             members: (1..=nodes).map(member).collect(),
-            namespaces: vec![(Namespace::default(), NamespacePolicy::default())],
+            namespaces: vec![(Namespace::default(), policy)],
             node: "n1".parse().unwrap(),
             layout: Layout::default(),
         }
         .founding();
         let authority = Authority::new("simulated");
         let running = BTreeMap::new();
-        let hosts = BTreeMap::new();
-        let mut cluster = Self { simulation, network, authority, info, running, lives: 0, setup, hosts };
+        let (hosts, kept, asked) = (BTreeMap::new(), BTreeMap::new(), Cell::new(0));
+        let mut cluster = Self { simulation, network, authority, info, running, lives: 0, setup, hosts, kept, asked };
         for number in 1..=nodes {
             cluster.start_node(number).await;
         }
@@ -146,7 +174,32 @@ impl Cluster {
 
     /// Starts a node on what a storage held at some time, with whatever could tell that it was then; or with an empty one.
     pub(crate) async fn start_node_on(&mut self, number: usize, copy: Option<MemoryCopy>) {
+        self.kept.remove(&number);
+        self.run_node(number, copy, false).await;
+    }
+
+    /// Starts a new node that asks for a share by itself.
+    pub(crate) async fn start_joining(&mut self, number: usize) {
+        self.kept.remove(&number);
+        self.run_node(number, None, true).await;
+    }
+
+    /// Starts a node that crashed, with what it keeps.
+    pub(crate) async fn restart_node(&mut self, number: usize) {
+        self.run_node(number, None, false).await;
+    }
+
+    /// A node that is down loses its layout and its votes.
+    pub(crate) fn lose_directory(&mut self, number: usize) {
+        self.kept.get_mut(&number).unwrap().directory = TempDir::new().unwrap();
+    }
+
+    async fn run_node(&mut self, number: usize, copy: Option<MemoryCopy>, joins: bool) {
         self.lives += 1;
+        let kept = self.setup.keeps.then(|| self.kept.entry(number).or_insert_with(Kept::nothing));
+        let (kept, data_dir) = kept.map(|kept| (kept.engine.clone(), kept.directory.path().to_owned())).unzip();
+        let zone = "default".parse().unwrap();
+        let joining = joins.then(|| Joining { quic: address(number).to_string(), zone, weight: 100 });
         let name = format!("n{number}");
         let world = self.simulation.world(&name, self.lives);
         let endpoint = self.endpoint(&world.env(), &format!("dynamomini://node/{name}"), address(number));
@@ -156,12 +209,16 @@ impl Cluster {
             node: cluster.node.clone(),
             partitions: cluster.partitions,
         };
-        let engine = match copy {
-            Some(copy) => Engine::Memory(Memory::put_back(copy, &identity, &world.env())),
-            None => self.open(number, &identity, &world).await,
+        let engine = match (copy, kept.flatten()) {
+            (Some(copy), _) => Engine::Memory(Memory::put_back(copy, &identity, &world.env())),
+            (None, Some(kept)) => kept,
+            (None, None) => self.open(number, &identity, &world).await,
         };
+        if let Some(kept) = self.kept.get_mut(&number) {
+            kept.engine = Some(engine.clone());
+        }
         let parts = Parts {
-            ownership: OwnershipParts::default(),
+            ownership: OwnershipParts { data_dir, joining },
             gossip: Some(self.gossip(number)),
             cluster,
             engine: engine.clone(),
@@ -243,6 +300,39 @@ impl Cluster {
     pub(crate) async fn view_of(&self, number: usize) -> BTreeMap<String, MemberState> {
         let report = self.running[&number].node.members().await.unwrap();
         report.members.into_iter().map(|member| (member.name.to_string(), member.state)).collect()
+    }
+
+    /// The layout as a node knows it.
+    pub(crate) fn layout_of(&self, number: usize) -> Shown {
+        self.running[&number].node.layout()
+    }
+
+    /// Has a node see to a change of who owns data.
+    pub(crate) async fn order(&self, number: usize, change: Change) -> Result<Layout, String> {
+        match self.ask_as("admin/orders", number, Request::Layout(LayoutRequest::Change(change))).await? {
+            Reply::Layout(LayoutReply::Changed(layout)) => Ok(*layout),
+            Reply::Layout(LayoutReply::Impossible(error)) => Err(error.to_string()),
+            Reply::Error(error) => Err(error.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks a node something with a certificate for this name, over a connection for this only.
+    pub(crate) async fn ask_as(&self, name: &str, number: usize, request: Request) -> Result<Reply, String> {
+        self.asked.set(self.asked.get() + 1);
+        let (uri, from) = (format!("dynamomini://{name}"), address(150 + self.asked.get()));
+        let world = self.simulation.world(&format!("{uri}/asks"), u32::try_from(self.asked.get()).unwrap());
+        let endpoint = self.endpoint(&world.env(), &uri, from);
+        let expect = Expect::Node(NodeName::new(format!("n{number}")).unwrap());
+        let addresses = vec![address(number).to_string()];
+        let link = Link::new(&endpoint, expect, addresses, LinkSettings::default(), &world.env());
+        let encode = |frame: &mut BytesMut| {
+            postcard::to_io(&Traced::untraced(request), frame.writer()).unwrap();
+        };
+        let answer = link.request(Duration::from_secs(12), encode).await.map_err(|error| error.to_string());
+        self.network.close(from);
+        world.crash();
+        Ok(blob::decode(&answer?).unwrap())
     }
 
     /// Counts of a node's gossip.
@@ -335,9 +425,16 @@ impl Cluster {
         self.running[&number].node.observer().status().await.in_flight
     }
 
+    /// Cuts a node off from all others, or no longer.
     pub(crate) fn cut(&self, number: usize, blocked: bool) {
-        for other in (1..=self.info.members.len()).filter(|other| *other != number) {
-            self.network.set_both(address(number).ip(), address(other).ip(), |link| link.blocked = blocked);
+        let others: Vec<usize> = (1..=NODES_MAX).filter(|other| *other != number).collect();
+        self.part(&[number], &others, blocked);
+    }
+
+    /// Cuts all ways between two groups of nodes, or no longer.
+    pub(crate) fn part(&self, one: &[usize], other: &[usize], blocked: bool) {
+        for (one, other) in one.iter().flat_map(|one| other.iter().map(move |other| (*one, *other))) {
+            self.network.set_both(address(one).ip(), address(other).ip(), |link| link.blocked = blocked);
         }
     }
 }

@@ -19,6 +19,7 @@ mod cluster;
 mod gossip;
 mod membership;
 mod overload;
+mod ownership;
 mod past;
 mod quorum;
 mod reap;

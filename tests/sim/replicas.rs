@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynamomini::hash::ClusterHash;
 use dynamomini::record;
 use dynamomini::store::Engine;
-use dynamomini::types::{NodeName, PartitionId};
+use dynamomini::types::{NodeId, NodeName, PartitionId};
 use dynamomini::view::ClusterView;
 
 use crate::cluster::Cluster;
@@ -34,7 +34,11 @@ pub(crate) async fn records(engine: &Engine, partitions: impl Iterator<Item = Pa
 /// Whether each owner of each partition holds the same, nobody else holds anything, and no hint is left. Otherwise what is
 /// wrong.
 pub(crate) async fn difference(cluster: &Cluster) -> Option<String> {
-    let view = ClusterView::new(cluster.info.clone()).unwrap();
+    difference_by(cluster, &ClusterView::new(cluster.info.clone()).unwrap()).await
+}
+
+/// The same by a view of the cluster that need not be the one it was founded with.
+pub(crate) async fn difference_by(cluster: &Cluster, view: &ClusterView) -> Option<String> {
     let ring = view.ring(COPIES).unwrap();
     let mut held = BTreeMap::new();
     for (number, engine) in cluster.engines() {
@@ -42,7 +46,10 @@ pub(crate) async fn difference(cluster: &Cluster) -> Option<String> {
         let all = ring.partitions().iter().chain([PartitionId::HINTS]);
         let mut records = records(&engine, all).await;
         // What a node notes there of itself is no hint: its storage is tried so.
-        records.retain(|(partition, key), _| *partition != PartitionId::HINTS || !key.starts_with(&id.0.to_be_bytes()));
+        // Those for nodes that are no members have nobody to go to.
+        let target = |key: &Bytes| NodeId(u64::from_be_bytes(key[..8].try_into().unwrap()));
+        let is_hint = |key: &Bytes| target(key) != id && view.members().contains_key(&target(key));
+        records.retain(|(partition, key), _| *partition != PartitionId::HINTS || is_hint(key));
         held.insert(id, (number, records));
     }
     let keys: BTreeSet<_> = held.values().flat_map(|(_, records)| records.keys().cloned()).collect();

@@ -67,20 +67,29 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "a panic".to_owned())
 }
 
+fn derive(seed: u64, label: &str) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&seed.to_le_bytes());
+    context.update(label.as_bytes());
+    let mut seed = [0; 32];
+    seed.copy_from_slice(context.finish().as_ref());
+    seed
+}
+
+/// Random numbers for a label, for what is drawn before a simulation begins.
+pub(crate) fn rng(seed: u64, label: &str) -> StdRng {
+    StdRng::from_seed(derive(seed, label))
+}
+
 impl Simulation {
     /// A seed for this label, always the same for one simulation.
     pub(crate) fn derive(&self, label: &str) -> [u8; 32] {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&self.seed.to_le_bytes());
-        context.update(label.as_bytes());
-        let mut seed = [0; 32];
-        seed.copy_from_slice(context.finish().as_ref());
-        seed
+        derive(self.seed, label)
     }
 
     /// Random numbers for this label.
     pub(crate) fn rng(&self, label: &str) -> StdRng {
-        StdRng::from_seed(self.derive(label))
+        rng(self.seed, label)
     }
 
     /// One life of a process. `incarnation` tells the lives of one name apart.

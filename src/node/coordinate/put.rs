@@ -123,7 +123,11 @@ impl Coordination<'_> {
             let begin = |reserved: &Reserved| core.reservations.begin(place.slot.clone(), reserved.token);
             let _writing = reserved.as_ref().map(begin).transpose()?;
             let mut mint = self.version(item, &place, reserved.as_ref());
-            mint.stand_in_for = if owner { Vec::new() } else { [owners, others].concat() };
+            if !owner {
+                // While ownership changes, it may be one of those others itself.
+                let all = owners.iter().chain(others).copied();
+                mint.stand_in_for = all.filter(|node| *node != core.id).collect();
+            }
             timeout_at(self.ask.deadline, core.replica.mint(mint)).await.map_err(|_| {
                 ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
             })??
@@ -131,7 +135,8 @@ impl Coordination<'_> {
         let began = core.passed(self.ask.stages, Stage::PutLocal, began);
         let sloppy = self.sloppy && reserved.is_none();
         let (view, n) = (self.view.clone(), if sloppy { self.policy.n } else { 0 });
-        let stand_ins = StandIns { view, n, partition: place.slot.partition, coordinates: !owner };
+        let coordinates = !owner && !others.contains(&core.id);
+        let stand_ins = StandIns { view, n, partition: place.slot.partition, coordinates };
         let takes = |node: NodeId| match &reserved {
             Some(reserved) => reserved.granted.contains(&node),
             None => core.takes_writes(node),

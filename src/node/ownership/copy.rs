@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::hash::ClusterHash;
 use crate::layout::Stage;
 use crate::limits;
 use crate::node::core::Core;
+use crate::node::ownership::news;
 use crate::node::ownership::{ask, tasks};
 use crate::node::sync;
 use crate::types::NodeId;
@@ -46,18 +47,24 @@ async fn copy_on(core: &Arc<Core>) {
             && !tasks::holds_copying(core);
         let pause = if is_due { if copy(core, &view).await { Duration::ZERO } else { PAUSE } } else { CALM };
         core.ownership.copying.rest();
-        // Times out when there is no news.
-        let _ = timeout(pause, core.ownership.news.notified()).await;
+        news(core, &view, pause).await;
     }
 }
 
 /// Fetches all. Returns whether all is here.
 async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
+    // What this node was dropping by an earlier layout must be gone before its trees count.
+    if let Err(error) = core.ownership.confirm(core, view.version()).await {
+        tracing::debug!(%error, "nothing is copied yet");
+        return false;
+    }
+    let epoch = core.engine.epoch();
     let gained = gained(core.id, view);
     let version = view.version();
     let since = view.layout().next.as_ref().map_or(version, |next| next.since);
+    core.ownership.copying.begin(since, (version, epoch), core.rest.wall_ms());
     let left = gained.iter().filter(|want| !core.ownership.copying.is_done(version, want.tree)).count();
-    core.ownership.copying.begin(since, version, left, core.rest.wall_ms());
+    core.ownership.copying.expect(left);
     let ready = confirmed_owners(core, view, &gained).await;
     let one = async |want: Gained| {
         let done = fetch(core, view, &want, &ready).await;
@@ -75,14 +82,20 @@ async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
             return false;
         }
     }
-    if !all {
+    // A storage that was lost meanwhile has to be filled anew.
+    if !all || core.engine.epoch() != epoch {
         return false;
     }
-    match core.ownership.note_copied(core, view.version()).await {
-        Ok(()) => tracing::info!(version = view.version(), "all that this node is to own is here"),
-        Err(error) => tracing::warn!(%error, "that all is here cannot be noted"),
+    match core.ownership.note_copied(core, view.version(), epoch).await {
+        Ok(()) => {
+            tracing::info!(version = view.version(), "all that this node is to own is here");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "that all is here cannot be noted; tried again");
+            false
+        }
     }
-    true
 }
 
 /// A tree to fetch.

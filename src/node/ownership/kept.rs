@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::env::Env;
 use crate::layout::{Layout, Vote};
 use crate::node::kept::KeptFile;
+use crate::types::Epoch;
 use crate::wire::rpc::ServeError;
 
 /// What is kept of the layout.
@@ -19,6 +20,8 @@ pub(super) struct KeptLayout {
     pub(super) was_member: bool,
     /// The version for which all that this node is to own is here.
     pub(super) copied: u64,
+    /// The life of the storage that it is in.
+    pub(super) copied_in: Option<Epoch>,
 }
 
 /// The two files; none where nothing is kept. Of the layout the one before is kept, too: an earlier layout is learnt again. An

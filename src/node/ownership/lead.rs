@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rand::RngExt;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::hash::ClusterHash;
 use crate::layout::{self, ChangeError, Layout, Progress, Report, Watch};
 use crate::node::core::Core;
-use crate::node::ownership::{ask, propose};
+use crate::node::ownership::{ask, ask_node, propose};
 use crate::types::{Consistency, NodeId, NodeName};
 use crate::view::ClusterView;
 use crate::wire::layout::{LayoutReply, LayoutRequest};
@@ -50,21 +50,23 @@ async fn lead_on(core: &Arc<Core>) {
             refresh(core).await;
             heard = Some(Instant::now());
         }
-        // Times out when there is no news.
-        let _ = timeout(pause, core.ownership.news.notified()).await;
+        tokio::select! {
+            biased;
+            () = core.ownership.news.notified() => {}
+            () = core.peers.outdated.notified() => heard = None,
+            () = sleep(pause) => {}
+        }
     }
 }
 
-/// Asks one other member for its layout.
+/// Asks another node for its layout. It need not be a member: all that this node knows as members may have left meanwhile.
 async fn refresh(core: &Arc<Core>) {
-    let view = core.view();
-    let others: Vec<NodeId> =
-        core.peers.connected().into_iter().filter(|node| view.members().contains_key(node)).collect();
+    let others = core.peers.connected();
     if others.is_empty() {
         return;
     }
     let other = others[core.rest.rng("ownership/refresh").random_range(0..others.len())];
-    if let Ok(LayoutReply::Show(shown)) = ask(core, &view.name_of(other), LayoutRequest::Show, PATIENCE).await
+    if let Ok(LayoutReply::Show(shown)) = ask_node(core, other, LayoutRequest::Show, PATIENCE).await
         && let Err(error) = core.ownership.adopt(core, shown.layout).await
     {
         tracing::warn!(node = %other, %error, "the layout of a member cannot be used");

@@ -24,17 +24,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use crate::hash::ClusterHash;
 use crate::layout::{Ballot, Layout, Obstacle, Prepared, Refusal, Report, Vote};
+use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::ownership::kept::{Files, KeptLayout};
 use crate::node::ownership::progress::Work;
 use crate::node::ownership::tasks::Tasks;
+use crate::node::peers::{PeerError, unexpected};
 use crate::swim::ClusterState;
-use crate::types::NodeName;
+use crate::types::{Epoch, NodeId, NodeName};
+use crate::view::ClusterView;
 use crate::wire::layout::{LayoutReply, LayoutRequest, Shown};
-use crate::wire::rpc::ServeError;
+use crate::wire::rpc::{ClusterInfo, Reply, Request, ServeError};
 
 /// For how long a node that lost its votes gives none: whatever it may have voted on is decided or given up by then.
 const ABSTINENCE: Duration = Duration::from_secs(30);
@@ -54,6 +58,8 @@ pub(crate) struct Ownership {
     pub(crate) tasks: Tasks,
     /// There is a new layout, or a reason to look for one.
     pub(crate) news: Notify,
+    /// A task was paused or goes on.
+    held: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +69,8 @@ struct State {
     floor: u64,
     confirmed: u64,
     copied: u64,
+    /// The life of the storage that what was copied is in.
+    copied_in: Option<Epoch>,
     /// Whether this node has had a role at any time: if it has none now, it was taken away.
     was_member: bool,
     abstains_until: Option<Instant>,
@@ -74,22 +82,25 @@ struct State {
 }
 
 impl Ownership {
-    /// Reads what is kept in a data directory, if one is used. Returns the layout that was known last, too.
-    pub(crate) fn open(data_dir: Option<&Path>) -> io::Result<(Self, Option<Layout>)> {
+    /// Reads what is kept in a data directory, if one is used. Returns the layout that was known last, too. `told` is what the
+    /// cluster says of itself to a node that has nothing.
+    pub(crate) fn open(data_dir: Option<&Path>, told: &ClusterInfo) -> io::Result<(Self, Option<Layout>)> {
         let (files, layout, vote) = Files::open(data_dir)?;
         let mut state = State::default();
         if let Some(kept) = &layout {
             state.was_member = kept.was_member;
-            (state.floor, state.copied) = (kept.layout.version, kept.copied);
-            if vote.is_none() && kept.layout.version > 0 {
-                state.abstains_until = Some(Instant::now() + ABSTINENCE);
-            }
+            (state.floor, state.copied, state.copied_in) = (kept.layout.version, kept.copied, kept.copied_in);
+        }
+        let had_a_vote = told.layout.version > 0 && told.layout.current.contains_key(&told.node);
+        if vote.is_none() && (had_a_vote || layout.as_ref().is_some_and(|kept| kept.layout.version > 0)) {
+            state.abstains_until = Some(Instant::now() + ABSTINENCE);
         }
         state.vote = vote.unwrap_or_default();
         let (state, writing) = (Mutex::new(state), tokio::sync::Mutex::default());
         let (copying, shedding) = (Work::default(), Work::default());
         let tasks = Tasks::open(data_dir)?;
-        let ownership = Self { state, files, writing, copying, shedding, tasks, news: Notify::new() };
+        let ownership =
+            Self { state, files, writing, copying, shedding, tasks, news: Notify::new(), held: Notify::new() };
         Ok((ownership, layout.map(|kept| kept.layout)))
     }
 
@@ -109,10 +120,13 @@ impl Ownership {
     /// How far this node has come.
     pub(crate) fn report(&self, core: &Core) -> Report {
         let state = self.state();
-        Report { adopted: core.view().version(), confirmed: state.confirmed, copied: state.copied }
+        // A storage that has begun another epoch may have lost it.
+        let copied = if state.copied_in == Some(core.engine.epoch()) { state.copied } else { 0 };
+        Report { adopted: core.view().version(), confirmed: state.confirmed, copied }
     }
 
-    fn show(&self, core: &Core) -> Shown {
+    /// The layout, and how this node is with it.
+    pub(crate) fn show(&self, core: &Core) -> Shown {
         let report = self.report(core);
         Shown { layout: core.view().layout().clone(), report, obstacles: self.state().obstacles.clone() }
     }
@@ -143,18 +157,18 @@ impl Ownership {
             return Ok(());
         }
         let (own, before) = (core.own_name(), core.view());
-        let jump = layout.version > before.version() + 1;
-        let (was_member, copied) = {
+        let (was_member, copied, copied_in) = {
             let mut state = self.state();
             state.was_member |= layout.members().contains_key(&own) || before.layout().members().contains_key(&own);
-            if jump && before.version() == 0 {
-                // Perhaps a node that lost its disk, and its votes with it.
+            if before.version() == 0 && state.vote == Vote::default() {
+                // Perhaps a node that lost its disk, and with it a vote on this layout or on the next one.
                 state.abstains_until = Some(Instant::now() + ABSTINENCE);
             }
-            (state.was_member, state.copied)
+            (state.was_member, state.copied, state.copied_in)
         };
         self.keep_first_vote(core).await?;
-        self.files.keep(KeptLayout { layout: layout.clone(), was_member, copied }, &core.rest).await?;
+        let kept = KeptLayout { layout: layout.clone(), was_member, copied, copied_in };
+        self.files.keep(kept, &core.rest).await?;
         let (version, stage) = (layout.version, layout.stage());
         let ended = tasks::ended_by(core, before.layout(), &layout);
         let began = |layout: &Layout| layout.next.as_ref().map(|next| next.since);
@@ -168,7 +182,6 @@ impl Ownership {
         }
         tracing::info!(version, stage = stage.map_or("settled", |stage| stage.as_str()), "working by a new layout");
         self.note_obstacles(Vec::new());
-        self.news.notify_waiters();
         self.news.notify_one();
         Ok(())
     }
@@ -196,7 +209,7 @@ impl Ownership {
             let mut state = self.state();
             state.floor = state.floor.max(version);
         }
-        core.coordinating.settled().await;
+        core.by_layout.settled().await;
         {
             let mut state = self.state();
             state.confirmed = state.confirmed.max(version);
@@ -204,14 +217,15 @@ impl Ownership {
         Ok(self.report(core))
     }
 
-    /// All that this node is to own by this version is here.
-    async fn note_copied(&self, core: &Core, version: u64) -> Result<(), ServeError> {
+    /// All that this node is to own by this version is here, in this life of its storage.
+    async fn note_copied(&self, core: &Core, copied: u64, epoch: Epoch) -> Result<(), ServeError> {
+        let copied_in = Some(epoch);
         let _writing = self.writing.lock().await;
         let was_member = self.state().was_member;
         let layout = core.view().layout().clone();
-        self.files.keep(KeptLayout { layout, was_member, copied: version }, &core.rest).await?;
+        self.files.keep(KeptLayout { layout, was_member, copied, copied_in }, &core.rest).await?;
         let mut state = self.state();
-        state.copied = state.copied.max(version);
+        (state.copied, state.copied_in) = (copied, copied_in);
         Ok(())
     }
 
@@ -271,6 +285,20 @@ pub(crate) fn part(layout: &Layout, name: &NodeName, said: ClusterState) -> Clus
     }
 }
 
+/// Waits until there is another view than this one, or a task was paused or goes on, but no longer than that.
+async fn news(core: &Core, view: &ClusterView, patience: Duration) {
+    let held = core.ownership.held.notified();
+    let news = async {
+        tokio::select! {
+            biased;
+            _ = core.views.other_than(view.digest()) => {}
+            () = held => {}
+        }
+    };
+    // Times out while there is no news.
+    let _ = timeout(patience, news).await;
+}
+
 /// Starts what works on ownership in the background.
 pub(crate) fn start(core: &Arc<Core>, joining: Option<Joining>) {
     core.rest.spawn("ownership/lead", lead::run(core.clone()));
@@ -312,12 +340,16 @@ async fn ask(
     name: &NodeName,
     request: LayoutRequest,
     patience: Duration,
-) -> Result<LayoutReply, crate::node::peers::PeerError> {
-    use crate::node::ask::By;
-    use crate::node::peers::unexpected;
-    use crate::wire::rpc::{Reply, Request};
+) -> Result<LayoutReply, PeerError> {
+    ask_node(core, ClusterHash::node_id(name), request, patience).await
+}
 
-    let node = crate::hash::ClusterHash::node_id(name);
+async fn ask_node(
+    core: &Core,
+    node: NodeId,
+    request: LayoutRequest,
+    patience: Duration,
+) -> Result<LayoutReply, PeerError> {
     match core.peers.request(node, Request::Layout(request), By::itself(patience)).await? {
         Reply::Layout(reply) => Ok(reply),
         other => Err(unexpected(other)),

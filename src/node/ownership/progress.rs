@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::types::Epoch;
 use crate::wire::sync::TreeId;
 
 /// Work of one kind. It says nothing before it first begins.
@@ -15,6 +16,8 @@ pub(crate) struct Work(Mutex<Option<State>>);
 #[derive(Debug)]
 struct State {
     told: Progress,
+    /// The life of the storage that it is in.
+    epoch: Epoch,
     done: BTreeSet<TreeId>,
     /// Since when it is being worked on, while it is.
     running: Option<Instant>,
@@ -46,21 +49,28 @@ impl Work {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins work for a change, or goes on with it, by a layout and with so many trees that are not done with yet.
-    pub(super) fn begin(&self, since: u64, version: u64, left: usize, wall_ms: u64) {
+    /// Begins work for a change, or goes on with it, by a layout and in a life of the storage.
+    pub(super) fn begin(&self, since: u64, (version, epoch): (u64, Epoch), wall_ms: u64) {
         let mut guard = self.state();
         if guard.as_ref().is_none_or(|state| state.told.since != since) {
             let told = Progress { since, version, began_ms: wall_ms, ..Progress::default() };
-            *guard = Some(State { told, done: BTreeSet::new(), running: None });
+            *guard = Some(State { told, epoch, done: BTreeSet::new(), running: None });
         }
         let Some(state) = guard.as_mut() else { return };
-        if state.told.version != version {
-            // By another layout other trees are to be worked on; what has moved has moved.
+        if (state.told.version, state.epoch) != (version, epoch) {
+            // By another layout other trees are to be worked on, and a storage that was lost has none of them; what has
+            // moved has moved.
             state.done.clear();
-            state.told.version = version;
+            (state.told.version, state.epoch) = (version, epoch);
         }
-        state.told.total = state.done.len() + left;
         state.running.get_or_insert_with(Instant::now);
+    }
+
+    /// So many trees are not done with yet.
+    pub(super) fn expect(&self, left: usize) {
+        if let Some(state) = self.state().as_mut() {
+            state.told.total = state.done.len() + left;
+        }
     }
 
     /// Nothing is being done for now.
@@ -114,21 +124,27 @@ mod tests {
     async fn only_time_that_was_worked_counts_and_a_change_that_begins_again_keeps_what_has_moved() {
         let work = Work::default();
         assert_eq!(work.progress(), None);
-        work.begin(3, 4, 2, 1000);
+        work.begin(3, (4, Epoch(1)), 1000);
+        work.expect(2);
         work.done(tree(1));
         work.moved(5, 50);
         tokio::time::advance(Duration::from_secs(2)).await;
         work.rest();
         tokio::time::advance(Duration::from_secs(60)).await;
-        work.begin(3, 4, 1, 9000);
+        work.begin(3, (4, Epoch(1)), 9000);
+        work.expect(1);
         let told = work.progress().unwrap();
         assert_eq!((told.total, told.done, told.began_ms, told.active), (2, 1, 1000, Duration::from_secs(2)));
         assert!(work.is_done(4, tree(1)) && !work.is_done(6, tree(1)));
-        work.begin(3, 6, 9, 9000);
+        work.begin(3, (6, Epoch(1)), 9000);
+        work.expect(9);
         let told = work.progress().unwrap();
         assert_eq!((told.total, told.done, told.records, told.bytes), (9, 0, 5, 50));
-        work.begin(8, 9, 1, 9500);
+        work.begin(8, (9, Epoch(1)), 9500);
         let told = work.progress().unwrap();
         assert_eq!((told.since, told.records, told.began_ms), (8, 0, 9500));
+        work.done(tree(1));
+        work.begin(8, (9, Epoch(2)), 9600);
+        assert!(!work.is_done(9, tree(1)), "it was in a storage that is gone");
     }
 }

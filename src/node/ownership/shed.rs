@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::limits;
 use crate::node::core::Core;
+use crate::node::ownership::news;
 use crate::node::ownership::orphans;
 use crate::node::ownership::tasks;
 use crate::node::replica::{Reap, Step};
@@ -24,6 +25,9 @@ use crate::wire::sync::TreeId;
 
 /// Pause between looks.
 const CALM: Duration = Duration::from_secs(10);
+/// For how long a layout has been settled before anything is dropped: coordinators that hear of it late find those who
+/// owned data before as they were.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Until the scope of `core` is stopped.
 pub(super) async fn run(core: Arc<Core>) {
@@ -36,12 +40,22 @@ pub(super) async fn run(core: Arc<Core>) {
 
 async fn shed_on(core: &Arc<Core>) {
     let mut redirected = 0;
+    let mut looked_at = core.view();
     loop {
-        // Times out when there is no news.
-        let _ = timeout(CALM, core.ownership.news.notified()).await;
+        news(core, &looked_at, CALM).await;
         let view = core.view();
+        let is_other = view.version() != looked_at.version();
+        looked_at = view.clone();
         // Nobody owns more than it needs in a cluster as it was founded.
         if view.version() == 0 || view.layout().next.is_some() {
+            continue;
+        }
+        if is_other {
+            sleep(SETTLING).await;
+        }
+        // Nothing that goes by an earlier layout is let in any more, or under way.
+        if let Err(error) = core.ownership.confirm(core, view.version()).await {
+            tracing::debug!(%error, "nothing is dropped now");
             continue;
         }
         if redirected < view.version() {
@@ -59,7 +73,8 @@ async fn round(core: &Arc<Core>, view: &ClusterView) {
     let (version, trees) = (view.version(), not_owned(core, view));
     let shedding = &core.ownership.shedding;
     if !trees.is_empty() {
-        shedding.begin(version, version, trees.len(), core.rest.wall_ms());
+        shedding.begin(version, (version, core.engine.epoch()), core.rest.wall_ms());
+        shedding.expect(trees.len());
     }
     for tree in trees {
         if core.view().version() != version || tasks::holds_shedding(core, version) {
@@ -99,11 +114,16 @@ fn not_owned(core: &Core, view: &ClusterView) -> Vec<TreeId> {
 async fn shed(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> bool {
     let Some(ring) = view.ring(tree.copies) else { return false };
     let owners = ring.preference_list(tree.partition);
+    let before = core.root(tree);
     for owner in owners {
         if let Err(error) = sync::hand_over(core, *owner, tree).await {
             tracing::debug!(node = %owner, partition = %tree.partition, %error, "an owner does not have all yet; nothing is dropped");
             return false;
         }
+    }
+    if core.root(tree) != before {
+        tracing::debug!(partition = %tree.partition, "something came in that the owners were not given; nothing is dropped");
+        return false;
     }
     match drop_records(core, view, tree).await {
         Ok(0) => {}
@@ -120,6 +140,11 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
     let (mut after, mut dropped) = (None, 0);
     loop {
         let began = Instant::now();
+        // Whoever has a later layout confirmed waits for this page: by that layout the records may be this node's own.
+        let by_layout = core.by_layout.begin();
+        if core.view().version() != view.version() {
+            return Err("owners are changing".to_owned());
+        }
         let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
         let page = core.engine.scan(tree.partition, &[], after.as_deref(), most, bytes).await;
         let page = page.map_err(|error| error.to_string())?;
@@ -144,6 +169,7 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         if !page.more {
             return Ok(dropped);
         }
+        drop(by_layout);
         core.pace.rest(&core.meters, began.elapsed()).await;
     }
 }

@@ -85,8 +85,7 @@ impl Tasks {
             "{}",
             if paused { "held by an administrator" } else { "resumed by an administrator" }
         );
-        core.ownership.news.notify_waiters();
-        core.ownership.news.notify_one();
+        core.ownership.held.notify_waiters();
         Ok(())
     }
 

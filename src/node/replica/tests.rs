@@ -163,6 +163,7 @@ fn replay(mut digests: BTreeMap<Slot, u64>, changed: Vec<Changed>) -> BTreeMap<S
 }
 
 mod reap;
+mod shed;
 
 #[test]
 fn puts_of_one_batch_see_each_other() {

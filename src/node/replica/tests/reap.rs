@@ -27,7 +27,7 @@ impl Bench {
     }
 
     /// As after a restart.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.forgotten = Forgotten::default();
         if let Some(floor) = self.stored.get(&marker::floor_slot(self.node)) {
             self.forgotten.raise(decode_floor(&self.hash, floor).unwrap());

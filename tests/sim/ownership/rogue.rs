@@ -1,0 +1,90 @@
+//! Faults made on purpose, by somebody who tells the nodes layouts that nobody voted for: the judges must find them.
+
+use std::time::Duration;
+
+use dynamomini::layout::{Layout, Next, Role, Roles, Stage};
+use dynamomini::view::ClusterView;
+use dynamomini::wire::layout::LayoutRequest;
+use dynamomini::wire::rpc::Request;
+use tokio::time::sleep;
+
+use crate::cluster::{Cluster, address};
+use crate::ownership::history::History;
+use crate::ownership::judge::imbalance;
+use crate::ownership::{KEYS, found, node};
+use crate::replicas::difference_by;
+use crate::world::{Simulation, simulate};
+
+fn roles(numbers: &[usize], weight: impl Fn(usize) -> u32) -> Roles {
+    let role = |number: &usize| {
+        let (name, quic) = (node(*number), address(*number).to_string());
+        (name.clone(), Role { quic, zone: "default".parse().unwrap(), weight: weight(*number), seat: name })
+    };
+    numbers.iter().map(role).collect()
+}
+
+/// The next layout of a cluster of three, by which three others own everything.
+fn others(stage: Option<Stage>) -> Layout {
+    let (now, next) = (roles(&[1, 2, 3], |_| 100), roles(&[4, 5, 6], |_| 100));
+    match stage {
+        Some(stage) => Layout {
+            version: 1,
+            current: now,
+            next: Some(Next { since: 1, roles: next, stage, dead: Default::default() }),
+        },
+        None => Layout { version: 1, current: next, next: None },
+    }
+}
+
+/// What is wrong once all nodes have been told of this layout.
+async fn after(simulation: Simulation, layout: Layout) -> Vec<String> {
+    let mut cluster = found(&simulation, 3, false).await;
+    let client = cluster.client(1).await;
+    let history = History::default();
+    history.fill(&client, 0..KEYS).await;
+    for number in 4..=6 {
+        cluster.start_node(number).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    let faults = async {
+        sleep(Duration::from_secs(1)).await;
+        for number in cluster.running() {
+            let tell = Request::Layout(LayoutRequest::Tell(Box::new(layout.clone())));
+            drop(cluster.ask_as("node/n1", number, tell).await.unwrap());
+        }
+        sleep(Duration::from_secs(2)).await;
+        history.end();
+    };
+    tokio::join!(faults, history.reader(&client, simulation.rng("reader"), 0..KEYS, 5..20));
+    history.wrong()
+}
+
+#[test]
+fn reads_that_move_before_anything_was_copied_are_found() {
+    let wrong = simulate(1, 0.0, |simulation| after(simulation, others(Some(Stage::Reading))));
+    assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
+}
+
+#[test]
+fn owners_that_change_at_once_are_found() {
+    let wrong = simulate(2, 0.0, |simulation| after(simulation, others(None)));
+    assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
+}
+
+/// Judged by a layout that nobody works by, somebody holds what is not its own, and somebody lacks what is.
+#[test]
+fn a_node_that_lacks_what_it_owns_is_found() {
+    simulate(3, 0.0, |simulation| async move {
+        let mut cluster: Cluster = found(&simulation, 3, false).await;
+        let client = cluster.client(1).await;
+        History::default().fill(&client, 0..KEYS).await;
+        cluster.start_node(4).await;
+        sleep(Duration::from_secs(5)).await;
+        let by = |roles: Roles| {
+            ClusterView::new(cluster.info.by(Layout { version: 1, current: roles, next: None })).unwrap()
+        };
+        let right = by(roles(&[1, 2, 3], |_| 100));
+        assert_eq!((difference_by(&cluster, &right).await, imbalance(&right)), (None, None));
+        assert!(difference_by(&cluster, &by(roles(&[1, 2, 3, 4], |_| 100))).await.is_some());
+    });
+}
