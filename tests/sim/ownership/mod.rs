@@ -176,7 +176,6 @@ impl Course {
             _ => self.owner(rng),
         };
         match self.fault {
-            Fault::Nothing => {}
             Fault::CrashLeader | Fault::CrashGaining | Fault::CrashOwner | Fault::LoseDirectory => {
                 cluster.crash(victim);
                 if self.fault == Fault::LoseDirectory {
