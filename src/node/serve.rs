@@ -30,7 +30,7 @@ use crate::node::works::Works;
 use crate::types::{Namespace, TraceId};
 use crate::wire::blob;
 use crate::wire::layout::LayoutRequest;
-use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeError, Traced};
+use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
 use crate::wire::tasks::TaskOrder;
 
 /// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
@@ -162,13 +162,7 @@ impl Serve {
             Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),
             Request::Apply(writes) => Ok(Reply::Apply(join_all(writes.into_iter().map(|w| self.apply(w))).await)),
             Request::Fetch { slots, digest_only } => {
-                if slots.len() > limits::BATCH_KEYS_MAX {
-                    return Err(ServeError::Limit("too many keys in one fetch".to_owned()));
-                }
-                let slots = slots.into_iter().map(|slot| core.slot_of(slot)).collect::<Result<Vec<_>, _>>()?;
-                let epoch = past::reads(core, ask.deadline).await?;
-                let fetched = coordinate::fetch(core, slots, digest_only, ask.deadline).await;
-                past::still_reads(core, epoch).map(|()| Reply::Fetch(fetched))
+                self.fetch(slots, digest_only, ask.deadline).await.map(Reply::Fetch)
             }
             Request::Reserve(wanted) => {
                 past::reads(core, ask.deadline).await?;
@@ -210,6 +204,22 @@ impl Serve {
             }
             Request::Repair(repair) => sync::repair(core, repair).map(|done| Reply::Repair(Box::new(done))),
         }
+    }
+
+    async fn fetch(
+        &self,
+        slots: Vec<SlotRef>,
+        digest_only: bool,
+        until: Instant,
+    ) -> Result<Vec<Result<Fetched, ServeError>>, ServeError> {
+        let core = &self.0;
+        if slots.len() > limits::BATCH_KEYS_MAX {
+            return Err(ServeError::Limit("too many keys in one fetch".to_owned()));
+        }
+        let slots = slots.into_iter().map(|slot| core.slot_of(slot)).collect::<Result<Vec<_>, _>>()?;
+        let epoch = past::reads(core, until).await?;
+        let fetched = coordinate::fetch(core, slots, digest_only, until).await;
+        past::still_reads(core, epoch).map(|()| fetched)
     }
 
     /// Sets the filters of the log, if they are given, and says which are in force.

@@ -59,8 +59,8 @@ impl Records {
 
     /// The keys of a partition, in order.
     pub(crate) fn keys(&self, partition: PartitionId) -> Vec<Bytes> {
-        let range = (partition, Bytes::new())..(PartitionId(partition.0 + 1), Bytes::new());
-        self.records.range(range).map(|((_, key), _)| key.clone()).collect()
+        let from = self.records.range((partition, Bytes::new())..).map(|(key, _)| key);
+        from.take_while(|(at, _)| *at == partition).map(|(_, key)| key.clone()).collect()
     }
 
     /// How many there are, and the bytes of their keys and values.
