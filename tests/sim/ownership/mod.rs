@@ -169,7 +169,9 @@ impl Course {
         if self.what == What::Replace { 2 } else { rng.random_range(2..=3) }
     }
 
-    async fn go_wrong(&self, cluster: &mut Cluster, rng: &mut StdRng) {
+    /// Returns the weights that were agreed on meanwhile, which must be those in the end.
+    async fn go_wrong(&self, cluster: &mut Cluster, rng: &mut StdRng) -> Vec<(usize, u32)> {
+        let mut agreed = Vec::new();
         let victim = match self.fault {
             Fault::CrashLeader => leader(cluster),
             Fault::CrashGaining => self.gaining(),
@@ -194,7 +196,9 @@ impl Course {
                 let until = Instant::now() + self.lasts;
                 if self.fault == Fault::Disagree {
                     let weight = |number: usize, weight| Change::Weight { name: node(number), weight };
-                    drop(tokio::join!(cluster.order(1, weight(1, 70)), cluster.order(2, weight(2, 80))));
+                    let (one, two) = tokio::join!(cluster.order(1, weight(1, 70)), cluster.order(2, weight(2, 80)));
+                    agreed.extend(one.is_ok().then_some((1, 70)));
+                    agreed.extend(two.is_ok().then_some((2, 80)));
                 }
                 sleep_until(until).await;
                 cluster.part(&[1, 4, 6], &[2, 3, 5], false);
@@ -207,6 +211,7 @@ impl Course {
             }
             Fault::Conflict => order(cluster, victim, Change::Weight { name: node(1), weight: 60 }).await,
         }
+        agreed
     }
 }
 
@@ -289,14 +294,18 @@ async fn run(simulation: Simulation, course: Course) -> (u64, (u64, u64)) {
         course.begin(&mut cluster).await;
         reached(&cluster, course.at).await;
         sleep(course.after).await;
-        course.go_wrong(&mut cluster, &mut rng).await;
+        let agreed = course.go_wrong(&mut cluster, &mut rng).await;
         settled(&cluster).await;
         sleep(Duration::from_secs(3)).await;
         history.end();
+        agreed
     };
-    tokio::join!(load, events);
+    let (_, agreed) = tokio::join!(load, events);
     converged(&cluster).await;
     let layout = cluster.layout_of(1).layout;
+    for (number, weight) in agreed {
+        assert_eq!(layout.current[&node(number)].weight, weight, "what was agreed on for n{number} was undone");
+    }
     let has_joined = layout.current.contains_key(&node(4));
     assert_eq!(has_joined, !course.shrinks(), "{:?} has not come about: {layout:?}", course.what);
     history.judge(&one).await;
