@@ -169,10 +169,7 @@ fn a_node_that_is_always_slow_is_avoided_and_one_that_is_slow_now_and_then_is_he
                 Slow::Steadily => assert!(extra < 100 && p99 < Duration::from_millis(25), "{extra} {p99:?}"),
                 Slow::NowAndThen => {
                     assert!(extra >= 40, "{extra}");
-                    assert!(
-                        p99 * 4 < without[1] * 3 && without[1] > Duration::from_millis(50),
-                        "{with:?} {without:?}"
-                    );
+                    assert!(p99 * 4 < without[1] * 3 && without[1] > Duration::from_millis(50), "{with:?} {without:?}");
                 }
             }
         }

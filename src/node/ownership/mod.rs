@@ -160,8 +160,11 @@ impl Ownership {
         let (was_member, copied, copied_in) = {
             let mut state = self.state();
             state.was_member |= layout.members().contains_key(&own) || before.layout().members().contains_key(&own);
-            if before.version() == 0 && state.vote == Vote::default() {
-                // Perhaps a node that lost its disk, and with it a vote on this layout or on the next one.
+            // Perhaps a node that lost its disk, and with it a vote on the layout after this one: one that was running when
+            // the first layout came has no such vote, nor has one that has just got its share.
+            let is_late = layout.version > 1 || core.started.elapsed() < ABSTINENCE;
+            let may_have_voted = layout.current.contains_key(&own);
+            if before.version() == 0 && state.vote == Vote::default() && is_late && may_have_voted {
                 state.abstains_until = Some(Instant::now() + ABSTINENCE);
             }
             (state.was_member, state.copied, state.copied_in)
