@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -103,7 +105,8 @@ impl Attempt<'_> {
         self.missing.clear();
         let mut promises = 0;
         let mut value: Option<(Ballot, Layout)> = None;
-        for reply in self.ask_all(&LayoutRequest::Prepare { version, ballot }).await {
+        let prepare = LayoutRequest::Prepare { version, ballot };
+        for reply in self.ask_all(&prepare, |reply| matches!(reply, LayoutReply::Prepared(_))).await {
             if let LayoutReply::Prepared(prepared) = reply {
                 promises += 1;
                 value = value.into_iter().chain(prepared.accepted).max_by_key(|(ballot, _)| *ballot);
@@ -114,7 +117,7 @@ impl Attempt<'_> {
         }
         let layout = value.map_or(wanted, |(_, layout)| layout);
         let accept = LayoutRequest::Accept { ballot, layout: Box::new(layout.clone()) };
-        let replies = self.ask_all(&accept).await;
+        let replies = self.ask_all(&accept, |reply| *reply == LayoutReply::Accepted).await;
         let votes = replies.iter().filter(|reply| **reply == LayoutReply::Accepted).count();
         (votes >= self.majority()).then_some(layout)
     }
@@ -123,27 +126,35 @@ impl Attempt<'_> {
         self.known.current.len() / 2 + 1
     }
 
-    /// Asks all voters, and heeds what those say who refuse.
-    async fn ask_all(&mut self, request: &LayoutRequest) -> Vec<LayoutReply> {
-        let core = self.core;
+    /// Asks all voters until a majority goes along, and heeds what those say who refuse.
+    async fn ask_all(
+        &mut self,
+        request: &LayoutRequest,
+        goes_along: impl Fn(&LayoutReply) -> bool,
+    ) -> Vec<LayoutReply> {
+        let (core, known) = (self.core, self.known);
         let one = async |name: &NodeName| {
-            if *name == core.own_name() {
-                return serve(core, request.clone(), Instant::now() + PATIENCE)
-                    .await
-                    .map_err(|error| error.to_string());
-            }
-            ask(core, name, request.clone(), PATIENCE).await.map_err(|error| error.why)
+            let answer = if *name == core.own_name() {
+                serve(core, request.clone(), Instant::now() + PATIENCE).await.map_err(|error| error.to_string())
+            } else {
+                ask(core, name, request.clone(), PATIENCE).await.map_err(|error| error.why)
+            };
+            (name.clone(), answer)
         };
-        let voters: Vec<&NodeName> = self.known.current.keys().collect();
-        let answers = join_all(voters.iter().map(|name| Box::pin(one(name)))).await;
-        let mut replies = Vec::new();
-        for (name, answer) in voters.into_iter().zip(answers) {
+        let mut answers: FuturesUnordered<_> = known.current.keys().map(|name| Box::pin(one(name))).collect();
+        let (mut replies, mut along) = (Vec::new(), 0);
+        while along < self.majority()
+            && let Some((name, answer)) = answers.next().await
+        {
             match answer {
-                Ok(LayoutReply::Refused(refusal)) => self.heed(name, refusal).await,
-                Ok(reply) => replies.push(reply),
+                Ok(LayoutReply::Refused(refusal)) => self.heed(&name, refusal).await,
+                Ok(reply) => {
+                    along += usize::from(goes_along(&reply));
+                    replies.push(reply);
+                }
                 Err(error) => {
                     tracing::debug!(member = %name, error, "no vote on the next layout");
-                    self.missing.insert(name.clone());
+                    self.missing.insert(name);
                 }
             }
         }
@@ -163,15 +174,19 @@ impl Attempt<'_> {
     }
 }
 
-/// Tells everybody concerned what was decided.
+/// Goes on by what was decided, and has everybody concerned told of it, without waiting for those that are slow.
 async fn spread(core: &Arc<Core>, before: &Layout, decided: &Layout) {
     if let Err(error) = core.ownership.adopt(core, decided.clone()).await {
         tracing::warn!(%error, "the layout that was decided cannot be used");
     }
-    let concerned: BTreeSet<&NodeName> = before.members().into_keys().chain(decided.members().into_keys()).collect();
-    let own = core.own_name();
-    let others = concerned.into_iter().filter(|name| **name != own && core.is_reachable(ClusterHash::node_id(name)));
-    join_all(others.map(|name| tell(core, name, decided))).await;
+    let mut concerned: BTreeSet<NodeName> = before.members().into_keys().cloned().collect();
+    concerned.extend(decided.members().into_keys().cloned());
+    concerned.remove(&core.own_name());
+    concerned.retain(|name| core.is_reachable(ClusterHash::node_id(name)));
+    let (telling, decided) = (core.clone(), decided.clone());
+    core.rest.spawn("ownership/tell", async move {
+        join_all(concerned.iter().map(|name| tell(&telling, name, &decided))).await;
+    });
 }
 
 async fn tell(core: &Core, name: &NodeName, layout: &Layout) {
