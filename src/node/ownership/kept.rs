@@ -24,6 +24,10 @@ pub(super) struct KeptLayout {
     pub(super) copied_in: Option<Epoch>,
 }
 
+/// The right to write. It goes along with each write to its end, also when nobody waits for that any more: an earlier vote
+/// that reached the disk after a later one would take back what was told.
+pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
+
 /// The two files; none where nothing is kept. Of the layout the one before is kept, too: an earlier layout is learnt again. An
 /// earlier vote would be a lie, so of votes there is only the last.
 #[derive(Debug)]
@@ -39,17 +43,17 @@ impl Files {
         Ok((Self(Some((layouts, votes))), layout, vote))
     }
 
-    pub(super) async fn keep(&self, layout: KeptLayout, env: &Env) -> Result<(), ServeError> {
+    pub(super) async fn keep(&self, layout: KeptLayout, turn: Turn, env: &Env) -> Result<Turn, ServeError> {
         match &self.0 {
-            Some((file, _)) => save(file, &layout, env).await,
-            None => Ok(()),
+            Some((file, _)) => save(file, &layout, turn, env).await,
+            None => Ok(turn),
         }
     }
 
-    pub(super) async fn keep_vote(&self, vote: Vote, env: &Env) -> Result<(), ServeError> {
+    pub(super) async fn keep_vote(&self, vote: Vote, turn: Turn, env: &Env) -> Result<Turn, ServeError> {
         match &self.0 {
-            Some((_, file)) => save(file, &vote, env).await,
-            None => Ok(()),
+            Some((_, file)) => save(file, &vote, turn, env).await,
+            None => Ok(turn),
         }
     }
 }
@@ -62,12 +66,33 @@ fn decoded<T: for<'a> Deserialize<'a>>(file: &KeptFile, body: &[u8]) -> Option<T
     value.ok()
 }
 
-pub(super) async fn save<T: Serialize>(file: &KeptFile, value: &T, env: &Env) -> Result<(), ServeError> {
+pub(super) async fn save<T: Serialize>(file: &KeptFile, value: &T, turn: Turn, env: &Env) -> Result<Turn, ServeError> {
     let body = postcard::to_stdvec(value).expect("layouts always encode into memory");
     let (writer, path) = (file.clone(), file.path().to_owned());
-    match env.blocking(move || writer.save(&body)).await {
-        Some(Ok(())) => Ok(()),
-        Some(Err(error)) => Err(ServeError::Unavailable(format!("cannot write {}: {error}", path.display()))),
+    match env.blocking(move || (writer.save(&body), turn)).await {
+        Some((Ok(()), turn)) => Ok(turn),
+        Some((Err(error), _)) => Err(ServeError::Unavailable(format!("cannot write {}: {error}", path.display()))),
         None => Err(ServeError::Unavailable("the node is ending".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_writes_next_waits_for_a_write_that_nobody_waits_for_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, ..) = Files::open(Some(dir.path())).unwrap();
+        let (writing, env) = (Arc::new(tokio::sync::Mutex::default()), Env::real());
+        let turn = writing.clone().lock_owned().await;
+        assert!(files.keep_vote(Vote::default(), turn, &env).now_or_never().is_none(), "begun, and given up");
+        let _turn = writing.lock_owned().await;
+        let (_, _, kept) = Files::open(Some(dir.path())).unwrap();
+        assert_eq!(kept, Some(Vote::default()), "it had ended before the next began");
     }
 }

@@ -30,7 +30,7 @@ use crate::hash::ClusterHash;
 use crate::layout::{Ballot, Layout, Obstacle, Prepared, Refusal, Report, Vote};
 use crate::node::ask::By;
 use crate::node::core::Core;
-use crate::node::ownership::kept::{Files, KeptLayout};
+use crate::node::ownership::kept::{Files, KeptLayout, Turn};
 use crate::node::ownership::progress::Work;
 use crate::node::ownership::tasks::Tasks;
 use crate::node::peers::{PeerError, unexpected};
@@ -49,7 +49,7 @@ pub(crate) struct Ownership {
     state: Mutex<State>,
     files: Files,
     /// Held while votes and layouts are written, so that they are written in their order.
-    writing: tokio::sync::Mutex<()>,
+    writing: Arc<tokio::sync::Mutex<()>>,
     /// How far this node is with fetching what it is to own.
     pub(crate) copying: Work,
     /// How far it is with dropping what it owns no more.
@@ -96,7 +96,7 @@ impl Ownership {
             state.abstains_until = Some(Instant::now() + ABSTINENCE);
         }
         state.vote = vote.unwrap_or_default();
-        let (state, writing) = (Mutex::new(state), tokio::sync::Mutex::default());
+        let (state, writing) = (Mutex::new(state), Arc::default());
         let (copying, shedding) = (Work::default(), Work::default());
         let tasks = Tasks::open(data_dir)?;
         let ownership =
@@ -152,7 +152,7 @@ impl Ownership {
         if !layout.is_sound() {
             return Err(ServeError::Invalid("this is no layout of a cluster".to_owned()));
         }
-        let writing = self.writing.lock().await;
+        let turn = self.writing.clone().lock_owned().await;
         if layout.version <= core.view().version() {
             return Ok(());
         }
@@ -169,9 +169,9 @@ impl Ownership {
             }
             (state.was_member, state.copied, state.copied_in)
         };
-        self.keep_first_vote(core).await?;
+        let turn = self.keep_first_vote(core, turn).await?;
         let kept = KeptLayout { layout: layout.clone(), was_member, copied, copied_in };
-        self.files.keep(kept, &core.rest).await?;
+        let turn = self.files.keep(kept, turn, &core.rest).await?;
         let (version, stage) = (layout.version, layout.stage());
         let ended = tasks::ended_by(core, before.layout(), &layout);
         let began = |layout: &Layout| layout.next.as_ref().map(|next| next.since);
@@ -179,7 +179,7 @@ impl Ownership {
             self.state().change_began_ms = core.rest.wall_ms();
         }
         core.adopt_layout(layout).map_err(|error| ServeError::Invalid(error.to_string()))?;
-        drop(writing);
+        drop(turn);
         if !ended.is_empty() {
             self.tasks.end(core, ended).await;
         }
@@ -191,14 +191,14 @@ impl Ownership {
 
     /// Writes down that this node has not voted yet, before there is a layout on disk: one without a vote is taken for a vote that
     /// was lost.
-    async fn keep_first_vote(&self, core: &Core) -> Result<(), ServeError> {
+    async fn keep_first_vote(&self, core: &Core, turn: Turn) -> Result<Turn, ServeError> {
         let first = {
             let state = self.state();
             (state.vote == Vote::default() && state.abstains_until.is_none()).then(Vote::default)
         };
         match first {
-            Some(vote) => self.files.keep_vote(vote, &core.rest).await,
-            None => Ok(()),
+            Some(vote) => self.files.keep_vote(vote, turn, &core.rest).await,
+            None => Ok(turn),
         }
     }
 
@@ -223,10 +223,11 @@ impl Ownership {
     /// All that this node is to own by this version is here, in this life of its storage.
     async fn note_copied(&self, core: &Core, copied: u64, epoch: Epoch) -> Result<(), ServeError> {
         let copied_in = Some(epoch);
-        let _writing = self.writing.lock().await;
+        let turn = self.writing.clone().lock_owned().await;
         let was_member = self.state().was_member;
         let layout = core.view().layout().clone();
-        self.files.keep(KeptLayout { layout, was_member, copied, copied_in }, &core.rest).await?;
+        let kept = KeptLayout { layout, was_member, copied, copied_in };
+        let _turn = self.files.keep(kept, turn, &core.rest).await?;
         let mut state = self.state();
         (state.copied, state.copied_in) = (copied, copied_in);
         Ok(())
@@ -238,7 +239,7 @@ impl Ownership {
         core: &Core,
         change: impl FnOnce(&mut Vote, &Layout) -> Result<T, Refusal>,
     ) -> Result<Result<T, Refusal>, ServeError> {
-        let _writing = self.writing.lock().await;
+        let turn = self.writing.clone().lock_owned().await;
         let view = core.view();
         let mut vote = {
             let state = self.state();
@@ -252,7 +253,7 @@ impl Ownership {
         }
         let outcome = change(&mut vote, view.layout());
         if outcome.is_ok() {
-            self.files.keep_vote(vote.clone(), &core.rest).await?;
+            let _turn = self.files.keep_vote(vote.clone(), turn, &core.rest).await?;
             self.state().vote = vote;
         }
         Ok(outcome)

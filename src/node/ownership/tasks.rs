@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub(crate) struct Tasks {
     kept: Mutex<Kept>,
     file: Option<KeptFile>,
     /// Held while the file is written.
-    writing: tokio::sync::Mutex<()>,
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Tasks {
@@ -46,7 +46,7 @@ impl Tasks {
         let body = file.as_ref().map(KeptFile::load).transpose()?.flatten();
         // It says what an administrator held; without it everything goes on, which harms nobody.
         let kept = body.and_then(|body| postcard::from_bytes(&body).ok()).unwrap_or_default();
-        Ok(Self { kept: Mutex::new(kept), file, writing: tokio::sync::Mutex::default() })
+        Ok(Self { kept: Mutex::new(kept), file, writing: Arc::default() })
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -58,10 +58,10 @@ impl Tasks {
     }
 
     async fn write(&self, core: &Core) -> Result<(), ServeError> {
-        let _writing = self.writing.lock().await;
+        let turn = self.writing.clone().lock_owned().await;
         let kept = self.kept().clone();
         match &self.file {
-            Some(file) => save(file, &kept, &core.rest).await,
+            Some(file) => save(file, &kept, turn, &core.rest).await.map(drop),
             None => Ok(()),
         }
     }
