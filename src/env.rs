@@ -176,6 +176,16 @@ impl Env {
     }
 }
 
+/// A scope that is told to stop when this is dropped.
+#[derive(Debug)]
+pub struct StopOnDrop(pub Env);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

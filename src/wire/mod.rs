@@ -2,6 +2,8 @@
 
 mod about;
 pub mod blob;
+#[cfg(test)]
+mod golden;
 pub mod gossip;
 pub mod hints;
 pub mod layout;

@@ -573,6 +573,7 @@ mod tests {
 
     use super::*;
     use crate::wire::blob;
+    use crate::wire::golden::hex;
 
     fn put() -> Request {
         let item = PutItem {
@@ -590,11 +591,6 @@ mod tests {
             sloppy: None,
             retry: false,
         })
-    }
-
-    fn hex<T: Serialize>(message: &T) -> String {
-        let bytes = postcard::to_stdvec(message).unwrap();
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]

@@ -145,10 +145,7 @@ pub struct PeerSync {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex<T: Serialize>(message: &T) -> String {
-        postcard::to_stdvec(message).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+    use crate::wire::golden::hex;
 
     #[test]
     fn messages_are_pinned_because_other_versions_read_them() {

@@ -32,6 +32,7 @@ use bytes::Bytes;
 use tokio::time::MissedTickBehavior;
 
 use crate::env::Env;
+use crate::env::StopOnDrop;
 use crate::limits;
 use crate::store::Durability;
 use crate::store::Health;
@@ -69,16 +70,8 @@ pub struct EmbeddedOptions {
 pub struct Embedded {
     core: Arc<Core>,
     partitions: Partitions,
-    scope: Arc<Scope>,
-}
-
-/// Ends the keeper with the engine.
-struct Scope(Env);
-
-impl Drop for Scope {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
+    /// Ends the keeper with the engine.
+    scope: Arc<StopOnDrop>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -109,7 +102,7 @@ impl Embedded {
         };
         let core = Arc::new(core);
         scope.spawn("store.keeper", keep(Arc::downgrade(&core), scope.clone()));
-        Ok((Self { core, partitions: identity.partitions, scope: Arc::new(Scope(scope)) }, warnings))
+        Ok((Self { core, partitions: identity.partitions, scope: Arc::new(StopOnDrop(scope)) }, warnings))
     }
 
     pub(super) fn partitions(&self) -> Partitions {

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use tokio::time::MissedTickBehavior;
 
 use crate::env::Env;
+use crate::env::StopOnDrop;
 use crate::limits;
 use crate::store::Health;
 use crate::store::Mutation;
@@ -60,16 +61,8 @@ const SESSIONS_PER_CALL: usize = 2;
 pub struct Redis {
     link: Arc<Link>,
     partitions: Partitions,
-    scope: Arc<Scope>,
-}
-
-/// Ends the keeper with the engine.
-struct Scope(Env);
-
-impl Drop for Scope {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
+    /// Ends the keeper with the engine.
+    scope: Arc<StopOnDrop>,
 }
 
 impl std::fmt::Debug for Redis {
@@ -91,7 +84,7 @@ impl Redis {
         let (link, warnings) = open::open(config, identity, &scope).await?;
         let link = Arc::new(link);
         scope.spawn("store.keeper", keep(Arc::downgrade(&link), scope.clone()));
-        Ok((Self { link, partitions: identity.partitions, scope: Arc::new(Scope(scope)) }, warnings))
+        Ok((Self { link, partitions: identity.partitions, scope: Arc::new(StopOnDrop(scope)) }, warnings))
     }
 
     pub(super) fn partitions(&self) -> Partitions {
