@@ -40,6 +40,8 @@ pub const TASKS_PAUSED_MAX: usize = 64;
 
 /// Most nodes of one cluster.
 pub const MEMBERS_MAX: usize = 1024;
+/// Namespaces of a cluster.
+pub const NAMESPACES_MAX: usize = 1024;
 /// Fewest partitions of the hash space.
 pub const PARTITIONS_MIN: u32 = 16;
 /// Most partitions of the hash space.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::hash::ClusterHash;
-use crate::layout::{Layout, Role, Roles, Stage};
+use crate::layout::{Layout, Placement, Role, Stage};
 use crate::limits;
 use crate::ring::{Ring, RingError, RingMember};
 use crate::types::{Invalid, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
@@ -31,6 +31,9 @@ pub enum ViewError {
     /// There are more members than the limit.
     #[error("{0} members are more than the limit of {max}", max = limits::MEMBERS_MAX)]
     TooManyMembers(usize),
+    /// There are more namespaces than the limit.
+    #[error("{0} namespaces are more than the limit of {max}", max = limits::NAMESPACES_MAX)]
+    TooManyNamespaces(usize),
 }
 
 /// The cluster, ready for routing.
@@ -65,18 +68,22 @@ impl ClusterView {
         if expected.len() != members.len() || info.members.iter().any(|member| !expected.contains_key(&member.name)) {
             return Err(ViewError::Layout(info.layout.version));
         }
+        if info.namespaces.len() > limits::NAMESPACES_MAX {
+            return Err(ViewError::TooManyNamespaces(info.namespaces.len()));
+        }
         let hash = ClusterHash::new(&info.cluster);
         let namespaces: BTreeMap<_, _> = info.namespaces.iter().cloned().collect();
         for (name, policy) in &namespaces {
             policy.check().map_err(|invalid| ViewError::Namespace(name.clone(), invalid))?;
         }
         let counts: BTreeSet<u8> = namespaces.values().map(|policy| policy.n).collect();
-        let rings = |roles: &Roles| -> Result<BTreeMap<u8, Ring>, RingError> {
-            let ring = |n: &u8| Ok((*n, Ring::new(hash, info.partitions, *n, roles.iter().map(ring_member))?));
+        let rings = |placement: &Placement| -> Result<BTreeMap<u8, Ring>, RingError> {
+            let ring =
+                |n: &u8| Ok((*n, Ring::new(hash, info.partitions, *n, placement.roles.iter().map(ring_member))?));
             counts.iter().map(ring).collect()
         };
-        let other = info.layout.other_roles().map(rings).transpose()?.unwrap_or_default();
-        let rings = rings(info.layout.read_roles())?;
+        let other = info.layout.other_placement().map(rings).transpose()?.unwrap_or_default();
+        let rings = rings(info.layout.read_placement())?;
         let digest = digest(&hash, &info, &members, &namespaces);
         Ok(Self { info, hash, members, namespaces, rings, other, digest })
     }
@@ -225,7 +232,7 @@ mod tests {
         let mut info = info(&["a", "b", "c", "d"], "a");
         let next = stage.map(|stage| crate::layout::Next {
             since: 1,
-            roles: named(["d", "e", "f", "g"]),
+            placement: named(["d", "e", "f", "g"]),
             stage,
             dead: BTreeSet::new(),
         });
@@ -257,10 +264,10 @@ mod tests {
     #[test]
     fn owners_that_stay_the_same_are_written_to_once() {
         let mut info = info(&["a", "b", "c"], "a");
-        let mut roles = info.layout.current.clone();
-        roles.get_mut(&NodeName::new("a").unwrap()).unwrap().weight = 90;
+        let mut placement = info.layout.current.clone();
+        placement.roles.get_mut(&NodeName::new("a").unwrap()).unwrap().weight = 90;
         let stage = Stage::Spreading;
-        info.layout.next = Some(crate::layout::Next { since: 1, roles, stage, dead: BTreeSet::new() });
+        info.layout.next = Some(crate::layout::Next { since: 1, placement, stage, dead: BTreeSet::new() });
         let view = ClusterView::new(info).unwrap();
         let (now, other) = (view.ring(3).unwrap(), view.other_ring(3).unwrap());
         assert_ne!(now, other);

@@ -89,7 +89,7 @@ pub fn advance(layout: &Layout, watch: &Watch, is_crowd: impl Fn(&[&NodeName]) -
         return Progress::Wait(down.into_iter().cloned().map(Obstacle::Down).collect());
     }
     if next.stage == Stage::Copying {
-        let owns = |name: &&NodeName| next.roles.get(*name).is_some_and(|role| role.weight > 0);
+        let owns = |name: &&NodeName| next.placement.roles.get(*name).is_some_and(|role| role.weight > 0);
         let gone = down.iter().filter(|name| owns(name)).map(|name| Obstacle::OwnerDown((*name).clone()));
         let copies = |name: &&&NodeName| report(name).copied < layout.version;
         let busy = up.iter().filter(|name| owns(name)).filter(copies).map(|name| Obstacle::Copying((*name).clone()));
@@ -106,6 +106,6 @@ fn after(layout: &Layout, next: &Next) -> Layout {
     match next.stage {
         Stage::Spreading => at(Stage::Copying),
         Stage::Copying => at(Stage::Reading),
-        Stage::Reading => Layout { version: layout.version + 1, current: next.roles.clone(), next: None },
+        Stage::Reading => Layout { version: layout.version + 1, current: next.placement.clone(), next: None },
     }
 }

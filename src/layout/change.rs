@@ -100,10 +100,9 @@ impl Change {
             let nothing = || ChangeError::Nothing("no change is under way".to_owned());
             return layout.next.as_ref().map(|_| layout.followed_by(None)).ok_or_else(nothing);
         }
-        let (mut roles, mut dead) = match &layout.next {
-            Some(next) => (next.roles.clone(), next.dead.clone()),
-            None => (layout.current.clone(), BTreeSet::new()),
-        };
+        let mut dead = layout.next.as_ref().map_or_else(BTreeSet::new, |next| next.dead.clone());
+        let mut placement = layout.last_placement().clone();
+        let roles = &mut placement.roles;
         match self {
             Self::Join { name, quic, zone, weight } => {
                 let role = Role { quic: quic.clone(), zone: zone.clone(), weight: *weight, seat: name.clone() };
@@ -117,7 +116,7 @@ impl Change {
                 if matches!(self, Self::Remove { .. }) {
                     dead.insert(name.clone());
                 }
-                if roles.values().all(|role| role.weight == 0) {
+                if placement.is_ownerless() {
                     return Err(ChangeError::Last(name.clone()));
                 }
             }
@@ -133,7 +132,7 @@ impl Change {
             Self::Weight { name, weight } => {
                 let role = roles.get_mut(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
                 role.weight = *weight;
-                if roles.values().all(|role| role.weight == 0) {
+                if placement.is_ownerless() {
                     return Err(ChangeError::Last(name.clone()));
                 }
             }
@@ -143,12 +142,11 @@ impl Change {
             }
             Self::Cancel => {}
         }
-        let before = layout.next.as_ref().map_or(&layout.current, |next| &next.roles);
-        if roles == *before {
+        if placement == *layout.last_placement() {
             return Err(ChangeError::Nothing("the members are like that already".to_owned()));
         }
         let since = layout.next.as_ref().map_or(layout.version + 1, |next| next.since);
-        let next = (roles != layout.current).then_some(Next { since, roles, stage: Stage::Spreading, dead });
+        let next = (placement != layout.current).then_some(Next { since, placement, stage: Stage::Spreading, dead });
         let changed = layout.followed_by(next);
         if !changed.is_sound() {
             let text = format!(

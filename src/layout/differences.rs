@@ -1,20 +1,21 @@
-//! What a change does, told by the roles before and after it: several that were asked for may have become one.
+//! What a change does, told by the placements before and after it: several that were asked for may have become one.
 
 use std::collections::BTreeSet;
 
 use crate::layout::Change;
 use crate::layout::Layout;
-use crate::layout::Roles;
+use crate::layout::Placement;
 use crate::types::NodeName;
 
 impl Layout {
     /// What the change under way does, in the order of the members concerned. Empty when none is.
     pub fn differences(&self) -> Vec<Change> {
-        self.next.as_ref().map_or_else(Vec::new, |next| differences(&self.current, &next.roles, &next.dead))
+        self.next.as_ref().map_or_else(Vec::new, |next| differences(&self.current, &next.placement, &next.dead))
     }
 }
 
-fn differences(before: &Roles, after: &Roles, dead: &BTreeSet<NodeName>) -> Vec<Change> {
+fn differences(before: &Placement, after: &Placement, dead: &BTreeSet<NodeName>) -> Vec<Change> {
+    let (before, after) = (&before.roles, &after.roles);
     let mut changes = Vec::new();
     let replaces = |new: &NodeName| {
         let seat = &after.get(new)?.seat;

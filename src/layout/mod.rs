@@ -1,4 +1,4 @@
-//! Who is to own data: the roles of all members, the change that is under way, and how it gets on.
+//! Who is to own data: the placement in force, the change that is under way, and how it gets on.
 //!
 //! A [`Layout`] is a value with a version. Version n+1 is made from version n by a [`Change`] that somebody asked for, or by
 //! [`advance`] once all that must have happened has. Each version is agreed on by a majority of the members that own data
@@ -19,6 +19,7 @@
 mod advance;
 mod change;
 mod differences;
+mod placement;
 mod vote;
 
 pub use advance::Obstacle;
@@ -28,6 +29,9 @@ pub use advance::Watch;
 pub use advance::advance;
 pub use change::Change;
 pub use change::ChangeError;
+pub use placement::Placement;
+pub use placement::Role;
+pub use placement::Roles;
 pub use vote::Ballot;
 pub use vote::Prepared;
 pub use vote::Refusal;
@@ -41,23 +45,6 @@ use serde::Serialize;
 
 use crate::limits;
 use crate::types::NodeName;
-use crate::types::Zone;
-
-/// What a member is to own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Role {
-    /// Where its data plane was when it got the role: host and port. Gossip knows of later addresses.
-    pub quic: String,
-    /// Its failure zone.
-    pub zone: Zone,
-    /// Its share of the data against others; with 0 it owns nothing.
-    pub weight: u32,
-    /// The name under which it is placed: its own, or that of the member whose place it has taken.
-    pub seat: NodeName,
-}
-
-/// The members that have a role, by name.
-pub type Roles = BTreeMap<NodeName, Role>;
 
 /// How far a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,8 +73,8 @@ impl Stage {
 pub struct Next {
     /// The version in which it began; a change that was asked for meanwhile joins it.
     pub since: u64,
-    /// The roles afterwards.
-    pub roles: Roles,
+    /// The placement afterwards.
+    pub placement: Placement,
     /// How far it has come.
     pub stage: Stage,
     /// Members that were given up: nothing is expected of them any more.
@@ -99,35 +86,40 @@ pub struct Next {
 pub struct Layout {
     /// Counts all versions there were; 0 is what the cluster was founded with.
     pub version: u64,
-    /// The roles by which the present owners are placed.
-    pub current: Roles,
+    /// The placement of the present owners.
+    pub current: Placement,
     /// The change that is under way, if there is one.
     pub next: Option<Next>,
 }
 
 impl Layout {
     /// What a cluster is founded with.
-    pub fn founding(roles: Roles) -> Self {
-        Self { version: 0, current: roles, next: None }
+    pub fn founding(placement: Placement) -> Self {
+        Self { version: 0, current: placement, next: None }
     }
 
-    /// The roles that reads go by.
-    pub fn read_roles(&self) -> &Roles {
+    /// The placement that reads go by.
+    pub fn read_placement(&self) -> &Placement {
         match &self.next {
-            Some(Next { roles, stage: Stage::Reading, .. }) => roles,
+            Some(Next { placement, stage: Stage::Reading, .. }) => placement,
             _ => &self.current,
         }
     }
 
-    /// The roles that writes go by as well, while there are two.
-    pub fn other_roles(&self) -> Option<&Roles> {
-        self.next.as_ref().map(|next| if next.stage == Stage::Reading { &self.current } else { &next.roles })
+    /// The placement that writes go by as well, while there are two.
+    pub fn other_placement(&self) -> Option<&Placement> {
+        self.next.as_ref().map(|next| if next.stage == Stage::Reading { &self.current } else { &next.placement })
+    }
+
+    /// The placement by which data will be, or is, when no change is under way.
+    pub fn last_placement(&self) -> &Placement {
+        self.next.as_ref().map_or(&self.current, |next| &next.placement)
     }
 
     /// All members with a role, now or next.
     pub fn members(&self) -> BTreeMap<&NodeName, &Role> {
-        let next = self.next.iter().flat_map(|next| &next.roles);
-        next.chain(&self.current).collect()
+        let next = self.next.iter().flat_map(|next| &next.placement.roles);
+        next.chain(&self.current.roles).collect()
     }
 
     /// The members that are given up.
@@ -142,17 +134,8 @@ impl Layout {
 
     /// Whether this can be a layout: somebody owns data, and nobody breaks a limit. For what comes from elsewhere.
     pub fn is_sound(&self) -> bool {
-        let sound = |roles: &Roles| {
-            let seats: BTreeSet<&NodeName> = roles.values().map(|role| &role.seat).collect();
-            let within =
-                |role: &Role| role.weight <= limits::WEIGHT_MAX && role.quic.len() <= limits::GOSSIP_ADDRESS_MAX;
-            !roles.is_empty()
-                && roles.len() <= limits::MEMBERS_MAX
-                && seats.len() == roles.len()
-                && roles.values().all(within)
-        };
-        let next_is_sound = |next: &Next| sound(&next.roles) && next.dead.len() <= limits::MEMBERS_MAX;
-        sound(&self.current) && self.next.as_ref().is_none_or(next_is_sound)
+        let next_is_sound = |next: &Next| next.placement.is_sound() && next.dead.len() <= limits::MEMBERS_MAX;
+        self.current.is_sound() && self.next.as_ref().is_none_or(next_is_sound)
     }
 
     /// The version after this one, with another change under way.

@@ -19,8 +19,13 @@ fn roles(names: &[&str]) -> Roles {
     names.iter().map(|of| (name(of), role(of))).collect()
 }
 
+/// Placed among these members, with nothing said of copies.
+fn placed(names: &[&str]) -> Placement {
+    Placement { roles: roles(names), copies: BTreeMap::new() }
+}
+
 fn founded(names: &[&str]) -> Layout {
-    Layout::founding(roles(names))
+    Layout::founding(placed(names))
 }
 
 fn join(of: &str) -> Change {
@@ -45,17 +50,17 @@ fn step(layout: &Layout) -> Layout {
 fn a_change_goes_through_its_stages_and_settles() {
     let first = join("d").apply(&founded(&["a", "b", "c"])).unwrap();
     assert_eq!((first.version, first.stage()), (1, Some(Stage::Spreading)));
-    assert_eq!(first.read_roles(), &roles(&["a", "b", "c"]));
-    assert_eq!(first.other_roles(), Some(&roles(&["a", "b", "c", "d"])));
+    assert_eq!(first.read_placement(), &placed(&["a", "b", "c"]));
+    assert_eq!(first.other_placement(), Some(&placed(&["a", "b", "c", "d"])));
     let copying = step(&first);
     assert_eq!(copying.stage(), Some(Stage::Copying));
     let reading = step(&copying);
     assert_eq!(reading.stage(), Some(Stage::Reading));
-    assert_eq!(reading.read_roles(), &roles(&["a", "b", "c", "d"]));
-    assert_eq!(reading.other_roles(), Some(&roles(&["a", "b", "c"])));
+    assert_eq!(reading.read_placement(), &placed(&["a", "b", "c", "d"]));
+    assert_eq!(reading.other_placement(), Some(&placed(&["a", "b", "c"])));
     assert_eq!(join("e").apply(&reading), Err(ChangeError::Busy));
     let settled = step(&reading);
-    assert_eq!(settled, Layout { version: 4, current: roles(&["a", "b", "c", "d"]), next: None });
+    assert_eq!(settled, Layout { version: 4, current: placed(&["a", "b", "c", "d"]), next: None });
     assert_eq!(advance(&settled, &all_at(&settled), |_| false), Progress::Settled);
 }
 
@@ -64,8 +69,8 @@ fn a_change_in_the_middle_of_another_joins_it_and_begins_again() {
     let copying = step(&join("d").apply(&founded(&["a", "b", "c"])).unwrap());
     let both = join("e").apply(&copying).unwrap();
     assert_eq!((both.version, both.stage()), (3, Some(Stage::Spreading)));
-    assert_eq!(both.other_roles(), Some(&roles(&["a", "b", "c", "d", "e"])));
-    assert_eq!(both.current, roles(&["a", "b", "c"]));
+    assert_eq!(both.other_placement(), Some(&placed(&["a", "b", "c", "d", "e"])));
+    assert_eq!(both.current, placed(&["a", "b", "c"]));
     // One that takes it all back leaves nothing to do.
     let back = Change::Leave { name: name("d") }.apply(&join("d").apply(&founded(&["a"])).unwrap()).unwrap();
     assert_eq!((back.version, back.next), (2, None));
@@ -91,13 +96,13 @@ fn a_replacement_takes_the_seat_and_nothing_is_expected_of_the_old() {
     let quic = "d:1".to_owned();
     let replaced = Change::Replace { old: name("a"), new: name("d"), quic }.apply(&founded(&["a", "b", "c"])).unwrap();
     let next = replaced.next.as_ref().unwrap();
-    assert_eq!(next.roles[&name("d")].seat, name("a"));
+    assert_eq!(next.placement.roles[&name("d")].seat, name("a"));
     assert!(next.dead.contains(&name("a")));
     let mut watch = all_at(&replaced);
     watch.reports.remove(&name("a"));
     assert!(matches!(advance(&replaced, &watch, |_| false), Progress::Advance(_)));
     // The name of a seat that is taken cannot come back as a seat of its own.
-    let settled = Layout { version: 4, current: next.roles.clone(), next: None };
+    let settled = Layout { version: 4, current: next.placement.clone(), next: None };
     assert!(matches!(join("a").apply(&settled), Err(ChangeError::Limit(_))));
 }
 

@@ -101,7 +101,7 @@ fn of_counts(plan: &Plan, view: &ClusterView) -> Vec<String> {
 fn of_members(plan: &Plan, view: &ClusterView, facts: &Facts) -> Vec<String> {
     let layout = view.layout();
     let mut dangers = Vec::new();
-    let voters: Vec<&NodeName> = layout.current.keys().collect();
+    let voters: Vec<&NodeName> = layout.current.roles.keys().collect();
     let up = voters.iter().filter(|name| facts.alive.contains(**name)).count();
     if up * 2 <= voters.len() {
         dangers.push(format!("{up} of {} members answer: a change needs a majority of them", voters.len()));
@@ -110,7 +110,7 @@ fn of_members(plan: &Plan, view: &ClusterView, facts: &Facts) -> Vec<String> {
     for node in plan.nodes.iter().filter(|node| !node.alive && node.gains > 0 && !dead.contains(&&node.name)) {
         let name = &node.name;
         // Of one that is to join it was said already.
-        if layout.current.contains_key(name) {
+        if layout.current.has(name) {
             dangers.push(format!(
                 "{name} does not answer and would get {} partitions more: the change waits for it",
                 node.gains

@@ -205,7 +205,7 @@ fn ring_plan(view: &ClusterView, rings: &Rings<'_>, facts: &Facts) -> RingPlan {
 
 fn nodes(view: &ClusterView, rings: &[Rings<'_>], facts: &Facts, per_copy: Option<f64>) -> Vec<NodePlan> {
     let layout = view.layout();
-    let after = layout.next.as_ref().map_or(&layout.current, |next| &next.roles);
+    let after = &layout.last_placement().roles;
     let mut ideals: BTreeMap<NodeId, f64> = BTreeMap::new();
     for load in rings.iter().flat_map(|rings| rings.next.balance().nodes) {
         *ideals.entry(load.node).or_default() += load.ideal;
@@ -224,7 +224,7 @@ fn nodes(view: &ClusterView, rings: &[Rings<'_>], facts: &Facts, per_copy: Optio
             name: name.clone(),
             zone: after.get(name).map_or_else(|| role.zone.clone(), |role| role.zone.clone()),
             alive: facts.alive.contains(name),
-            weight: (layout.current.get(name).map(|role| role.weight), after.get(name).map(|role| role.weight)),
+            weight: (layout.current.roles.get(name).map(|role| role.weight), after.get(name).map(|role| role.weight)),
             owned,
             gains,
             loses,
@@ -250,7 +250,7 @@ fn zones(view: &ClusterView, nodes: &[NodePlan]) -> Vec<ZonePlan> {
     let blank = |name: &Zone| ZonePlan { name: name.clone(), nodes: (0, 0), owned: (0, 0) };
     for node in nodes {
         // A node may be in one zone before and in another afterwards.
-        let before = layout.current.get(&node.name);
+        let before = layout.current.roles.get(&node.name);
         if let Some(role) = before.filter(|role| role.weight > 0) {
             let zone = zones.entry(role.zone.clone()).or_insert_with(|| blank(&role.zone));
             (zone.nodes.0, zone.owned.0) = (zone.nodes.0 + 1, zone.owned.0 + node.owned.0);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::layout::Placement;
 use crate::layout::Role;
 use crate::limits;
 use crate::types::{ClusterName, Condition, Consistency, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
@@ -404,7 +405,9 @@ impl ClusterInfo {
             let MemberInfo { name, quic, zone, weight } = member.clone();
             (name.clone(), Role { quic, zone, weight, seat: name })
         };
-        self.layout = Layout::founding(self.members.iter().map(role).collect());
+        let roles = self.members.iter().map(role).collect();
+        let copies = self.namespaces.iter().map(|(name, policy)| (name.clone(), policy.n)).collect();
+        self.layout = Layout::founding(Placement { roles, copies });
         self
     }
 

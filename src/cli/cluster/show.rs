@@ -25,8 +25,8 @@ pub(super) fn run(context: &Context, connect: Connect) -> anyhow::Result<()> {
 /// The part of a member.
 fn part(heard: &Heard, name: &NodeName) -> &'static str {
     let layout = &heard.layout;
-    let after = layout.next.as_ref().map(|next| next.roles.contains_key(name));
-    match (layout.current.contains_key(name), after) {
+    let after = layout.next.as_ref().map(|next| next.placement.has(name));
+    match (layout.current.has(name), after) {
         (true, Some(false)) if layout.dead().any(|dead| dead == name) => "removed",
         (true, Some(false)) => "leaving",
         (true, _) => "active",

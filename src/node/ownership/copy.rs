@@ -43,7 +43,7 @@ async fn copy_on(core: &Arc<Core>) {
         let view = core.view();
         let is_due = view.layout().stage() == Some(Stage::Copying)
             && core.ownership.report(core).copied < view.version()
-            && view.layout().next.as_ref().is_some_and(|next| next.roles.contains_key(&core.own_name()))
+            && view.layout().next.as_ref().is_some_and(|next| next.placement.has(&core.own_name()))
             && !tasks::holds_copying(core);
         let pause = if is_due { if copy(core, &view).await { Duration::ZERO } else { PAUSE } } else { CALM };
         core.ownership.copying.rest();

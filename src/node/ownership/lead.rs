@@ -158,7 +158,7 @@ async fn advance(core: &Arc<Core>, from: &Layout, next: Layout) {
 
 /// Who leads.
 fn first_that_is_up(core: &Core, view: &ClusterView) -> Option<NodeId> {
-    let voters = view.layout().current.keys().map(ClusterHash::node_id);
+    let voters = view.layout().current.roles.keys().map(ClusterHash::node_id);
     voters.filter(|node| core.is_reachable(*node)).min()
 }
 

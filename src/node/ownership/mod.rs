@@ -91,7 +91,7 @@ impl Ownership {
             state.was_member = kept.was_member;
             (state.floor, state.copied, state.copied_in) = (kept.layout.version, kept.copied, kept.copied_in);
         }
-        let had_a_vote = told.layout.version > 0 && told.layout.current.contains_key(&told.node);
+        let had_a_vote = told.layout.version > 0 && told.layout.current.has(&told.node);
         if vote.is_none() && (had_a_vote || layout.as_ref().is_some_and(|kept| kept.layout.version > 0)) {
             state.abstains_until = Some(Instant::now() + ABSTINENCE);
         }
@@ -163,7 +163,7 @@ impl Ownership {
             // Perhaps a node that lost its disk, and with it a vote on the layout after this one: one that was running when
             // the first layout came has no such vote, nor has one that has just got its share.
             let is_late = layout.version > 1 || core.started.elapsed() < ABSTINENCE;
-            let may_have_voted = layout.current.contains_key(&own);
+            let may_have_voted = layout.current.has(&own);
             if before.version() == 0 && state.vote == Vote::default() && is_late && may_have_voted {
                 state.abstains_until = Some(Instant::now() + ABSTINENCE);
             }
@@ -248,7 +248,7 @@ impl Ownership {
             }
             state.vote.clone()
         };
-        if !view.layout().current.contains_key(&core.own_name()) {
+        if !view.layout().current.has(&core.own_name()) {
             return Err(ServeError::Forbidden("owns no data, so has no vote on the layout".to_owned()));
         }
         let outcome = change(&mut vote, view.layout());
@@ -278,8 +278,8 @@ impl Ownership {
 
 /// The part of a node in owning data; of one without a role, what it says itself.
 pub(crate) fn part(layout: &Layout, name: &NodeName, said: ClusterState) -> ClusterState {
-    let next = layout.next.as_ref().map(|next| next.roles.contains_key(name));
-    match (layout.current.contains_key(name), next) {
+    let next = layout.next.as_ref().map(|next| next.placement.has(name));
+    match (layout.current.has(name), next) {
         (true, None | Some(true)) => ClusterState::Active,
         (true, Some(false)) => ClusterState::Leaving,
         (false, Some(true)) => ClusterState::Joining,

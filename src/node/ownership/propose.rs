@@ -79,7 +79,7 @@ pub(super) async fn decide(
                 let missing: Vec<String> = attempt.missing.iter().map(ToString::to_string).collect();
                 let why = format!(
                     "no majority of the {} members that own data has agreed in time; not heard from: {}",
-                    known.current.len(),
+                    known.current.roles.len(),
                     if missing.is_empty() { "nobody in particular".to_owned() } else { missing.join(", ") }
                 );
                 return Err(ProposeError::Undecided(why));
@@ -123,7 +123,7 @@ impl Attempt<'_> {
     }
 
     fn majority(&self) -> usize {
-        self.known.current.len() / 2 + 1
+        self.known.current.roles.len() / 2 + 1
     }
 
     /// Asks all voters until a majority goes along, and heeds what those say who refuse.
@@ -141,7 +141,7 @@ impl Attempt<'_> {
             };
             (name.clone(), answer)
         };
-        let mut answers: FuturesUnordered<_> = known.current.keys().map(|name| Box::pin(one(name))).collect();
+        let mut answers: FuturesUnordered<_> = known.current.roles.keys().map(|name| Box::pin(one(name))).collect();
         let (mut replies, mut along) = (Vec::new(), 0);
         while along < self.majority()
             && let Some((name, answer)) = answers.next().await

@@ -250,7 +250,7 @@ pub(super) fn ended_by(core: &Core, before: &Layout, layout: &Layout) -> Vec<Tas
         return Vec::new();
     }
     // A node that has missed some versions sees it by the outcome.
-    let state = if layout.current == next.roles { TaskState::Done } else { TaskState::Cancelled };
+    let state = if layout.current == next.placement { TaskState::Done } else { TaskState::Cancelled };
     let ended_ms = core.rest.wall_ms();
     let what: Vec<String> = before.differences().iter().map(Change::describe).collect();
     let mut tasks = Vec::new();

@@ -24,7 +24,7 @@ fn unsettled(cluster: &Cluster, without: &[usize]) -> Option<String> {
     let first = cluster.layout_of(running[0]);
     for number in running {
         let shown = cluster.layout_of(number);
-        let is_member = shown.layout.current.contains_key(&NodeName::new(format!("n{number}")).unwrap());
+        let is_member = shown.layout.current.has(&NodeName::new(format!("n{number}")).unwrap());
         let confirmed = !is_member || shown.report.confirmed == shown.layout.version;
         if shown.layout.next.is_some() || shown.layout != first.layout || !confirmed {
             return Some(format!("n{number} is at {shown:?}"));

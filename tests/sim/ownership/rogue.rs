@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use dynamomini::layout::{Layout, Next, Role, Roles, Stage};
+use dynamomini::layout::{Layout, Next, Placement, Role, Stage};
+use dynamomini::types::Namespace;
 use dynamomini::view::ClusterView;
 use dynamomini::wire::layout::LayoutRequest;
 use dynamomini::wire::rpc::Request;
@@ -15,22 +16,23 @@ use crate::ownership::{KEYS, found, node};
 use crate::replicas::difference_by;
 use crate::world::{Simulation, simulate};
 
-fn roles(numbers: &[usize], weight: impl Fn(usize) -> u32) -> Roles {
+fn placed(numbers: &[usize], weight: impl Fn(usize) -> u32) -> Placement {
     let role = |number: &usize| {
         let (name, quic) = (node(*number), address(*number).to_string());
         (name.clone(), Role { quic, zone: "default".parse().unwrap(), weight: weight(*number), seat: name })
     };
-    numbers.iter().map(role).collect()
+    let copies = [(Namespace::default(), 3)].into();
+    Placement { roles: numbers.iter().map(role).collect(), copies }
 }
 
 /// The next layout of a cluster of three, by which three others own everything.
 fn others(stage: Option<Stage>) -> Layout {
-    let (now, next) = (roles(&[1, 2, 3], |_| 100), roles(&[4, 5, 6], |_| 100));
+    let (now, next) = (placed(&[1, 2, 3], |_| 100), placed(&[4, 5, 6], |_| 100));
     match stage {
         Some(stage) => Layout {
             version: 1,
             current: now,
-            next: Some(Next { since: 1, roles: next, stage, dead: Default::default() }),
+            next: Some(Next { since: 1, placement: next, stage, dead: Default::default() }),
         },
         None => Layout { version: 1, current: next, next: None },
     }
@@ -80,11 +82,10 @@ fn a_node_that_lacks_what_it_owns_is_found() {
         History::default().fill(&client, 0..KEYS).await;
         cluster.start_node(4).await;
         sleep(Duration::from_secs(5)).await;
-        let by = |roles: Roles| {
-            ClusterView::new(cluster.info.by(Layout { version: 1, current: roles, next: None })).unwrap()
-        };
-        let right = by(roles(&[1, 2, 3], |_| 100));
+        let by =
+            |current: Placement| ClusterView::new(cluster.info.by(Layout { version: 1, current, next: None })).unwrap();
+        let right = by(placed(&[1, 2, 3], |_| 100));
         assert_eq!((difference_by(&cluster, &right).await, imbalance(&right)), (None, None));
-        assert!(difference_by(&cluster, &by(roles(&[1, 2, 3, 4], |_| 100))).await.is_some());
+        assert!(difference_by(&cluster, &by(placed(&[1, 2, 3, 4], |_| 100))).await.is_some());
     });
 }
