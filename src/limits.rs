@@ -109,9 +109,9 @@ pub const REFUSALS_REMEMBERED_MAX: usize = 1024;
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// Time between signs of life on a connection on which nothing is awaited. Firewalls remember UDP for two minutes as a rule; an
 /// address translator that forgets sooner does no harm, since a connection survives another address of its client.
-pub const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(45);
+pub const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(100);
 /// Silence after which such a connection is lost.
-pub const QUIET_IDLE: Duration = Duration::from_secs(150);
+pub const QUIET_IDLE: Duration = Duration::from_secs(330);
 /// Longest time that a peer which takes no more requests may take to answer those it has.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Shortest time between looks at connections on which something is awaited.
@@ -312,8 +312,13 @@ pub const TREE_PAGE_BYTES: usize = 256 * 1024;
 pub const TREE_CHECK_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Largest file of kept trees.
 pub const TREE_FILE_MAX: u64 = 128 * 1024 * 1024;
+/// Longest time for which a node at rest does not look at what nobody tells it of: its storage, its connections, what is due.
+/// All looks are made at once (`Env::beat`), since waking up is most of what they cost.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often each tree is compared with each other owner's.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(30);
+/// The same where this side's tree has not changed since: if the other's has, that side asks.
+pub const SYNC_INTERVAL_UNCHANGED: Duration = Duration::from_secs(300);
 /// Trees compared in one message.
 pub const SYNC_ROOTS_MAX: usize = 512;
 /// Sums of one message.
@@ -438,6 +443,11 @@ const _: () = assert!(TREE_PAGE_MAX <= SCAN_PAGE_MAX && SYNC_RECORDS_MAX <= BATC
 const _: () = assert!(SYNC_BYTES + RECORD_MAX + SYNC_HELD_MAX * 16 <= FRAME_MAX, "an answer ends after what fills it");
 const _: () = assert!(SYNC_ROOTS_MAX * 32 <= LANE_FRAME_MAX && SYNC_SUMS_MAX * 32 <= LANE_FRAME_MAX);
 const _: () = assert!(REAP_AFTER_MIN.as_secs() > DEADLINE_MAX.as_secs(), "no request is older than what is dropped");
+const _: () = assert!(SYNC_INTERVAL.as_secs() < SYNC_INTERVAL_UNCHANGED.as_secs());
+const _: () = assert!(
+    REAP_AFTER_MIN.as_secs() > SYNC_INTERVAL_UNCHANGED.as_secs() + SYNC_INTERVAL.as_secs(),
+    "all owners were found to agree since whatever is dropped had died"
+);
 const _: () =
     assert!(STARTS_MAX << COUNTS_PER_START_BITS < REAP_COUNT_MAX, "what was counted after a start may be dropped");
 const _: () = assert!(2 * REAP_SETTLING_MAX.as_secs() < REAP_ROUND_MAX.as_secs(), "a round must end");

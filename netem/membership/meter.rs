@@ -50,6 +50,17 @@ pub(crate) fn cpu_ms(pid: u32) -> f64 {
     nanoseconds.sum::<f64>() / 1e6
 }
 
+/// How often the threads of a process have gone to sleep, which is how often something has woken them.
+pub(crate) fn wakes(pid: u32) -> f64 {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
+    let slept = threads.flatten().filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<f64>().ok()
+    });
+    slept.sum()
+}
+
 /// Resident memory of a process in MiB.
 pub(crate) fn resident_mib(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

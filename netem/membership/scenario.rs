@@ -142,12 +142,14 @@ fn restart(lab: &mut Lab<'_>, outcome: &mut Outcome) -> Result<(), String> {
 fn idle(lab: &mut Lab<'_>, outcome: &mut Outcome) -> Result<(), String> {
     lab.start_all()?;
     std::thread::sleep(SETTLE);
-    let read = |lab: &Lab<'_>| -> Vec<(f64, [f64; 4])> {
+    let read = |lab: &Lab<'_>| -> Vec<[f64; 6]> {
         let of = |member| {
-            let cpu = lab.pid(member).map_or(0.0, meter::cpu_ms);
+            let of_process = |read: fn(u32) -> f64| lab.pid(member).map_or(0.0, read);
             let (gossip, streams) = lab.net.sent(member);
-            let count = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
-            (cpu, [gossip.bytes, gossip.packets, streams.bytes, streams.packets].map(count))
+            let [bytes, packets, stream_bytes, stream_packets] =
+                [gossip.bytes, gossip.packets, streams.bytes, streams.packets]
+                    .map(|number| f64::from(u32::try_from(number).unwrap_or(u32::MAX)));
+            [of_process(meter::cpu_ms), of_process(meter::wakes), bytes, packets, stream_bytes, stream_packets]
         };
         lab.all().into_iter().map(of).collect()
     };
@@ -155,15 +157,15 @@ fn idle(lab: &mut Lab<'_>, outcome: &mut Outcome) -> Result<(), String> {
     let before = read(lab);
     std::thread::sleep(outcome.options.span);
     let (after, seconds) = (read(lab), began.elapsed().as_secs_f64());
-    let pairs = || before.iter().zip(&after);
-    let cpu: Vec<f64> = pairs().map(|(before, after)| (after.0 - before.0) / seconds).collect();
-    let sent =
-        |at: usize| -> Vec<f64> { pairs().map(|(before, after)| (after.1[at] - before.1[at]) / seconds).collect() };
-    outcome.figures("idle", "processor time, ms a second", &cpu, Some(0.5));
-    outcome.figures("idle", "gossip sent, bytes a second (IP)", &sent(0), Some(300.0));
-    outcome.figures("idle", "gossip sent, packets a second", &sent(1), None);
-    outcome.figures("idle", "QUIC or TCP sent, bytes a second (IP)", &sent(2), None);
-    outcome.figures("idle", "QUIC or TCP sent, packets a second", &sent(3), None);
+    let rate = |at: usize| -> Vec<f64> {
+        before.iter().zip(&after).map(|(before, after)| (after[at] - before[at]) / seconds).collect()
+    };
+    outcome.figures("idle", "processor time, ms a second", &rate(0), Some(0.5));
+    outcome.figures("idle", "wake-ups of threads a second", &rate(1), None);
+    outcome.figures("idle", "gossip sent, bytes a second (IP)", &rate(2), Some(300.0));
+    outcome.figures("idle", "gossip sent, packets a second", &rate(3), None);
+    outcome.figures("idle", "QUIC or TCP sent, bytes a second (IP)", &rate(4), None);
+    outcome.figures("idle", "QUIC or TCP sent, packets a second", &rate(5), None);
     let memory: Vec<f64> =
         lab.all().into_iter().filter_map(|member| lab.pid(member)).map(meter::resident_mib).collect();
     outcome.figures("idle", "resident memory, MiB", &memory, None);

@@ -9,7 +9,6 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use tokio::signal::unix::Signal;
-use tokio::time::sleep;
 
 use crate::cli::table::span;
 use crate::env::Env;
@@ -42,7 +41,7 @@ impl Renewal {
             let told = tokio::select! {
                 biased;
                 _ = hangup.recv() => true,
-                () = sleep(PAUSE) => false,
+                () = env.beat(PAUSE) => false,
             };
             if self.is_due(told, env).await {
                 self.take_up(node, env).await;

@@ -176,10 +176,6 @@ impl<'a> QuicSource<'a> {
             .congestion_controller_factory(Arc::new(TolerantConfig::default()))
             // They are signs of life, see `vigil`: nobody reads them, and older ones make room.
             .datagram_receive_buffer_size(Some(limits::SIGNS_OF_LIFE_BYTES));
-        // One side is enough: its pings are acknowledged, and that keeps the other side's end alive.
-        if matches!(side, Side::Client) {
-            transport.keep_alive_interval(Some(limits::QUIET_KEEP_ALIVE));
-        }
         // The connecting side opens lanes and bulk requests; the serving side opens streams for large replies only.
         let (bidirectional, unidirectional) = match side {
             Side::Server => (limits::LANES_MAX + limits::BULK_STREAMS_MAX, 0),

@@ -1,9 +1,10 @@
 //! Finds out which connections are dead while something is awaited on them.
 //!
-//! Connections on which nothing happens cost almost nothing: QUIC sends a sign of life on them every
+//! Connections on which nothing happens cost almost nothing: a sign of life goes out on all of them together every
 //! [`limits::QUIET_KEEP_ALIVE`] only. So whoever waits for an answer, or doubts that a peer is there, needs to be told
-//! sooner. One task for each endpoint looks at its connections every so often; on those it sends a datagram, which
-//! QUIC acknowledges and nobody reads, and ends the connection when nothing at all comes back for long enough.
+//! sooner. One task for each endpoint looks at its connections every so often, less often while none is watched; on those
+//! that are it sends a datagram, which QUIC acknowledges and nobody reads, and ends the connection when nothing at all
+//! comes back for long enough.
 //!
 //! It does not judge answers that are slow: a peer that acknowledges is there.
 
@@ -58,11 +59,12 @@ impl Silence {
         connection.call();
     }
 
-    fn look(&self, connection: &impl Watched, now: Instant, patience: Duration) {
+    /// Looks whether a connection is dead, if somebody cares. Returns whether somebody does.
+    fn look(&self, connection: &impl Watched, now: Instant, patience: Duration) -> bool {
         let mut silent = self.lock();
         if !silent.doubted && !connection.awaits() {
             silent.since = None;
-            return;
+            return false;
         }
         let heard = connection.heard();
         let lasts = match silent.since {
@@ -77,6 +79,7 @@ impl Silence {
         };
         drop(silent);
         if lasts >= patience { connection.give_up(lasts) } else { connection.call() }
+        true
     }
 }
 
@@ -103,17 +106,28 @@ impl<C: Watched + AsRef<Silence> + 'static> Vigil<C> {
 
     /// Looks after all of them, every `pause`, until the endpoint is gone or `env` is stopped.
     pub(crate) async fn keep(vigil: Weak<Self>, pause: Duration, patience: Duration, env: Env) {
+        let mut sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
+        let mut watches = false;
         loop {
             tokio::select! {
                 biased;
                 () = env.stopped() => return,
-                () = env.beat(pause) => {}
+                () = env.beat(if watches { pause } else { pause.max(limits::LOOK_EVERY) }) => {}
             }
             let Some(vigil) = vigil.upgrade() else { return };
             let all: Vec<Arc<C>> = vigil.lock().iter().filter_map(Weak::upgrade).collect();
             let now = Instant::now();
+            let signs = now >= sign_at;
+            if signs {
+                sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
+            }
+            watches = false;
             for connection in all {
-                connection.as_ref().as_ref().look(&*connection, now, patience);
+                let watched = connection.as_ref().as_ref().look(&*connection, now, patience);
+                watches |= watched;
+                if signs && !watched {
+                    connection.call();
+                }
             }
         }
     }

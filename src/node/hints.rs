@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use crate::limits;
 use crate::node::ask::By;
@@ -21,11 +22,12 @@ use crate::node::replica::marker::{self, Marker};
 use crate::record;
 use crate::store::Slot;
 use crate::types::{NodeId, PartitionId};
+use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::hints::HintsFor;
 use crate::wire::rpc::{Fetched, ReplicaWrite, Reply, Request, ServeError};
 
-/// How often the markers of reachable targets are looked at.
+/// How often the markers of reachable targets are looked at while there are any.
 const TICK: Duration = Duration::from_millis(500);
 /// How long a target that took no hint is left alone.
 const REST: Duration = Duration::from_secs(3);
@@ -62,6 +64,8 @@ pub(crate) struct HintBudget {
     counting: Mutex<BTreeMap<NodeId, Kept>>,
     /// Targets for which there may be markers that were not counted yet.
     fresh: Mutex<BTreeSet<NodeId>>,
+    /// There are some of those again.
+    news: Notify,
     /// Targets whose hints are on their way.
     delivering: Mutex<BTreeSet<NodeId>>,
 }
@@ -92,12 +96,26 @@ impl HintBudget {
     pub(crate) fn stored(&self, targets: &[NodeId]) {
         if !targets.is_empty() {
             self.fresh().extend(targets);
+            self.news.notify_one();
         }
     }
 
     /// Whether there are, or may be, markers of a target.
     fn has_some(&self, target: NodeId) -> bool {
         self.kept().get(&target).is_some_and(|kept| kept.count > 0) || self.fresh().contains(&target)
+    }
+
+    /// Waits until it is time to look at them again.
+    async fn rest(&self, core: &Core, view: &ClusterView) {
+        if self.total() == 0 && self.fresh().is_empty() {
+            tokio::select! {
+                biased;
+                () = self.news.notified() => {}
+                _ = core.views.other_than(view.digest()) => {}
+                () = sleep(RECOUNT) => {}
+            }
+        }
+        core.rest.beat(TICK).await;
     }
 
     /// Whether what a node lacks is about to come by hints: they are on their way, and not so many that comparing trees
@@ -199,7 +217,7 @@ pub(crate) async fn deliver(core: Arc<Core>) {
             let (connected, some) = (core.peers.is_connected(*target), core.hints.has_some(*target));
             let due = match counted.get(target) {
                 None => true,
-                Some(at) => at.elapsed() > RECOUNT && (connected || core.hints.is_spent(*target)),
+                Some(at) => at.elapsed() >= RECOUNT && (connected || core.hints.is_spent(*target)),
             };
             let resting = refused.get(target).is_some_and(|at| at.elapsed() < REST);
             if due || (connected && some && past::is_whole(&core) && !resting) {
@@ -214,7 +232,7 @@ pub(crate) async fn deliver(core: Arc<Core>) {
         tokio::select! {
             biased;
             () = core.rest.stopped() => return,
-            () = core.rest.beat(TICK) => {}
+            () = core.hints.rest(&core, &view) => {}
         }
     }
 }

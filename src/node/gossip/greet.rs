@@ -150,20 +150,17 @@ impl Gossip {
         self.greet.notify_one();
     }
 
-    /// Those of the connected members that should be greeted now.
-    fn due(&self, connected: &[NodeId]) -> Vec<NodeId> {
+    /// Those of the connected members with whom there is something to exchange; and the one whose turn it is otherwise.
+    fn due(&self, connected: &[NodeId]) -> (Vec<NodeId>, Option<NodeId>) {
         let (own, now) = (self.keys.digest(), Instant::now());
         let mut all = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|node, _| connected.contains(node));
         let unknown = |node: &NodeId| all.get(node).is_none_or(|met| met.told != own || met.lacking);
-        let mut due: Vec<NodeId> = connected.iter().copied().filter(unknown).collect();
+        let strangers = connected.iter().copied().filter(unknown).collect();
         // Whatever the number of members, one of them at a time.
         let latest = all.values().map(|met| met.at).max();
-        if latest.is_none_or(|at| now > at + AGAIN) {
-            let longest = all.iter().filter(|(_, met)| now > met.at + AGAIN).min_by_key(|(_, met)| met.at);
-            due.extend(longest.map(|(node, _)| *node));
-        }
-        due
+        let longest = all.iter().min_by_key(|(_, met)| met.at).filter(|_| latest.is_none_or(|at| now > at + AGAIN));
+        (strangers, longest.map(|(node, _)| *node))
     }
 
     /// Greets a member over its link. Returns whether it answered.
@@ -197,11 +194,11 @@ pub(crate) async fn greet_all(core: Arc<Core>, gossip: Arc<Gossip>) {
     let under_way: Arc<std::sync::Mutex<BTreeSet<NodeId>>> = Arc::default();
     let mut in_vain = 0;
     loop {
-        let due = gossip.due(&core.peers.connected());
+        let (strangers, again) = gossip.due(&core.peers.connected());
         // Until somebody was met, this node waits for its first keys.
-        let quiet = due.is_empty() && gossip.tally.greetings.get() > 0;
+        let quiet = strangers.is_empty() && gossip.tally.greetings.get() > 0;
         in_vain = if quiet { CALM.min(in_vain + 1) } else { 0 };
-        for node in due {
+        for node in strangers.into_iter().chain(again) {
             let mut busy = under_way.lock().unwrap_or_else(PoisonError::into_inner);
             if busy.len() >= limits::GREETINGS_AT_ONCE || !busy.insert(node) {
                 continue;

@@ -16,8 +16,6 @@ use crate::store::{Engine, Mutation, StoreError};
 use crate::swim::{ClusterState, Record, StorageHealth};
 use crate::types::Zone;
 
-/// Pause between looks.
-const TICK: Duration = Duration::from_millis(500);
 /// Time between checks that write and read.
 const CHECK: Duration = Duration::from_secs(10);
 /// How long a storage must look better before it is said to be.
@@ -72,7 +70,7 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
         tokio::select! {
             biased;
             () = gossip.env.stopped() => return,
-            () = gossip.env.beat(TICK) => {}
+            () = gossip.env.beat(limits::LOOK_EVERY) => {}
         }
         gossip.keys.save(&gossip.env).await;
         let owns = owns(&core);

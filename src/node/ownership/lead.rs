@@ -21,7 +21,7 @@ use crate::wire::layout::{LayoutReply, LayoutRequest};
 /// Pause between looks while a change is under way.
 const TICK: Duration = Duration::from_millis(250);
 /// The same while none is.
-const CALM: Duration = Duration::from_secs(10);
+const CALM: Duration = Duration::from_secs(30);
 /// Longest wait for a report.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for a member to end what it began by an earlier layout.
@@ -54,7 +54,7 @@ async fn lead_on(core: &Arc<Core>) {
             biased;
             () = core.ownership.news.notified() => {}
             () = core.peers.outdated.notified() => heard = None,
-            () = sleep(pause) => {}
+            () = core.rest.beat(pause) => {}
         }
     }
 }

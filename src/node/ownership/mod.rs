@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::hash::ClusterHash;
 use crate::layout::{Ballot, Layout, Obstacle, Prepared, Refusal, Report, Vote};
@@ -299,8 +299,11 @@ async fn news(core: &Core, view: &ClusterView, patience: Duration) {
             () = held => {}
         }
     };
-    // Times out while there is no news.
-    let _ = timeout(patience, news).await;
+    tokio::select! {
+        biased;
+        () = news => {}
+        () = core.rest.beat(patience) => {}
+    }
 }
 
 /// Starts what works on ownership in the background.

@@ -38,14 +38,12 @@ type Pair = (TreeId, NodeId);
 /// Catches up, whenever there is a reason to.
 pub(super) async fn run(core: &Arc<Core>) {
     loop {
-        sleep(TICK).await;
-        if core.past.catching_up().is_none() {
-            continue;
-        }
+        core.past.until(|past| past.catching_up().is_some()).await;
         let (began, life) = (Instant::now(), core.past.own().life);
         if let Err(why) = catch_up(core, began, life).await {
             tracing::debug!(why, "catching up begins anew");
         }
+        sleep(TICK).await;
     }
 }
 

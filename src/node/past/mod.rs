@@ -33,7 +33,7 @@ use crate::wire::sync::TreeId;
 pub(crate) use decide::{advance, answer, keep, last_word};
 pub(crate) use dropped::answer as answer_dropped;
 
-/// How often it is looked whether something has changed.
+/// Pause between looks while something is not as it should be.
 const TICK: Duration = Duration::from_millis(500);
 
 /// What may be asked of this node.
@@ -193,19 +193,21 @@ impl Past {
 
     /// Waits until the others were asked.
     async fn decided(&self, deadline: Instant) {
-        let asked = async {
-            loop {
-                let mut changed = std::pin::pin!(self.changed.notified());
-                // From here on no change is missed.
-                changed.as_mut().enable();
-                if !self.is_asking() {
-                    return;
-                }
-                changed.await;
-            }
-        };
         // Whoever runs out of time is told why below.
-        drop(timeout_at(deadline, asked).await);
+        drop(timeout_at(deadline, self.until(|past| !past.is_asking())).await);
+    }
+
+    /// Waits until something holds.
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if holds(self) {
+                return;
+            }
+            changed.await;
+        }
     }
 }
 

@@ -35,7 +35,7 @@ fn verdict(core: &Core, peer: NodeId, root: &TreeRoot) -> RootVerdict {
     match core.root(tree) {
         Some(own) if own == root.root => {
             let spread = core.sync.random(|rng| rng.random_range(super::SPREAD));
-            core.sync.schedule().verified(peer, tree, Instant::now(), spread);
+            core.sync.schedule().verified(peer, tree, Some(own), Instant::now(), spread);
             RootVerdict::Equal
         }
         Some(_)

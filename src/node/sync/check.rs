@@ -14,8 +14,6 @@ use crate::node::core::Core;
 use crate::store::StoreError;
 use crate::types::PartitionId;
 
-/// How often it is looked whether something has to be read.
-const TICK: Duration = Duration::from_millis(500);
 /// Pause when the storage cannot be read.
 const REST: Duration = Duration::from_secs(2);
 /// Pause after a page of a partition that is only checked, in times of what the page took; one that is not known yet is
@@ -49,7 +47,7 @@ async fn read_on(core: &Arc<Core>) {
             }
             None => {
                 next_check = next_check.min(Instant::now() + limits::TREE_CHECK_INTERVAL / count);
-                core.rest.beat(TICK).await;
+                core.rest.beat(limits::LOOK_EVERY).await;
                 continue;
             }
         };
@@ -67,9 +65,11 @@ fn next_unknown(
     tried: Option<PartitionId>,
     is_known: impl Fn(PartitionId) -> bool,
 ) -> Option<PartitionId> {
-    let (behind, rest): (Vec<PartitionId>, Vec<PartitionId>) =
-        owned.iter().partition(|partition| tried.is_none_or(|tried| **partition > tried));
-    behind.into_iter().chain(rest).find(|partition| !is_known(*partition))
+    let is_behind = |partition: &PartitionId| tried.is_none_or(|tried| *partition > tried);
+    let mut unknown = owned.iter().copied().filter(|partition| !is_known(*partition));
+    // Mostly there are none.
+    let first = unknown.next()?;
+    Some(std::iter::once(first).chain(unknown).find(is_behind).unwrap_or(first))
 }
 
 /// Reads one partition to its end, or until what was read is of no use.

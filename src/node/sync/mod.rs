@@ -37,8 +37,6 @@ use crate::wire::sync::{RootVerdict, TreeId, TreeRoot};
 
 pub(crate) use report::{knows_all, repair, repair_task, status};
 
-/// How often it is looked what is due.
-const TICK: Duration = Duration::from_millis(500);
 /// How long a peer has been connected before trees are compared with it: hints bring most of what it missed more cheaply.
 const SETTLING: Duration = Duration::from_secs(2);
 /// Pause after comparisons that found nothing, in times of what they took.
@@ -239,11 +237,15 @@ async fn compare_on(core: &Arc<Core>) {
             settled && !core.hints.is_delivering(peer)
         };
         let due = core.sync.schedule().next(Instant::now(), usable);
-        let Some((peer, trees)) = due else {
-            core.rest.beat(TICK).await;
+        let Some((peer, mut trees)) = due else {
+            core.rest.beat(limits::LOOK_EVERY).await;
             continue;
         };
         let began = Instant::now();
+        trees.retain(|tree| !core.root(*tree).is_some_and(|root| core.sync.schedule().pass_over(peer, *tree, root, began)));
+        if trees.is_empty() {
+            continue;
+        }
         if round(core, peer, trees).await {
             core.pace.rest(&core.meters, began.elapsed()).await;
         } else {
@@ -281,10 +283,10 @@ async fn round(core: &Arc<Core>, peer: NodeId, trees: Vec<TreeId>) -> bool {
         }
     };
     let mut differ = Vec::new();
-    for (TreeRoot { tree, .. }, verdict) in roots.into_iter().zip(verdicts) {
+    for (TreeRoot { tree, root }, verdict) in roots.into_iter().zip(verdicts) {
         match verdict {
             RootVerdict::Differs => differ.push(tree),
-            verdict => settle(core, peer, tree, verdict),
+            verdict => settle(core, peer, tree, Some(root), verdict),
         }
     }
     let any = !differ.is_empty();
@@ -319,13 +321,13 @@ async fn once(exchange: &Exchange<'_>, tree: TreeId) -> Result<Moved, SyncError>
     }
 }
 
-/// Notes what became of a comparison that ends here.
-fn settle(core: &Core, peer: NodeId, tree: TreeId, verdict: RootVerdict) {
+/// Notes what became of a comparison that ends here, of this root if that is known.
+fn settle(core: &Core, peer: NodeId, tree: TreeId, root: Option<u128>, verdict: RootVerdict) {
     let (now, long) = (Instant::now(), core.sync.random(|rng| rng.random_range(SPREAD)));
     let short = core.sync.random(|rng| rng.random_range(SPREAD_SHORT));
     let mut schedule = core.sync.schedule();
     match verdict {
-        RootVerdict::Equal => schedule.verified(peer, tree, now, long),
+        RootVerdict::Equal => schedule.verified(peer, tree, root, now, long),
         RootVerdict::Later => schedule.later(peer, tree, now, short),
         RootVerdict::Differs | RootVerdict::NotOwner => schedule.postpone(peer, tree, now, short),
     }
@@ -335,7 +337,7 @@ fn settle(core: &Core, peer: NodeId, tree: TreeId, verdict: RootVerdict) {
 async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
     let (core, peer) = (exchange.core, exchange.peer);
     let Some(hold) = core.sync.busy.hold(tree.partition) else {
-        return settle(core, peer, tree, RootVerdict::Later);
+        return settle(core, peer, tree, None, RootVerdict::Later);
     };
     let began = Instant::now();
     let work = core.works.begin();
@@ -355,7 +357,7 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
     if verdict == RootVerdict::Equal {
         core.sync.note_refused(peer, tree, false);
     }
-    settle(core, peer, tree, verdict);
+    settle(core, peer, tree, None, verdict);
     if verdict != RootVerdict::Equal {
         // Whatever was in the way, the next tree must not follow at once.
         sleep((began.elapsed() * PAUSE_DIFFERENT).min(PAUSE_MAX)).await;

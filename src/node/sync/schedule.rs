@@ -25,6 +25,8 @@ const PAUSE_DOUBLED_MAX: u32 = 6;
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     verified: Option<Instant>,
+    /// What both sides held then. `None` when it is to be compared, whatever this side holds.
+    root: Option<u128>,
     due: Instant,
     failures: u32,
     /// Whether it may come a little before it is due, with others.
@@ -55,16 +57,37 @@ impl Schedule {
     pub(crate) fn follow(&mut self, wanted: &BTreeSet<(NodeId, TreeId)>, now: Instant) {
         self.marks.retain(|pair, _| wanted.contains(pair));
         for pair in wanted {
-            self.marks.entry(*pair).or_insert(Mark { verified: None, due: now, failures: 0, early: false });
+            let mark = Mark { verified: None, root: None, due: now, failures: 0, early: false };
+            self.marks.entry(*pair).or_insert(mark);
         }
     }
 
-    /// The trees were equal. The next comparison comes after the interval and a bit that spreads them.
-    pub(crate) fn verified(&mut self, peer: NodeId, tree: TreeId, now: Instant, spread: Duration) {
+    /// The trees were equal, with this root if that is known. The next comparison comes after the interval and a bit that
+    /// spreads them.
+    pub(crate) fn verified(
+        &mut self,
+        peer: NodeId,
+        tree: TreeId,
+        root: Option<u128>,
+        now: Instant,
+        spread: Duration,
+    ) {
         if let Some(mark) = self.marks.get_mut(&(peer, tree)) {
             let due = now + limits::SYNC_INTERVAL + spread;
-            *mark = Mark { verified: Some(now), due, failures: 0, early: true };
+            *mark = Mark { verified: Some(now), root, due, failures: 0, early: true };
         }
+    }
+
+    /// Passes over a comparison that is due when this side's tree is what it was when both were equal, and that is not long
+    /// ago: if the other side's is not, that one asks. Returns whether it does.
+    pub(crate) fn pass_over(&mut self, peer: NodeId, tree: TreeId, root: u128, now: Instant) -> bool {
+        let Some(mark) = self.marks.get_mut(&(peer, tree)) else { return false };
+        let fresh = mark.verified.is_some_and(|verified| now < verified + limits::SYNC_INTERVAL_UNCHANGED);
+        let passes = fresh && mark.root == Some(root);
+        if passes {
+            mark.due = now + limits::SYNC_INTERVAL;
+        }
+        passes
     }
 
     /// They could not be compared, or are not equal yet; the more often in a row, the longer the pause.
@@ -86,7 +109,7 @@ impl Schedule {
     pub(crate) fn hurry(&mut self, peer: Option<NodeId>, partition: Option<PartitionId>, now: Instant) {
         for ((of, tree), mark) in &mut self.marks {
             if peer.is_none_or(|peer| peer == *of) && partition.is_none_or(|partition| partition == tree.partition) {
-                (mark.due, mark.failures) = (mark.due.min(now), 0);
+                (mark.root, mark.due, mark.failures) = (None, mark.due.min(now), 0);
             }
         }
     }
@@ -181,7 +204,7 @@ mod tests {
         assert_eq!(schedule.next(now, |_| false), None);
         for (late, (peer, at)) in [(2, 1), (1, 0), (1, 2), (2, 2), (1, 1), (2, 0)].into_iter().enumerate() {
             let at_time = now + SECOND * u32::try_from(late).unwrap();
-            schedule.verified(NodeId(peer), tree(at), at_time, NONE);
+            schedule.verified(NodeId(peer), tree(at), None, at_time, NONE);
         }
         assert_eq!(schedule.next(now + limits::SYNC_INTERVAL - SECOND, |_| true), None);
         let later = now + limits::SYNC_INTERVAL;
@@ -211,13 +234,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_tree_that_did_not_change_is_passed_over_for_a_while_unless_there_is_a_hurry() {
+        let now = Instant::now();
+        let mut schedule = schedule(now);
+        let later = now + limits::SYNC_INTERVAL;
+        let verified = |schedule: &mut Schedule| schedule.verified(NodeId(1), tree(0), Some(7), now, NONE);
+        assert!(!schedule.pass_over(NodeId(1), tree(0), 7, later), "it was never compared");
+        verified(&mut schedule);
+        assert!(!schedule.pass_over(NodeId(1), tree(0), 8, later), "it changed");
+        assert!(schedule.pass_over(NodeId(1), tree(0), 7, later));
+        let due = |schedule: &Schedule, at| {
+            schedule.next(at, |peer| peer == NodeId(1)).is_some_and(|(_, trees)| trees.contains(&tree(0)))
+        };
+        (1..3).for_each(|at| schedule.verified(NodeId(1), tree(at), None, later, NONE));
+        assert!(!due(&schedule, later) && due(&schedule, later + limits::SYNC_INTERVAL));
+        assert!(!schedule.pass_over(NodeId(1), tree(0), 7, now + limits::SYNC_INTERVAL_UNCHANGED), "it was long ago");
+        schedule.hurry(None, None, later);
+        assert!(!schedule.pass_over(NodeId(1), tree(0), 7, later), "somebody wants to know");
+        verified(&mut schedule);
+        assert!(schedule.pass_over(NodeId(1), tree(0), 7, later), "that was compared");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn progress_counts_what_was_done_since_and_an_age_needs_all() {
         let now = Instant::now();
         let mut schedule = schedule(now);
-        schedule.verified(NodeId(1), tree(0), now, NONE);
+        schedule.verified(NodeId(1), tree(0), None, now, NONE);
         let progress = schedule.by_tree(Some(PartitionId(0)), now)[&tree(0)];
         assert_eq!(progress, Progress { pairs: 2, verified: 1, done: 1, oldest: None });
-        schedule.verified(NodeId(2), tree(0), now + SECOND, NONE);
+        schedule.verified(NodeId(2), tree(0), None, now + SECOND, NONE);
         let progress = schedule.by_tree(None, now + SECOND)[&tree(0)];
         assert_eq!(progress, Progress { pairs: 2, verified: 2, done: 1, oldest: Some(now) });
         let only = |peer: u64| move |of: NodeId, _: TreeId| of == NodeId(peer);
