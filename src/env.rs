@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::sync::Notify;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio::time::sleep_until;
@@ -65,6 +66,8 @@ impl World for RealWorld {
 pub struct Env {
     world: Arc<dyn World>,
     born: Instant,
+    /// Told when something has woken the process.
+    awake: Arc<Notify>,
     tasks: TaskTracker,
     stop: CancellationToken,
     kill: CancellationToken,
@@ -87,6 +90,7 @@ impl Env {
         Self {
             world,
             born: Instant::now(),
+            awake: Arc::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
@@ -98,6 +102,7 @@ impl Env {
         Self {
             world: self.world.clone(),
             born: self.born,
+            awake: self.awake.clone(),
             tasks: TaskTracker::new(),
             stop: self.stop.child_token(),
             kill: self.kill.child_token(),
@@ -123,8 +128,24 @@ impl Env {
         result.await.ok()
     }
 
-    /// Waits for the next whole multiple of `pause` since this world began, which is at most `pause` away. Whatever looks at
-    /// something now and then does so at the same moments: an idle process is woken once for all of it.
+    /// Waits until somebody calls [`Env::awake`], who does so about once in each `pause`, or until that is overdue. For looks at
+    /// what nobody tells of: in an idle process they fall together, mostly with something that has woken it anyway.
+    pub async fn look(&self, pause: Duration) {
+        let overdue = self.next_beat(pause) + pause / 2;
+        tokio::select! {
+            biased;
+            () = self.awake.notified() => {}
+            () = sleep_until(overdue) => {}
+        }
+    }
+
+    /// Ends all waits of [`Env::look`].
+    pub fn awake(&self) {
+        self.awake.notify_waiters();
+    }
+
+    /// Waits for the next whole multiple of `pause` since this world began, which is at most `pause` away. Whatever happens
+    /// now and then does so at the same moments: an idle process is woken once for all of it.
     pub async fn beat(&self, pause: Duration) {
         sleep_until(self.next_beat(pause)).await;
     }
@@ -200,6 +221,21 @@ mod tests {
         assert_eq!(env.born.elapsed(), Duration::from_millis(500));
         env.beat(Duration::from_millis(500)).await;
         assert_eq!(env.born.elapsed(), Duration::from_millis(1_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_made_when_the_process_is_awake_and_are_never_long_overdue() {
+        let (env, second) = (Env::real(), Duration::from_secs(1));
+        let child = env.child();
+        let mut looks = std::pin::pin!(child.look(second));
+        assert!(futures_util::poll!(looks.as_mut()).is_pending());
+        tokio::time::sleep(second).await;
+        assert!(futures_util::poll!(looks.as_mut()).is_pending());
+        env.awake();
+        looks.await;
+        assert_eq!(env.born.elapsed(), second);
+        env.look(second).await;
+        assert_eq!(env.born.elapsed(), second * 5 / 2);
     }
 
     #[tokio::test(start_paused = true)]

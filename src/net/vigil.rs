@@ -109,10 +109,11 @@ impl<C: Watched + AsRef<Silence> + 'static> Vigil<C> {
         let mut sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
         let mut watches = false;
         loop {
+            let rest = async { if watches { env.beat(pause).await } else { env.look(limits::LOOK_EVERY).await } };
             tokio::select! {
                 biased;
                 () = env.stopped() => return,
-                () = env.beat(if watches { pause } else { pause.max(limits::LOOK_EVERY) }) => {}
+                () = rest => {}
             }
             let Some(vigil) = vigil.upgrade() else { return };
             let all: Vec<Arc<C>> = vigil.lock().iter().filter_map(Weak::upgrade).collect();

@@ -39,8 +39,6 @@ const PING_PATIENCE: Duration = Duration::from_secs(2);
 const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a closed port has to say so: about as long as probes wait once they knock.
 const KNOCK_PATIENCE: Duration = Duration::from_millis(400);
-/// Shortest pause between looks at what has to be written to disk or changed since; these wait until there is something else to do.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Messages older than this are not tried again when a certificate comes.
 const PUT_ASIDE: Duration = Duration::from_secs(3);
 /// Longest pause between attempts to resolve this node's own name.
@@ -76,7 +74,7 @@ struct Driver {
     file: MembersFile,
     /// Whether there is something to write.
     unsaved: bool,
-    next_pause: Instant,
+    next_look: Instant,
     warnings: Warnings,
     /// Room for one writing of the file at a time.
     writing: Arc<Semaphore>,
@@ -114,7 +112,7 @@ impl Driver {
             credentials: 0,
             file,
             unsaved: true,
-            next_pause: Instant::now() + PAUSE,
+            next_look: gossip.env.next_beat(limits::LOOK_EVERY),
             warnings: Warnings::default(),
             writing: Arc::new(Semaphore::new(1)),
             core,
@@ -130,7 +128,7 @@ impl Driver {
         let mut buffer = vec![0; limits::GOSSIP_DATAGRAM_MAX + 1];
         let mut datagrams = 0;
         loop {
-            let due = self.swim.deadline().map_or(self.next_pause, |at| self.gossip.started + at);
+            let due = self.swim.deadline().map_or(self.next_look, |at| self.gossip.started + at);
             let socket = self.socket.clone();
             // What clients ask must not hold up what the other members say, nor that everything else for long.
             tokio::select! {
@@ -167,8 +165,10 @@ impl Driver {
         }
         self.carry_out();
         self.pass_on();
-        if Instant::now() >= self.next_pause {
-            self.next_pause = Instant::now() + PAUSE;
+        // Whatever else looks at something does so now, too.
+        if Instant::now() >= self.next_look {
+            self.next_look = self.gossip.env.next_beat(limits::LOOK_EVERY);
+            self.gossip.env.awake();
             self.learn();
             self.save_later();
         }

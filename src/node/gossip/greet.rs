@@ -26,8 +26,6 @@ use crate::wire::rpc::{Reply, Request, ServeError, Traced};
 
 /// Pause between looks at who is to be greeted.
 const TICK: Duration = Duration::from_millis(250);
-/// The same when nothing has happened for a while.
-const TICK_CALM: Duration = Duration::from_secs(2);
 /// Looks that found nobody, after which that is so: connections to new members take a moment.
 const CALM: u32 = 40;
 /// Longest wait for an answer.
@@ -208,15 +206,19 @@ pub(crate) async fn greet_all(core: Arc<Core>, gossip: Arc<Gossip>) {
             gossip.env.clone().spawn("gossip/hello", async move {
                 let answered = gossip.greet_peer(&core, node).await;
                 under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
-                if answered {
+                // Those with whom nothing is new are no reason to look for more.
+                if answered && again != Some(node) {
                     gossip.greet.notify_one();
                 }
             });
         }
+        let rest = async {
+            if in_vain < CALM { gossip.env.beat(TICK).await } else { gossip.env.look(limits::LOOK_EVERY).await }
+        };
         tokio::select! {
             biased;
             () = gossip.env.stopped() => return,
-            () = gossip.env.beat(if in_vain < CALM { TICK } else { TICK_CALM }) => {}
+            () = rest => {}
             // News wait for a moment, so that a burst of them is one round.
             () = gossip.greet.notified() => {
                 in_vain = 0;

@@ -70,7 +70,7 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
         tokio::select! {
             biased;
             () = gossip.env.stopped() => return,
-            () = gossip.env.beat(limits::LOOK_EVERY) => {}
+            () = gossip.env.look(limits::LOOK_EVERY) => {}
         }
         gossip.keys.save(&gossip.env).await;
         let owns = owns(&core);

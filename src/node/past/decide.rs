@@ -50,7 +50,7 @@ pub(super) async fn run(core: &Core) {
         }
         told.retain(|peer, _| core.peers.is_connected(*peer));
         tell(core, &mut told).await;
-        core.rest.beat(limits::LOOK_EVERY).await;
+        core.rest.look(limits::LOOK_EVERY).await;
     }
 }
 

@@ -47,7 +47,7 @@ async fn read_on(core: &Arc<Core>) {
             }
             None => {
                 next_check = next_check.min(Instant::now() + limits::TREE_CHECK_INTERVAL / count);
-                core.rest.beat(limits::LOOK_EVERY).await;
+                core.rest.look(limits::LOOK_EVERY).await;
                 continue;
             }
         };

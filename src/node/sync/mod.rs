@@ -238,7 +238,7 @@ async fn compare_on(core: &Arc<Core>) {
         };
         let due = core.sync.schedule().next(Instant::now(), usable);
         let Some((peer, mut trees)) = due else {
-            core.rest.beat(limits::LOOK_EVERY).await;
+            core.rest.look(limits::LOOK_EVERY).await;
             continue;
         };
         let began = Instant::now();
