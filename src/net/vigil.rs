@@ -78,7 +78,11 @@ impl Silence {
             }
         };
         drop(silent);
-        if lasts >= patience { connection.give_up(lasts) } else { connection.call() }
+        if lasts >= patience {
+            connection.give_up(lasts);
+        } else {
+            connection.call();
+        }
         true
     }
 }
@@ -104,7 +108,7 @@ impl<C: Watched + AsRef<Silence> + 'static> Vigil<C> {
         all.push(Arc::downgrade(connection));
     }
 
-    /// Looks after all of them, every `pause`, until the endpoint is gone or `env` is stopped.
+    /// Looks after all of them, every `pause` while one is watched and about every second otherwise, until the endpoint is gone or `env` is stopped.
     pub(crate) async fn keep(vigil: Weak<Self>, pause: Duration, patience: Duration, env: Env) {
         let mut sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
         let mut watches = false;

@@ -242,7 +242,9 @@ async fn compare_on(core: &Arc<Core>) {
             continue;
         };
         let began = Instant::now();
-        trees.retain(|tree| !core.root(*tree).is_some_and(|root| core.sync.schedule().pass_over(peer, *tree, root, began)));
+        trees.retain(|tree| {
+            !core.root(*tree).is_some_and(|root| core.sync.schedule().pass_over(peer, *tree, root, began))
+        });
         if trees.is_empty() {
             continue;
         }

@@ -64,14 +64,7 @@ impl Schedule {
 
     /// The trees were equal, with this root if that is known. The next comparison comes after the interval and a bit that
     /// spreads them.
-    pub(crate) fn verified(
-        &mut self,
-        peer: NodeId,
-        tree: TreeId,
-        root: Option<u128>,
-        now: Instant,
-        spread: Duration,
-    ) {
+    pub(crate) fn verified(&mut self, peer: NodeId, tree: TreeId, root: Option<u128>, now: Instant, spread: Duration) {
         if let Some(mark) = self.marks.get_mut(&(peer, tree)) {
             let due = now + limits::SYNC_INTERVAL + spread;
             *mark = Mark { verified: Some(now), root, due, failures: 0, early: true };
