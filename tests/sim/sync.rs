@@ -20,8 +20,8 @@ use crate::network::Conditions;
 use crate::replicas::{converged, difference, records};
 use crate::world::{Simulation, simulate};
 
-/// Several rounds of comparisons.
-const QUIET: Duration = Duration::from_secs(120);
+/// A round of comparisons at least, also of trees that do not change.
+const QUIET: Duration = Duration::from_secs(340);
 
 /// Records that any node has sent or taken in anti-entropy, and whether all trees were found equal.
 async fn moved(client: &Client, cluster: &Cluster) -> (u64, bool) {
