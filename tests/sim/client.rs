@@ -110,8 +110,7 @@ async fn slowness(cluster: &Cluster, slow: Slow) {
         std::future::pending::<()>().await;
     }
     for number in (1..=3).cycle() {
-        // Out of step with what processes do every half second.
-        sleep(Duration::from_millis(227)).await;
+        sleep(Duration::from_millis(230)).await;
         delay(cluster, number, CONDITIONS.latency + Duration::from_millis(50));
         sleep(Duration::from_millis(20)).await;
         delay(cluster, number, CONDITIONS.latency);
