@@ -2,9 +2,8 @@
 //!
 //! Connections on which nothing happens cost almost nothing: a sign of life goes out on all of them together every
 //! [`limits::QUIET_KEEP_ALIVE`] only. So whoever waits for an answer, or doubts that a peer is there, needs to be told
-//! sooner. One task for each endpoint looks at its connections every so often, less often while none is watched; on those
-//! that are it sends a datagram, which QUIC acknowledges and nobody reads, and ends the connection when nothing at all
-//! comes back for long enough.
+//! sooner. One task for each endpoint looks at its connections every so often; on those that are watched it sends a datagram,
+//! which QUIC acknowledges and nobody reads, and ends the connection when nothing at all comes back for long enough.
 //!
 //! It does not judge answers that are slow: a peer that acknowledges is there.
 
@@ -108,16 +107,14 @@ impl<C: Watched + AsRef<Silence> + 'static> Vigil<C> {
         all.push(Arc::downgrade(connection));
     }
 
-    /// Looks after all of them, every `pause` while one is watched and about every second otherwise, until the endpoint is gone or `env` is stopped.
+    /// Looks after all of them, every `pause`, until the endpoint is gone or `env` is stopped.
     pub(crate) async fn keep(vigil: Weak<Self>, pause: Duration, patience: Duration, env: Env) {
         let mut sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
-        let mut watches = false;
         loop {
-            let rest = async { if watches { env.beat(pause).await } else { env.look(limits::LOOK_EVERY).await } };
             tokio::select! {
                 biased;
                 () = env.stopped() => return,
-                () = rest => {}
+                () = env.beat(pause) => {}
             }
             let Some(vigil) = vigil.upgrade() else { return };
             let all: Vec<Arc<C>> = vigil.lock().iter().filter_map(Weak::upgrade).collect();
@@ -126,10 +123,8 @@ impl<C: Watched + AsRef<Silence> + 'static> Vigil<C> {
             if signs {
                 sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
             }
-            watches = false;
             for connection in all {
                 let watched = connection.as_ref().as_ref().look(&*connection, now, patience);
-                watches |= watched;
                 if signs && !watched {
                     connection.call();
                 }
