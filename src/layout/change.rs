@@ -90,6 +90,17 @@ pub enum ChangeError {
     Unsafe(Vec<String>),
 }
 
+impl ChangeError {
+    fn limit() -> Self {
+        Self::Limit(format!(
+            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once",
+            limits::MEMBERS_MAX,
+            limits::WEIGHT_MAX,
+            limits::GOSSIP_ADDRESS_MAX
+        ))
+    }
+}
+
 impl Change {
     /// The layout that is next when this is asked for.
     ///
@@ -155,17 +166,7 @@ impl Change {
         }
         let since = layout.next.as_ref().map_or(layout.version + 1, |next| next.since);
         let next = (placement != layout.current).then_some(Next { since, placement, stage: Stage::Spreading, dead });
-        let changed = layout.followed_by(next);
-        if !changed.is_sound() {
-            let text = format!(
-                "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once",
-                limits::MEMBERS_MAX,
-                limits::WEIGHT_MAX,
-                limits::GOSSIP_ADDRESS_MAX
-            );
-            return Err(ChangeError::Limit(text));
-        }
-        Ok(changed)
+        Some(layout.followed_by(next)).filter(Layout::is_sound).ok_or_else(ChangeError::limit)
     }
 
     /// The layout by which nothing more is expected of the member that this removes or replaces, while the change before it is
