@@ -241,7 +241,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("timeouts.hedge_ms", Kind::Millis(1, 300_000), Value("50"), "Longest wait before a read is sent to one replica more, a fifth of it at least; less than replica_ms."),
     Setting::new("timeouts.idle_ms", Kind::Millis(500, 600_000), Value("3000"), "Silence after which a connection on which an answer is awaited counts as lost; others after 150 s."),
     Setting::new("timeouts.keepalive_ms", Kind::Millis(100, 300_000), Value("1000"), "Time between signs of life while an answer is awaited; at most half of idle_ms. Connections at rest send one every 45 s."),
-    Setting::new("timeouts.background_p99_ms", Kind::Millis(1, 60_000), Value("50"), "Work in the background (moving partitions, repair, hints) is slowed down, to a twentieth at the least, while the 99th percentile of this node's puts or gets is above this."),
+    Setting::new("timeouts.background_p99_ms", Kind::Millis(1, 60_000), Value("50"), "Work in the background (moving partitions, repair, hints) is slowed down, to a tenth of the time at the least, while the 99th percentile of this node's puts or gets is above this, or a quarter above what it was before the work began."),
     Setting::new("timeouts.shutdown_ms", Kind::Millis(0, 600_000), Value("10000"), "Time that work under way gets to finish at shutdown."),
     Setting::new("net.lanes", Kind::Integer(0, limits::LANES_MAX as u64), Value("0"), "QUIC streams per connection that requests share; more suffer less from lost packets, fewer cost less. 0 uses one where a round trip is under 5 ms, and 16 elsewhere."),
     Setting::new("net.mtu_max", Kind::Integer(1_200, 65_527), Value("1452"), "Largest UDP payload that path discovery tries, in bytes."),

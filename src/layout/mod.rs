@@ -2,7 +2,8 @@
 //!
 //! A [`Layout`] is a value with a version. Version n+1 is made from version n by a [`Change`] that somebody asked for, or by
 //! [`advance`] once all that must have happened has. Each version is agreed on by a majority of the members that own data
-//! in the one before it ([`Vote`]), so there is one sequence of layouts, however many changes are asked for at once.
+//! in the one before it and are not given up there ([`Vote`]), so there is one sequence of layouts, however many changes are
+//! asked for at once.
 //!
 //! A change goes through three stages, each a version of its own ([`Stage`]), and in each of them every coordinator that
 //! works by this layout is compatible with every one that works by the layout before or after it:
@@ -122,6 +123,16 @@ impl Layout {
         next.chain(&self.current.roles).collect()
     }
 
+    /// The members that vote on the version after this one: all that own data now, without those that are given up.
+    pub fn voters(&self) -> impl Iterator<Item = &NodeName> {
+        self.current.roles.keys().filter(|name| !self.is_dead(name))
+    }
+
+    /// Whether a member is given up.
+    pub fn is_dead(&self, name: &NodeName) -> bool {
+        self.next.as_ref().is_some_and(|next| next.dead.contains(name))
+    }
+
     /// The members that are given up.
     pub fn dead(&self) -> impl Iterator<Item = &NodeName> {
         self.next.iter().flat_map(|next| &next.dead)
@@ -136,6 +147,12 @@ impl Layout {
     pub fn is_sound(&self) -> bool {
         let next_is_sound = |next: &Next| next.placement.is_sound() && next.dead.len() <= limits::MEMBERS_MAX;
         self.current.is_sound() && self.next.as_ref().is_none_or(next_is_sound)
+    }
+
+    /// What this becomes once reads have moved and nobody is waited for any more; `None` at any other stage.
+    pub fn completed(&self) -> Option<Self> {
+        let next = self.next.as_ref().filter(|next| next.stage == Stage::Reading)?;
+        Some(Self { version: self.version + 1, current: next.placement.clone(), next: None })
     }
 
     /// The version after this one, with another change under way.

@@ -36,7 +36,8 @@ fn join(of: &str) -> Change {
 /// Everybody is at this version, confirmed, with all copied.
 fn all_at(layout: &Layout) -> Watch {
     let report = Report { adopted: layout.version, confirmed: layout.version, copied: layout.version };
-    Watch { reports: layout.members().into_keys().map(|name| (name.clone(), report)).collect(), failed: Vec::new() }
+    let reports = layout.members().into_keys().map(|name| (name.clone(), report)).collect();
+    Watch { reports, ..Watch::default() }
 }
 
 fn step(layout: &Layout) -> Layout {
@@ -129,7 +130,40 @@ fn reads_move_only_when_every_next_owner_has_everything() {
     assert_eq!(advance(&copying, &watch, |_| false), Progress::Wait(vec![Obstacle::Copying(name("d"))]));
     watch.reports.remove(&name("d"));
     watch.failed.push(name("d"));
+    watch.gaining.insert(name("d"));
     assert_eq!(advance(&copying, &watch, |_| false), Progress::Wait(vec![Obstacle::OwnerDown(name("d"))]));
+    // One that is down and fetches nothing holds nobody up.
+    let mut watch = all_at(&copying);
+    watch.reports.remove(&name("c"));
+    watch.failed.push(name("c"));
+    assert_eq!(advance(&copying, &watch, |_| false), Progress::Advance(Box::new(step(&copying))));
+}
+
+#[test]
+fn a_member_that_dies_on_its_way_out_or_while_reads_move_can_be_given_up() {
+    let leaves = Change::Leave { name: name("c") }.apply(&founded(&["a", "b", "c"])).unwrap();
+    let remove = |of: &str| Change::Remove { name: name(of) };
+    let removed = remove("c").apply(&leaves).unwrap();
+    assert_eq!((removed.stage(), removed.is_dead(&name("c"))), (Some(Stage::Spreading), true));
+    assert_eq!(removed.differences(), [remove("c")]);
+    assert!(matches!(remove("c").apply(&removed), Err(ChangeError::Nothing(_))), "it is already");
+    let replaced = Change::Replace { old: name("c"), new: name("e"), quic: "e:1".to_owned() }.apply(&leaves).unwrap();
+    assert_eq!(replaced.last_placement().roles[&name("e")].seat, name("c"));
+
+    let copying = step(&join("d").apply(&founded(&["a", "b", "c"])).unwrap());
+    assert!(remove("b").give_up(&copying).is_err(), "at this stage it can be removed");
+    let reading = step(&copying);
+    assert_eq!(remove("b").apply(&reading), Err(ChangeError::Busy));
+    let given_up = remove("b").give_up(&reading).unwrap();
+    assert_eq!((given_up.version, given_up.stage()), (reading.version + 1, Some(Stage::Reading)));
+    assert_eq!(given_up.voters().collect::<Vec<_>>(), [&name("a"), &name("c")]);
+    let mut watch = all_at(&given_up);
+    watch.reports.remove(&name("b"));
+    let Progress::Advance(settled) = advance(&given_up, &watch, |down| !down.is_empty()) else {
+        panic!("it is waited for")
+    };
+    assert_eq!(Some(&*settled), given_up.completed().as_ref());
+    assert!(remove("b").apply(&settled).unwrap().is_dead(&name("b")), "and then it can be removed");
 }
 
 #[test]

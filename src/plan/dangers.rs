@@ -1,6 +1,7 @@
 //! Why a change should not be: what it would put at risk, or what would keep it from ever ending.
 
 use crate::layout::Change;
+use crate::layout::Layout;
 use crate::plan::Facts;
 use crate::plan::NodePlan;
 use crate::plan::Plan;
@@ -12,15 +13,15 @@ use crate::view::ClusterView;
 /// Ratio of what a node owns to its ideal above which that is worth a note.
 const UNEVEN: f64 = 1.05;
 
-/// Notes what is dangerous and what is worth knowing.
-pub(super) fn judge(plan: &mut Plan, view: &ClusterView, change: &Change, facts: &Facts) {
+/// Notes what is dangerous and what is worth knowing, by the view that is planned and the layout that is voted on now.
+pub(super) fn judge(plan: &mut Plan, view: &ClusterView, change: &Change, facts: &Facts, now: &Layout) {
     if *change == Change::Cancel {
         return;
     }
     let mut dangers = of_the_change(change, facts);
     dangers.extend(of_copies(plan, view));
     dangers.extend(of_counts(plan, view));
-    dangers.extend(of_members(plan, view, facts));
+    dangers.extend(of_members(plan, view, facts, now));
     plan.dangers = dangers;
     for ring in plan.rings.iter().filter(|ring| ring.max_over_mean.1 > UNEVEN) {
         let (n, ratio) = (ring.n, ring.max_over_mean.1);
@@ -98,16 +99,15 @@ fn of_counts(plan: &Plan, view: &ClusterView) -> Vec<String> {
 }
 
 /// Of members that would keep it from ending.
-fn of_members(plan: &Plan, view: &ClusterView, facts: &Facts) -> Vec<String> {
+fn of_members(plan: &Plan, view: &ClusterView, facts: &Facts, now: &Layout) -> Vec<String> {
     let layout = view.layout();
     let mut dangers = Vec::new();
-    let voters: Vec<&NodeName> = layout.current.roles.keys().collect();
+    let voters: Vec<&NodeName> = now.voters().collect();
     let up = voters.iter().filter(|name| facts.alive.contains(**name)).count();
     if up * 2 <= voters.len() {
-        dangers.push(format!("{up} of {} members answer: a change needs a majority of them", voters.len()));
+        dangers.push(format!("{up} of {} members answer: a change needs a majority of them (see the README, *When a majority is lost for good*)", voters.len()));
     }
-    let dead: Vec<&NodeName> = layout.dead().collect();
-    for node in plan.nodes.iter().filter(|node| !node.alive && node.gains > 0 && !dead.contains(&&node.name)) {
+    for node in plan.nodes.iter().filter(|node| !node.alive && node.gains > 0 && !layout.is_dead(&node.name)) {
         let name = &node.name;
         // Of one that is to join it was said already.
         if layout.current.has(name) {

@@ -120,12 +120,23 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Works a change out.
+    /// Works a change out. One that has to wait until the change before is completed is worked out from the outcome of that.
     ///
     /// # Errors
     /// [`PlanError`] when it cannot be at all, forced or not.
     pub fn of(view: &ClusterView, change: &Change, facts: &Facts) -> Result<Self, PlanError> {
-        let next = change.apply(view.layout())?;
+        let layout = view.layout();
+        let Some(completed) = layout.completed().filter(|_| *change != Change::Cancel) else {
+            return Self::from(view, change.apply(layout)?, change, facts);
+        };
+        match (change.apply(&completed), change.give_up(layout)) {
+            // It leaves anyhow, and nothing more is expected of it.
+            (Err(ChangeError::NotAMember(_)), Ok(given_up)) => Self::from(view, given_up, change, facts),
+            (next, _) => Self::from(&ClusterView::new(view.info().by(completed))?, next?, change, facts),
+        }
+    }
+
+    fn from(view: &ClusterView, next: Layout, change: &Change, facts: &Facts) -> Result<Self, PlanError> {
         let planned = ClusterView::new(view.info().by(next.clone()))?;
         let rings = rings(&planned);
         let changes = next.differences();
@@ -144,7 +155,7 @@ impl Plan {
             changes,
             nodes,
         };
-        dangers::judge(&mut plan, &planned, change, facts);
+        dangers::judge(&mut plan, &planned, change, facts, view.layout());
         Ok(plan)
     }
 }

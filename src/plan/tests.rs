@@ -1,6 +1,8 @@
 //! Plans of small clusters.
 
 use super::*;
+use crate::layout::Next;
+use crate::layout::Stage;
 use crate::types::NamespacePolicy;
 use crate::types::Partitions;
 use crate::wire::rpc::ClusterInfo;
@@ -76,6 +78,13 @@ fn what_is_dangerous_is_named() {
     assert!(danger(&four, &all[..2], &remove("n4")).contains("of some partition only"));
     assert!(danger(&four, &all[..2], &one).contains("2 of 4 members answer"));
     assert!(danger(&THREE, &all[..3], &join("n4")).contains("n4 does not answer: start it first"));
+    let reading =
+        |layout: Layout| Layout { next: layout.next.map(|next| Next { stage: Stage::Reading, ..next }), ..layout };
+    let by = |layout: Layout| ClusterView::new(view(&THREE).info().by(layout)).unwrap();
+    let nearly = by(reading(join("n4").apply(view(&THREE).layout()).unwrap()));
+    let plan = Plan::of(&nearly, &remove("n3"), &facts(&["n1", "n2", "n4"])).unwrap();
+    assert_eq!((plan.dangers.join(" "), plan.changes), (String::new(), vec![remove("n3")]), "by what is nearly done");
+    assert!(matches!(Plan::of(&nearly, &Change::Cancel, &facts(&["n1"])), Err(PlanError::Change(ChangeError::Busy))));
     let replace = Change::Replace { old: name("n2"), new: name("n9"), quic: "n9:1".to_owned() };
     assert!(danger(&THREE, &["n1", "n2", "n3", "n9"], &replace).contains("n2 answers"));
     assert_eq!(danger(&THREE, &["n1", "n3", "n9"], &replace), "");

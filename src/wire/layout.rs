@@ -36,8 +36,17 @@ pub enum LayoutRequest {
         /// What is proposed.
         layout: Box<Layout>,
     },
-    /// Administrators, and a node for itself: have the layout changed.
-    Change(Change),
+    /// Administrators: have the layout changed.
+    Change(ChangeOrder),
+}
+
+/// A change that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeOrder {
+    /// The change.
+    pub change: Change,
+    /// Whether also when it is not safe.
+    pub force: bool,
 }
 
 /// The answers.

@@ -187,6 +187,9 @@ async fn a_killed_node_is_replaced_and_another_one_removed() {
     check(&client, "n1 was removed").await;
     let (status, refused) = ask(&cluster, "cluster leave n3 --yes").await;
     assert!(status == Some(1) && refused["refused"].to_string().contains("2 nodes would be left"), "{refused}");
+    let leave = Change::Leave { name: "n3".parse().unwrap() };
+    let refused = client.change_layout(leave, false).await.unwrap_err().to_string();
+    assert!(refused.contains("2 nodes would be left"), "a program that shows no plan is refused as well: {refused}");
 }
 
 async fn held_copy(cluster: &Cluster, id: &str) {
@@ -209,7 +212,7 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
     let quic = cluster.text(3, "quic").to_owned();
     let join = Change::Join { name: "n4".parse().unwrap(), quic, zone: "default".parse().unwrap(), weight: 100 };
     // Not by the command, whose plan asks the stopped member too: it must not be given up before.
-    let id = format!("layout-{}", client.change_layout(join).await.unwrap().version);
+    let id = format!("layout-{}", client.change_layout(join, false).await.unwrap().version);
     assert_eq!(done(&cluster, &format!("tasks pause {id}")).await["id"], *id);
     send(held, Signal::CONT);
     let copy = id.replace("layout", "copy") + "-n4";
@@ -232,8 +235,10 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
 
     send(held, Signal::STOP);
     let leave = Change::Leave { name: "n4".parse().unwrap() };
-    let id = format!("layout-{}", client.change_layout(leave).await.unwrap().version);
-    done(&cluster, &format!("tasks cancel {id}")).await;
+    let id = format!("layout-{}", client.change_layout(leave, false).await.unwrap().version);
+    let (status, refused) = ask(&cluster, &format!("tasks cancel {id}")).await;
+    assert!(status == Some(2) && refused.to_string().contains("--yes"), "nobody can be asked here: {refused}");
+    done(&cluster, &format!("tasks cancel {id} --yes")).await;
     send(held, Signal::CONT);
     let is_cancelled = async || task(&cluster, &id).await.is_some_and(|task| task["state"] == "cancelled");
     eventually("the change is cancelled", is_cancelled).await;

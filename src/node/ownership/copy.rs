@@ -100,7 +100,7 @@ async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
 
 /// A tree to fetch.
 #[derive(Debug, Clone)]
-struct Gained {
+pub(super) struct Gained {
     tree: TreeId,
     /// The present owners that are not given up.
     owners: Vec<NodeId>,
@@ -117,8 +117,8 @@ pub(super) fn wanted(core: &Core) -> usize {
     }
 }
 
-/// What this node is to own and does not.
-fn gained(own: NodeId, view: &ClusterView) -> Vec<Gained> {
+/// What a node is to own and does not.
+pub(super) fn gained(own: NodeId, view: &ClusterView) -> Vec<Gained> {
     let dead: BTreeSet<NodeId> = view.layout().dead().map(ClusterHash::node_id).collect();
     // The least write quorum of each number of copies.
     let mut quorums: BTreeMap<u8, usize> = BTreeMap::new();

@@ -166,10 +166,10 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         if let Some(Err(error)) = outcomes.into_iter().find(Result::is_err) {
             return Err(error.to_string());
         }
+        drop(by_layout);
+        core.pace.rest(&core.meters, began.elapsed()).await;
         if !page.more {
             return Ok(dropped);
         }
-        drop(by_layout);
-        core.pace.rest(&core.meters, began.elapsed()).await;
     }
 }

@@ -2,8 +2,10 @@
 //! than what was acknowledged before it began, nothing acknowledged is lost, every request succeeds after some tries, and in
 //! the end all work by one layout, owners hold the same, and nobody else holds anything.
 
+mod down;
 mod history;
 mod judge;
+mod late;
 mod rogue;
 
 use std::time::Duration;
