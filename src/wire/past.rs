@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::PartitionId;
 use crate::version::{Dot, Stamp};
 use crate::wire::blob::Blob;
+use crate::wire::rpc::SlotRef;
 
 /// How far a node's storage had come when it was seen. It only grows, so a storage that is behind what somebody saw of it
 /// was put back to an older copy.
@@ -24,6 +25,24 @@ impl Landmark {
         let other_life = self.starts == now.starts && self.life != now.life;
         other_life || (self.starts, self.mark) > (now.starts, now.mark)
     }
+}
+
+/// What a node last saw of another one's storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sight {
+    /// How far it had come, if that was ever told.
+    pub landmark: Option<Landmark>,
+    /// Records that were in it since, as far as this life of the node remembers: at most two.
+    pub held: Vec<Held>,
+}
+
+/// A record that a storage was seen to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its place.
+    pub slot: SlotRef,
+    /// Writes that it had seen.
+    pub dots: Vec<Dot>,
 }
 
 /// Asks another owner which versions have been dropped.
@@ -59,6 +78,10 @@ mod tests {
         assert_eq!(hex(&Landmark { starts: 1, life: 2, mark: 300 }), "0102ac02");
         let dot = Dot { actor: Actor { node: NodeId(1), epoch: Epoch(2) }, counter: 3 };
         let keys = vec![(Blob::copy(b"k"), vec![(dot, Stamp(4))])];
+        let slot = SlotRef { partition: PartitionId(7), key: Blob::copy(b"k") };
+        let landmark = Some(Landmark { starts: 1, life: 2, mark: 3 });
+        let sight = Sight { landmark, held: vec![Held { slot, dots: vec![dot] }] };
+        assert_eq!(hex(&sight), "010102030107016b01010203");
         assert_eq!(hex(&DroppedRequest { partition: PartitionId(7), copies: 3, keys }), "070301016b0101020304");
         let answer = DroppedAnswer { frontier: Stamp(5), dropped: vec![vec![dot], vec![]] };
         assert_eq!(hex(&answer), "05020101020300");

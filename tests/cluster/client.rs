@@ -10,7 +10,7 @@ use dynamomini::types::{ConflictPolicy, Consistency, NamespacePolicy};
 use dynamomini::wire::rpc::ServeError;
 use tokio::time::Instant;
 
-use crate::inprocess::{Cluster, Setup, bytes, eventually, namespace};
+use crate::inprocess::{Cluster, Setup, Storage, bytes, eventually, namespace};
 
 fn values(found: &Found) -> BTreeSet<Bytes> {
     found.siblings.iter().map(|sibling| sibling.value.clone()).collect()
@@ -278,7 +278,7 @@ async fn one_node_killed_costs_no_error_and_little_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_stopped_give_a_clear_error_and_all_is_there_after_their_return() {
-    let mut cluster = Cluster::start(Setup { on_disk: true, ..Setup::default() }).await;
+    let mut cluster = Cluster::start(Setup { storage: Storage::Embedded, ..Setup::default() }).await;
     let client = cluster.client().await;
     for number in 0..50 {
         client.put(format!("k{number}"), format!("v{number}"), PutOptions::default()).await.unwrap();

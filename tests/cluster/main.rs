@@ -5,6 +5,7 @@
 #[path = "../support/certs.rs"]
 mod certs;
 mod inprocess;
+mod redis;
 #[path = "../support/steady.rs"]
 mod steady;
 
@@ -25,6 +26,7 @@ mod failure;
 mod membership;
 mod ownership;
 mod past;
+mod reap;
 mod refusals;
 mod renewal;
 mod restart;

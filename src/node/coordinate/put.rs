@@ -379,12 +379,17 @@ impl Spread {
         let mut write = self.write.clone();
         write.hints.extend(send.hint);
         let by = By { deadline: Instant::now() + core.timeouts.replica, ..self.by };
+        let (slot, dot) = (self.place.slot.clone(), self.minted.dot);
         self.sends.push(Box::pin(async move {
             let outcome = core.peers.apply(send.to, vec![write], by).await;
             let outcome = outcome.and_then(|mut outcomes| match outcomes.pop() {
                 Some(outcome) => outcome.map_err(PeerError::from),
                 None => Err(PeerError { why: "sent an empty reply".to_owned(), maybe: true }),
             });
+            // A stand-in keeps it for a while only.
+            if outcome.is_ok() && send.hint.is_none() {
+                core.past.witness.took(send.to, &slot, dot);
+            }
             (send.to, outcome)
         }));
     }

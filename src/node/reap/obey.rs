@@ -52,6 +52,8 @@ pub(crate) async fn obey(core: &Arc<Core>, order: ReapOrder) -> Result<ReapAnswe
         return Err(ServeError::Unavailable("this node knows another cluster, or has begun another life".to_owned()));
     }
     let dropping = order.life.is_some();
+    // What was seen of these records is no evidence from here on; the marks that are raised below are.
+    core.past.witness.clear();
     if dropping {
         past::keep(core, &order.landmarks).await.map_err(|error| storage_error(&error))?;
     }
