@@ -275,7 +275,7 @@ const CLIENT_SETTINGS: &[Setting] = &[
     Setting::new("tls.cert", Kind::Path, Required, "This client's certificate (PEM)."),
     Setting::new("tls.key", Kind::Path, Required, "Its private key (PEM, not encrypted), readable by its owner only."),
     Setting::new("namespace", NAMESPACE, Value("default"), "The namespace of keys."),
-    Setting::new("zone", ZONE, Absent, "The zone of this client, whose nodes are asked before others. By default those that are not much farther than the nearest."),
+    Setting::new("zone", ZONE, Absent, "The zone of this client, whose nodes are asked before others. By default those that are not much farther than the nearest.").with_flag("client-zone"),
     Setting::new("timeout_ms", Kind::Millis(1, 300_000), Value("5000"), "Deadline of one request.").with_flag("timeout"),
     Setting::new("r", Kind::Consistency, Absent, "Replicas that answer a read; by default as the namespace says."),
     Setting::new("w", Kind::Consistency, Absent, "Replicas that hold a write before it is acknowledged; by default as the namespace says."),

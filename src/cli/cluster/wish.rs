@@ -59,6 +59,7 @@ pub(super) enum Wish<F: clap::Args> {
         /// The member.
         name: NodeName,
         /// Its zone from now on.
+        #[arg(id = "member-zone", value_name = "ZONE")]
         zone: Zone,
         #[command(flatten)]
         flags: F,
@@ -74,7 +75,7 @@ pub(super) enum Wish<F: clap::Args> {
 #[derive(Debug, Default, Clone, clap::Args)]
 pub(super) struct Role {
     /// Its failure zone, if not the one it says it is in.
-    #[arg(long)]
+    #[arg(long = "zone", id = "member-zone", value_name = "ZONE")]
     pub(super) zone: Option<Zone>,
     /// Its share against others, if not the one it says.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::limits::WEIGHT_MAX)))]
