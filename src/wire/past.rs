@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::PartitionId;
+use crate::types::{Copies, PartitionId};
 use crate::version::{Dot, Stamp};
 use crate::wire::blob::Blob;
 
@@ -31,8 +31,8 @@ impl Landmark {
 pub struct DroppedRequest {
     /// The partition.
     pub partition: PartitionId,
-    /// The replica count of the keys' namespaces, which decides who owns them.
-    pub copies: u8,
+    /// The copies of the keys' namespaces, which decide who owns them.
+    pub copies: Copies,
     /// Keys with the names and stamps of the versions that the asker has; at most
     /// [`crate::limits::DROPPED_KEYS_MAX`].
     pub keys: Vec<(Blob, Vec<(Dot, Stamp)>)>,
@@ -41,7 +41,7 @@ pub struct DroppedRequest {
 /// What has been dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedAnswer {
-    /// The latest stamp of anything that the answerer dropped in the tree; zero where it has dropped nothing.
+    /// The latest stamp of anything that the answerer dropped of these namespaces; zero where it has dropped nothing.
     pub frontier: Stamp,
     /// For each key, in order, those of the versions that were dropped.
     pub dropped: Vec<Vec<Dot>>,
@@ -59,7 +59,10 @@ mod tests {
         assert_eq!(hex(&Landmark { starts: 1, life: 2, mark: 300 }), "0102ac02");
         let dot = Dot { actor: Actor { node: NodeId(1), epoch: Epoch(2) }, counter: 3 };
         let keys = vec![(Blob::copy(b"k"), vec![(dot, Stamp(4))])];
-        assert_eq!(hex(&DroppedRequest { partition: PartitionId(7), copies: 3, keys }), "070301016b0101020304");
+        assert_eq!(
+            hex(&DroppedRequest { partition: PartitionId(7), copies: Copies::settled(3), keys }),
+            "07030301016b0101020304"
+        );
         let answer = DroppedAnswer { frontier: Stamp(5), dropped: vec![vec![dot], vec![]] };
         assert_eq!(hex(&answer), "05020101020300");
     }
