@@ -227,7 +227,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("storage.redis.connect_timeout_ms", Kind::Millis(10, 60_000), Value("1000"), "Longest wait for a connection to Redis."),
     Setting::new("storage.redis.response_timeout_ms", Kind::Millis(10, 60_000), Value("2000"), "Longest wait for an answer of Redis."),
     Setting::new("storage.redis.prefix", Kind::Text(any_text, "text"), Value("dm:"), "What all keys in Redis begin with."),
-    Setting::new("namespaces.default.n", Kind::Integer(1, limits::REPLICAS_MAX as u64), Value("3"), "Copies of each key. What [namespaces.default] sets holds for namespaces that do not say otherwise."),
+    Setting::new("namespaces.default.n", Kind::Integer(1, limits::REPLICAS_MAX as u64), Value("3"), "Copies of each key when the cluster is founded; later `cluster copies` changes it. What [namespaces.default] sets holds for namespaces that do not say otherwise."),
     Setting::new("namespaces.default.r", Kind::Consistency, Value("quorum"), "Replicas that answer a read unless the request says otherwise; at most N."),
     Setting::new("namespaces.default.w", Kind::Consistency, Value("quorum"), "Replicas that hold a write before it is acknowledged, unless the request says otherwise; at most N."),
     Setting::new("namespaces.default.conflict", Kind::Choice(&["siblings", "last-write-wins"]), Value("siblings"), "What becomes of concurrent writes: all are kept, or the latest is read."),

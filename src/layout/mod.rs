@@ -45,6 +45,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::limits;
+use crate::types::Copies;
+use crate::types::Namespace;
 use crate::types::NodeName;
 
 /// How far a change has come.
@@ -99,22 +101,30 @@ impl Layout {
         Self { version: 0, current: placement, next: None }
     }
 
+    /// Whether reads go by the next placement.
+    pub fn reads_next(&self) -> bool {
+        self.stage() == Some(Stage::Reading)
+    }
+
     /// The placement that reads go by.
     pub fn read_placement(&self) -> &Placement {
-        match &self.next {
-            Some(Next { placement, stage: Stage::Reading, .. }) => placement,
-            _ => &self.current,
-        }
+        if self.reads_next() { self.last_placement() } else { &self.current }
     }
 
     /// The placement that writes go by as well, while there are two.
     pub fn other_placement(&self) -> Option<&Placement> {
-        self.next.as_ref().map(|next| if next.stage == Stage::Reading { &self.current } else { &next.placement })
+        self.next.as_ref().map(|next| if self.reads_next() { &self.current } else { &next.placement })
     }
 
     /// The placement by which data will be, or is, when no change is under way.
     pub fn last_placement(&self) -> &Placement {
         self.next.as_ref().map_or(&self.current, |next| &next.placement)
+    }
+
+    /// Copies of each key of a namespace; `configured` is what goes for one that the layout does not know.
+    pub fn copies(&self, namespace: &Namespace, configured: u8) -> Copies {
+        let by = |placement: &Placement| placement.copies.get(namespace).copied().unwrap_or(configured);
+        Copies { now: by(&self.current), next: by(self.last_placement()) }
     }
 
     /// All members with a role, now or next.
