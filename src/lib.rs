@@ -20,7 +20,7 @@ pub mod seal;
 pub mod swim;
 pub mod view;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 pub mod plan;
 
 pub mod env;

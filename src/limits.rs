@@ -328,9 +328,9 @@ pub const SYNC_HELD_MAX: usize = 2 * 1024;
 /// Records one answer goes through before it ends early.
 pub const SYNC_SCANNED_MAX: usize = 4 * 1024;
 /// Bytes of records after which an answer, or a message of records, ends early.
-pub const SYNC_BYTES: usize = 256 * 1024;
+pub const SYNC_BYTES: usize = 64 * 1024;
 /// Records of one message of records.
-pub const SYNC_RECORDS_MAX: usize = 256;
+pub const SYNC_RECORDS_MAX: usize = 64;
 /// Pages of records a node puts together for its peers at the same time.
 pub const SYNC_ANSWERS_MAX: usize = 4;
 /// Longest configuration file that is read.

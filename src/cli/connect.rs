@@ -89,6 +89,7 @@ impl Access {
             .cluster(self.config.cluster.clone())
             .namespace(self.config.namespace.clone())
             .timeout(self.config.timeout);
+        builder = self.config.zone.iter().fold(builder, |builder, zone| builder.zone(zone.clone()));
         builder = self.config.nodes.iter().fold(builder, |builder, node| builder.node(node.to_string()));
         builder = self.node.iter().fold(builder, |builder, node| builder.pin(node.clone()));
         builder.connect().await.map_err(|error| match error {

@@ -6,6 +6,8 @@
 
 mod output;
 
+mod confirm;
+
 mod failure;
 
 mod logging;

@@ -221,7 +221,7 @@ fn object(job: &Job) -> Value {
 
 fn tree(age: &TreeAge) -> Value {
     json!({
-        "partition": age.tree.partition.0, "copies": age.tree.copies, "peers": age.peers, "done": age.done, "refused": age.refused,
+        "partition": age.tree.partition.0, "copies": age.tree.copies.next, "peers": age.peers, "done": age.done, "refused": age.refused,
         "age_ms": age.age_ms,
     })
 }

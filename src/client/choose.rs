@@ -1,7 +1,8 @@
 //! Which of several nodes to ask: a pure choice from how each stands.
 //!
-//! Nodes that stand better come first whatever they cost, then those of the own zone, then the cheaper of two drawn at
-//! random: that spreads load without herds, and never takes the most expensive one.
+//! Nodes that stand better come first whatever they cost, then those of the own zone, then those that are not much farther
+//! than the nearest, then the cheaper of two drawn at random: that spreads load without herds, and never takes the most
+//! expensive one.
 
 /// How a node stands, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +23,8 @@ pub(crate) struct Candidate {
     pub(crate) standing: Standing,
     /// Whether it is in the client's own zone, or there is no such zone.
     pub(crate) near: bool,
+    /// The round trip to it, in microseconds; 0 where it is not known.
+    pub(crate) trip_us: u64,
     /// Expected wait: latency times queue.
     pub(crate) cost: u64,
 }
@@ -40,6 +43,10 @@ pub(crate) enum Pick {
 /// By how many times cheaper another node must be to get a write that the first in order would get.
 const FIRST_IS_WORTH: u64 = 4;
 
+/// By how many times, and by how many microseconds beyond that, a node may be farther than the nearest and count as near.
+const NEAR_TIMES: u64 = 2;
+const NEAR_US: u64 = 5_000;
+
 /// The place of the best candidate; `None` where there is none to choose. `dice` is any random number.
 pub(crate) fn choose(candidates: &[Option<Candidate>], pick: Pick, dice: u64) -> Option<usize> {
     let known = || candidates.iter().enumerate().filter_map(|(at, candidate)| candidate.map(|known| (at, known)));
@@ -50,7 +57,10 @@ pub(crate) fn choose(candidates: &[Option<Candidate>], pick: Pick, dice: u64) ->
         return Some(first);
     }
     let near = best().any(|(_, candidate)| candidate.near);
-    let fit = || best().filter(|(_, candidate)| candidate.near || !near);
+    let of_zone = || best().filter(|(_, candidate)| candidate.near || !near);
+    let nearest = of_zone().map(|(_, candidate)| candidate.trip_us).min()?;
+    let far_us = nearest.saturating_mul(NEAR_TIMES).saturating_add(NEAR_US);
+    let fit = || of_zone().filter(|(_, candidate)| candidate.trip_us <= far_us);
     let count = fit().count() as u64;
     let drawn = |skip: u64| fit().nth(usize::try_from(skip).unwrap_or(0));
     let one = drawn(dice % count)?;
@@ -67,7 +77,11 @@ mod tests {
     use super::*;
 
     fn candidate(standing: Standing, near: bool, cost: u64) -> Option<Candidate> {
-        Some(Candidate { standing, near, cost })
+        Some(Candidate { standing, near, trip_us: 500, cost })
+    }
+
+    fn away(trip_us: u64) -> Option<Candidate> {
+        candidate(Standing::Ready, true, 10).map(|candidate| Candidate { trip_us, ..candidate })
     }
 
     fn chosen(candidates: &[Option<Candidate>], pick: Pick) -> Vec<usize> {
@@ -99,6 +113,14 @@ mod tests {
         assert_eq!(chosen(&nodes[..2], Pick::Cheapest), [1]);
         assert_eq!(chosen(&nodes[..1], Pick::Cheapest), [0]);
         assert_eq!(chosen(&nodes[3..], Pick::Cheapest), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn a_node_far_beyond_the_nearest_is_not_asked_while_others_are_there() {
+        assert_eq!(chosen(&[away(50_000), away(300), away(50_000)], Pick::Cheapest), [1]);
+        assert_eq!(chosen(&[away(4_000), away(300), away(50_000)], Pick::Cheapest), [0, 1]);
+        assert_eq!(chosen(&[away(50_000), away(80_000), away(60_000)], Pick::Cheapest), [0, 1, 2]);
+        assert_eq!(chosen(&[away(50_000), None, None], Pick::Cheapest), [0]);
     }
 
     #[test]

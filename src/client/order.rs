@@ -126,5 +126,6 @@ impl<'a> Order<'a> {
 
 fn candidate(table: &Table, at: usize, now_ms: u64) -> Candidate {
     let target = &table.targets[at];
-    Candidate { standing: target.standing(), near: table.near[at], cost: target.load.cost(now_ms) }
+    let (near, trip_us) = (table.near[at], target.trip_us(now_ms));
+    Candidate { standing: target.standing(), near, trip_us, cost: target.load.cost(now_ms) }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::client::target::Target;
-use crate::types::{Namespace, NodeId, NodeName, PartitionId, Zone};
+use crate::types::{Copies, Namespace, NodeId, NodeName, PartitionId, Zone};
 use crate::view::ClusterView;
 
 /// The nodes of one view, and the owners of each partition as places among them.
@@ -22,8 +22,8 @@ pub(crate) struct Table {
 #[derive(Debug)]
 struct Places {
     names: BTreeMap<NodeName, u16>,
-    /// By replica count.
-    owners: BTreeMap<u8, Owners>,
+    /// By copies.
+    owners: BTreeMap<Copies, Owners>,
 }
 
 /// The owners of all partitions, in one list.
@@ -39,19 +39,17 @@ impl Places {
         let places: BTreeMap<NodeId, u16> = view.members().keys().copied().zip(0_u16..).collect();
         let names = view.members().values().map(|member| member.name.clone()).zip(0_u16..).collect();
         let mut owners = BTreeMap::new();
-        for (_, policy) in view.namespaces() {
-            let Some(ring) = view.ring(policy.n) else { continue };
-            owners.entry(policy.n).or_insert_with(|| {
-                let lists = (0..view.info().partitions.count()).map(|at| ring.preference_list(PartitionId(at)));
-                let width = ring.preference_list(PartitionId(0)).len();
-                Owners { width, list: lists.flatten().filter_map(|node| places.get(node).copied()).collect() }
-            });
+        for (copies, ring) in view.all_copies().filter_map(|copies| Some((copies, view.ring(copies)?))) {
+            let lists = (0..view.info().partitions.count()).map(|at| ring.preference_list(PartitionId(at)));
+            let width = ring.preference_list(PartitionId(0)).len();
+            let list = lists.flatten().filter_map(|node| places.get(node).copied()).collect();
+            owners.insert(copies, Owners { width, list });
         }
         Self { names, owners }
     }
 
-    fn owners(&self, n: u8, partition: PartitionId) -> &[u16] {
-        let Some(owners) = self.owners.get(&n) else { return &[] };
+    fn owners(&self, copies: Copies, partition: PartitionId) -> &[u16] {
+        let Some(owners) = self.owners.get(&copies) else { return &[] };
         let start = usize::try_from(partition.0).unwrap_or(usize::MAX).saturating_mul(owners.width);
         owners.list.get(start..start.saturating_add(owners.width)).unwrap_or(&[])
     }
@@ -69,7 +67,7 @@ impl Table {
 
     /// The places of a partition's owners, best first; none when there is no such namespace.
     pub(crate) fn owners(&self, namespace: &Namespace, partition: PartitionId) -> &[u16] {
-        self.view.policy(namespace).map_or(&[], |policy| self.places.owners(policy.n, partition))
+        self.view.copies(namespace).map_or(&[], |copies| self.places.owners(copies, partition))
     }
 
     /// The target of a member.
@@ -109,10 +107,14 @@ mod tests {
         let places = Places::new(&view);
         let ids: Vec<NodeId> = view.members().keys().copied().collect();
         for (partition, n) in (0..64).flat_map(|at| [(PartitionId(at), 3), (PartitionId(at), 1)]) {
-            let owners: Vec<NodeId> = places.owners(n, partition).iter().map(|at| ids[usize::from(*at)]).collect();
-            assert_eq!(owners, view.ring(n).unwrap().preference_list(partition));
+            let owners: Vec<NodeId> =
+                places.owners(Copies::settled(n), partition).iter().map(|at| ids[usize::from(*at)]).collect();
+            assert_eq!(owners, view.ring(Copies::settled(n)).unwrap().preference_list(partition));
         }
-        assert!(places.owners(2, PartitionId(0)).is_empty() && places.owners(3, PartitionId(64)).is_empty());
+        assert!(
+            places.owners(Copies::settled(2), PartitionId(0)).is_empty()
+                && places.owners(Copies::settled(3), PartitionId(64)).is_empty()
+        );
         for (at, member) in view.members().values().enumerate() {
             assert_eq!(usize::from(places.names[&member.name]), at);
         }

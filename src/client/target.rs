@@ -11,6 +11,8 @@ use crate::net::link::{Link, LinkState};
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// Longest such pause.
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Time between looks at the round trip, in milliseconds: to ask the connection takes a lock.
+const TRIP_LOOK_MS: u64 = 1_000;
 
 /// A node to ask.
 #[derive(Debug)]
@@ -21,6 +23,9 @@ pub(crate) struct Target {
     pub(crate) label: String,
     pub(crate) link: Link,
     pub(crate) load: Load,
+    /// The round trip in microseconds, and when it was looked at, in milliseconds of the client's clock.
+    trip_us: AtomicU64,
+    trip_looked_ms: AtomicU64,
     /// When it last answered anything, in microseconds of the client's clock.
     heard_us: AtomicU64,
     /// Whether it let a request down and has not answered since.
@@ -36,6 +41,8 @@ impl Target {
             label,
             link,
             load: Load::default(),
+            trip_us: AtomicU64::new(0),
+            trip_looked_ms: AtomicU64::new(0),
             heard_us: AtomicU64::new(0),
             doubted: AtomicBool::new(false),
             doubts: AtomicU32::new(0),
@@ -49,6 +56,19 @@ impl Target {
             LinkState::Up => Standing::Ready,
             LinkState::Idle | LinkState::Connecting => Standing::Connecting,
         }
+    }
+
+    /// The round trip to it in microseconds, as it was at most a second ago; 0 until it was connected to.
+    pub(crate) fn trip_us(&self, now_ms: u64) -> u64 {
+        let known = self.trip_us.load(Ordering::Relaxed);
+        if known > 0 && now_ms.saturating_sub(self.trip_looked_ms.load(Ordering::Relaxed)) < TRIP_LOOK_MS {
+            return known;
+        }
+        let Some(trip) = self.link.rtt() else { return known };
+        let trip = u64::try_from(trip.as_micros()).unwrap_or(u64::MAX);
+        self.trip_us.store(trip, Ordering::Relaxed);
+        self.trip_looked_ms.store(now_ms, Ordering::Relaxed);
+        trip
     }
 
     /// Whether it answered something at or after this time, by the client's clock.

@@ -15,6 +15,7 @@ use crate::net::TlsFiles;
 use crate::types::ClusterName;
 use crate::types::Consistency;
 use crate::types::Namespace;
+use crate::types::Zone;
 
 /// Everything a client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct ClientConfig {
     pub tls: TlsFiles,
     /// The namespace of keys.
     pub namespace: Namespace,
+    /// Its nodes are asked before others.
+    pub zone: Option<Zone>,
     /// Deadline of one request.
     pub timeout: Duration,
     /// Replicas that answer a read; `None` means as the namespace says.
@@ -79,6 +82,7 @@ pub(crate) fn build(settled: &Settled) -> Option<ClientConfig> {
         nodes,
         tls: node::tls(settled)?,
         namespace: settled.parsed("namespace")?,
+        zone: settled.parsed("zone"),
         timeout: Duration::from_millis(settled.number("timeout_ms")),
         r: settled.parsed("r"),
         w: settled.parsed("w"),

@@ -1,6 +1,7 @@
 //! When a change goes on to its next stage.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -29,25 +30,33 @@ pub struct Watch {
     pub reports: BTreeMap<NodeName, Report>,
     /// Members that failure detection holds failed. A member that is neither here nor answers is waited for.
     pub failed: Vec<NodeName>,
+    /// Those of the failed that have to fetch something before they may be read from.
+    pub gaining: BTreeSet<NodeName>,
 }
 
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Obstacle {
     /// A member does not work by the layout yet, or has not ended what it began before.
-    #[error("{0} has not taken over the layout yet")]
+    #[error("{0} has not taken over the layout yet; if that lasts, see `dynamomini members`")]
     Behind(NodeName),
-    /// Too many of those who own something are down: they might answer requests by the old layout among themselves.
+    /// Too many of those who own something are down: they might answer requests by the old layout among themselves, and may
+    /// hold what no other owner has.
     #[error(
-        "{0} is down, and with the others that are, too many owners of a partition: they might go on by the old layout; bring them back, or remove those that are gone"
+        "{0} is down, and with the others that are, too many owners of a partition: they might go on by the old layout, and hold what nobody else has; start it again, or, if it is gone for good, `dynamomini cluster remove {0}`"
     )]
     Down(NodeName),
-    /// A next owner is down.
-    #[error("{0} is to own data and is down: bring it back, or cancel")]
+    /// A next owner that has to fetch something is down.
+    #[error(
+        "{0} is to fetch data and is down: start it again; if it is gone for good, the change goes on without it after `dynamomini cluster remove {0}` or `dynamomini cluster replace {0} NEW`, and is given up by `dynamomini cluster cancel`"
+    )]
     OwnerDown(NodeName),
     /// A next owner has not fetched all that it is to own.
     #[error("{0} is copying")]
     Copying(NodeName),
+    /// There is no majority for the next stage; why.
+    #[error("{0}; start those again that are down")]
+    NoMajority(String),
 }
 
 /// What to do about a layout.
@@ -68,8 +77,7 @@ pub enum Progress {
 /// `is_crowd` says whether these members, left to themselves, could answer requests by the layout before: among the owners
 /// of some partition there are so many of them that they make a quorum of reads or of writes.
 pub fn advance(layout: &Layout, watch: &Watch, is_crowd: impl Fn(&[&NodeName]) -> bool) -> Progress {
-    let expected: Vec<&NodeName> =
-        layout.members().into_keys().filter(|name| !layout.dead().any(|dead| dead == *name)).collect();
+    let expected: Vec<&NodeName> = layout.members().into_keys().filter(|name| !layout.is_dead(name)).collect();
     let (down, up): (Vec<&NodeName>, Vec<&NodeName>) =
         expected.into_iter().partition(|name| watch.failed.contains(name));
     let report = |name: &NodeName| watch.reports.get(name).copied().unwrap_or_default();
@@ -90,7 +98,9 @@ pub fn advance(layout: &Layout, watch: &Watch, is_crowd: impl Fn(&[&NodeName]) -
     }
     if next.stage == Stage::Copying {
         let owns = |name: &&NodeName| next.placement.roles.get(*name).is_some_and(|role| role.weight > 0);
-        let gone = down.iter().filter(|name| owns(name)).map(|name| Obstacle::OwnerDown((*name).clone()));
+        // One that fetches nothing need not be there: what it is to own it has, as far as it ever had it.
+        let gone = down.iter().filter(|name| watch.gaining.contains(**name));
+        let gone = gone.map(|name| Obstacle::OwnerDown((*name).clone()));
         let copies = |name: &&&NodeName| report(name).copied < layout.version;
         let busy = up.iter().filter(|name| owns(name)).filter(copies).map(|name| Obstacle::Copying((*name).clone()));
         let obstacles: Vec<Obstacle> = gone.chain(busy).collect();
@@ -102,10 +112,6 @@ pub fn advance(layout: &Layout, watch: &Watch, is_crowd: impl Fn(&[&NodeName]) -
 }
 
 fn after(layout: &Layout, next: &Next) -> Layout {
-    let at = |stage| layout.followed_by(Some(Next { stage, ..next.clone() }));
-    match next.stage {
-        Stage::Spreading => at(Stage::Copying),
-        Stage::Copying => at(Stage::Reading),
-        Stage::Reading => Layout { version: layout.version + 1, current: next.placement.clone(), next: None },
-    }
+    let stage = if next.stage == Stage::Spreading { Stage::Copying } else { Stage::Reading };
+    layout.completed().unwrap_or_else(|| layout.followed_by(Some(Next { stage, ..next.clone() })))
 }

@@ -10,6 +10,8 @@ use crate::layout::Next;
 use crate::layout::Role;
 use crate::layout::Stage;
 use crate::limits;
+use crate::types::Consistency;
+use crate::types::Namespace;
 use crate::types::NodeName;
 use crate::types::Zone;
 
@@ -62,6 +64,13 @@ pub enum Change {
     },
     /// The change under way is given up: owners stay who they are.
     Cancel,
+    /// The keys of a namespace get another number of copies.
+    Copies {
+        /// The namespace.
+        namespace: Namespace,
+        /// Copies of each key from now on.
+        n: u8,
+    },
 }
 
 /// Why a change cannot be.
@@ -85,6 +94,38 @@ pub enum ChangeError {
     /// The change before it is nearly done.
     #[error("the change before it is being completed: ask again in a few seconds")]
     Busy,
+    /// It would put data or its own end at risk; why.
+    #[error("refused, since it is not safe: {}; --force does it all the same", .0.join("; "))]
+    Unsafe(Vec<String>),
+    /// It names a namespace that there is not.
+    #[error("there is no namespace {0}: a new one is added in every node's configuration")]
+    NotANamespace(Namespace),
+    /// A namespace's configuration asks for more replicas than there would be copies.
+    #[error(
+        "namespace {namespace} is configured with {letter} = {level}, which is above {n} copies: change namespaces.{namespace} in every node's configuration first, to `quorum` for example"
+    )]
+    Above {
+        /// The namespace.
+        namespace: Namespace,
+        /// `R` or `W`.
+        letter: char,
+        /// What is asked for.
+        level: Consistency,
+        /// The copies there would be.
+        n: u8,
+    },
+}
+
+impl ChangeError {
+    fn limit() -> Self {
+        Self::Limit(format!(
+            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once, and 1 to {} copies",
+            limits::MEMBERS_MAX,
+            limits::WEIGHT_MAX,
+            limits::GOSSIP_ADDRESS_MAX,
+            limits::REPLICAS_MAX
+        ))
+    }
 }
 
 impl Change {
@@ -111,6 +152,10 @@ impl Change {
                 }
                 dead.remove(name);
             }
+            // One that was leaving and died on its way.
+            Self::Remove { name } if !roles.contains_key(name) && layout.current.has(name) => {
+                dead.insert(name.clone());
+            }
             Self::Leave { name } | Self::Remove { name } => {
                 roles.remove(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
                 if matches!(self, Self::Remove { .. }) {
@@ -124,7 +169,8 @@ impl Change {
                 if roles.contains_key(new) {
                     return Err(ChangeError::Member(new.clone()));
                 }
-                let role = roles.remove(old).ok_or_else(|| ChangeError::NotAMember(old.clone()))?;
+                let role = roles.remove(old).or_else(|| layout.current.roles.get(old).cloned());
+                let role = role.ok_or_else(|| ChangeError::NotAMember(old.clone()))?;
                 roles.insert(new.clone(), Role { quic: quic.clone(), ..role });
                 dead.remove(new);
                 dead.insert(old.clone());
@@ -140,24 +186,37 @@ impl Change {
                 let role = roles.get_mut(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
                 role.zone = zone.clone();
             }
+            Self::Copies { namespace, n } => {
+                placement.copies.insert(namespace.clone(), *n);
+            }
             Self::Cancel => {}
         }
-        if placement == *layout.last_placement() {
-            return Err(ChangeError::Nothing("the members are like that already".to_owned()));
+        if placement == *layout.last_placement() && layout.next.as_ref().is_none_or(|next| dead == next.dead) {
+            return Err(ChangeError::Nothing("it is like that already".to_owned()));
         }
         let since = layout.next.as_ref().map_or(layout.version + 1, |next| next.since);
         let next = (placement != layout.current).then_some(Next { since, placement, stage: Stage::Spreading, dead });
-        let changed = layout.followed_by(next);
-        if !changed.is_sound() {
-            let text = format!(
-                "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once",
-                limits::MEMBERS_MAX,
-                limits::WEIGHT_MAX,
-                limits::GOSSIP_ADDRESS_MAX
-            );
-            return Err(ChangeError::Limit(text));
+        Some(layout.followed_by(next)).filter(Layout::is_sound).ok_or_else(ChangeError::limit)
+    }
+
+    /// The layout by which nothing more is expected of the member that this removes or replaces, while the change before it is
+    /// nearly done: a member that is gone must not keep that from its end.
+    ///
+    /// # Errors
+    /// [`ChangeError::Nothing`] where nothing is expected of it anyhow, or reads have not moved yet.
+    pub fn give_up(&self, layout: &Layout) -> Result<Layout, ChangeError> {
+        let (Self::Remove { name } | Self::Replace { old: name, .. }, Some(next)) = (self, &layout.next) else {
+            return Err(ChangeError::Nothing("nobody is given up by this".to_owned()));
+        };
+        if next.stage != Stage::Reading || layout.is_dead(name) || !layout.members().contains_key(name) {
+            return Err(ChangeError::Nothing(format!("nothing is waited for from {name}")));
         }
-        Ok(changed)
+        let dead = next.dead.iter().chain([name]).cloned().collect();
+        let given_up = layout.followed_by(Some(Next { dead, ..next.clone() }));
+        if given_up.voters().next().is_none() {
+            return Err(ChangeError::Last(name.clone()));
+        }
+        Ok(given_up)
     }
 
     /// The change in a few words, for tasks and logs.
@@ -169,6 +228,8 @@ impl Change {
             Self::Replace { old, new, .. } => format!("{new} replaces {old}"),
             Self::Weight { name, weight } => format!("{name} gets weight {weight}"),
             Self::Zone { name, zone } => format!("{name} is in zone {zone}"),
+            Self::Copies { namespace, n: 1 } => format!("namespace {namespace} gets 1 copy of each key"),
+            Self::Copies { namespace, n } => format!("namespace {namespace} gets {n} copies of each key"),
             Self::Cancel => "the change under way is cancelled".to_owned(),
         }
     }

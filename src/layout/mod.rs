@@ -2,7 +2,8 @@
 //!
 //! A [`Layout`] is a value with a version. Version n+1 is made from version n by a [`Change`] that somebody asked for, or by
 //! [`advance`] once all that must have happened has. Each version is agreed on by a majority of the members that own data
-//! in the one before it ([`Vote`]), so there is one sequence of layouts, however many changes are asked for at once.
+//! in the one before it and are not given up there ([`Vote`]), so there is one sequence of layouts, however many changes are
+//! asked for at once.
 //!
 //! A change goes through three stages, each a version of its own ([`Stage`]), and in each of them every coordinator that
 //! works by this layout is compatible with every one that works by the layout before or after it:
@@ -44,6 +45,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::limits;
+use crate::types::Copies;
+use crate::types::Namespace;
 use crate::types::NodeName;
 
 /// How far a change has come.
@@ -98,17 +101,19 @@ impl Layout {
         Self { version: 0, current: placement, next: None }
     }
 
+    /// Whether reads go by the next placement.
+    pub fn reads_next(&self) -> bool {
+        self.stage() == Some(Stage::Reading)
+    }
+
     /// The placement that reads go by.
     pub fn read_placement(&self) -> &Placement {
-        match &self.next {
-            Some(Next { placement, stage: Stage::Reading, .. }) => placement,
-            _ => &self.current,
-        }
+        if self.reads_next() { self.last_placement() } else { &self.current }
     }
 
     /// The placement that writes go by as well, while there are two.
     pub fn other_placement(&self) -> Option<&Placement> {
-        self.next.as_ref().map(|next| if next.stage == Stage::Reading { &self.current } else { &next.placement })
+        self.next.as_ref().map(|next| if self.reads_next() { &self.current } else { &next.placement })
     }
 
     /// The placement by which data will be, or is, when no change is under way.
@@ -116,10 +121,26 @@ impl Layout {
         self.next.as_ref().map_or(&self.current, |next| &next.placement)
     }
 
+    /// Copies of each key of a namespace; `configured` is what goes for one that the layout does not know.
+    pub fn copies(&self, namespace: &Namespace, configured: u8) -> Copies {
+        let by = |placement: &Placement| placement.copies.get(namespace).copied().unwrap_or(configured);
+        Copies { now: by(&self.current), next: by(self.last_placement()) }
+    }
+
     /// All members with a role, now or next.
     pub fn members(&self) -> BTreeMap<&NodeName, &Role> {
         let next = self.next.iter().flat_map(|next| &next.placement.roles);
         next.chain(&self.current.roles).collect()
+    }
+
+    /// The members that vote on the version after this one: all that own data now, without those that are given up.
+    pub fn voters(&self) -> impl Iterator<Item = &NodeName> {
+        self.current.roles.keys().filter(|name| !self.is_dead(name))
+    }
+
+    /// Whether a member is given up.
+    pub fn is_dead(&self, name: &NodeName) -> bool {
+        self.next.as_ref().is_some_and(|next| next.dead.contains(name))
     }
 
     /// The members that are given up.
@@ -136,6 +157,12 @@ impl Layout {
     pub fn is_sound(&self) -> bool {
         let next_is_sound = |next: &Next| next.placement.is_sound() && next.dead.len() <= limits::MEMBERS_MAX;
         self.current.is_sound() && self.next.as_ref().is_none_or(next_is_sound)
+    }
+
+    /// What this becomes once reads have moved and nobody is waited for any more; `None` at any other stage.
+    pub fn completed(&self) -> Option<Self> {
+        let next = self.next.as_ref().filter(|next| next.stage == Stage::Reading)?;
+        Some(Self { version: self.version + 1, current: next.placement.clone(), next: None })
     }
 
     /// The version after this one, with another change under way.

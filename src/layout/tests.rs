@@ -36,7 +36,8 @@ fn join(of: &str) -> Change {
 /// Everybody is at this version, confirmed, with all copied.
 fn all_at(layout: &Layout) -> Watch {
     let report = Report { adopted: layout.version, confirmed: layout.version, copied: layout.version };
-    Watch { reports: layout.members().into_keys().map(|name| (name.clone(), report)).collect(), failed: Vec::new() }
+    let reports = layout.members().into_keys().map(|name| (name.clone(), report)).collect();
+    Watch { reports, ..Watch::default() }
 }
 
 fn step(layout: &Layout) -> Layout {
@@ -129,7 +130,40 @@ fn reads_move_only_when_every_next_owner_has_everything() {
     assert_eq!(advance(&copying, &watch, |_| false), Progress::Wait(vec![Obstacle::Copying(name("d"))]));
     watch.reports.remove(&name("d"));
     watch.failed.push(name("d"));
+    watch.gaining.insert(name("d"));
     assert_eq!(advance(&copying, &watch, |_| false), Progress::Wait(vec![Obstacle::OwnerDown(name("d"))]));
+    // One that is down and fetches nothing holds nobody up.
+    let mut watch = all_at(&copying);
+    watch.reports.remove(&name("c"));
+    watch.failed.push(name("c"));
+    assert_eq!(advance(&copying, &watch, |_| false), Progress::Advance(Box::new(step(&copying))));
+}
+
+#[test]
+fn a_member_that_dies_on_its_way_out_or_while_reads_move_can_be_given_up() {
+    let leaves = Change::Leave { name: name("c") }.apply(&founded(&["a", "b", "c"])).unwrap();
+    let remove = |of: &str| Change::Remove { name: name(of) };
+    let removed = remove("c").apply(&leaves).unwrap();
+    assert_eq!((removed.stage(), removed.is_dead(&name("c"))), (Some(Stage::Spreading), true));
+    assert_eq!(removed.differences(), [remove("c")]);
+    assert!(matches!(remove("c").apply(&removed), Err(ChangeError::Nothing(_))), "it is already");
+    let replaced = Change::Replace { old: name("c"), new: name("e"), quic: "e:1".to_owned() }.apply(&leaves).unwrap();
+    assert_eq!(replaced.last_placement().roles[&name("e")].seat, name("c"));
+
+    let copying = step(&join("d").apply(&founded(&["a", "b", "c"])).unwrap());
+    assert!(remove("b").give_up(&copying).is_err(), "at this stage it can be removed");
+    let reading = step(&copying);
+    assert_eq!(remove("b").apply(&reading), Err(ChangeError::Busy));
+    let given_up = remove("b").give_up(&reading).unwrap();
+    assert_eq!((given_up.version, given_up.stage()), (reading.version + 1, Some(Stage::Reading)));
+    assert_eq!(given_up.voters().collect::<Vec<_>>(), [&name("a"), &name("c")]);
+    let mut watch = all_at(&given_up);
+    watch.reports.remove(&name("b"));
+    let Progress::Advance(settled) = advance(&given_up, &watch, |down| !down.is_empty()) else {
+        panic!("it is waited for")
+    };
+    assert_eq!(Some(&*settled), given_up.completed().as_ref());
+    assert!(remove("b").apply(&settled).unwrap().is_dead(&name("b")), "and then it can be removed");
 }
 
 #[test]
@@ -223,4 +257,28 @@ fn what_a_change_does_is_told_by_the_roles_alone() {
     let removed = Change::Remove { name: name("b") }.apply(&founded(&["a", "b"])).unwrap();
     assert_eq!(removed.differences(), [Change::Remove { name: name("b") }]);
     assert!(founded(&["a"]).differences().is_empty());
+}
+
+#[test]
+fn the_number_of_copies_changes_in_the_same_stages_and_a_namespace_that_is_not_known_goes_by_its_configuration() {
+    let (namespace, other) = (Namespace::default(), Namespace::new("other").unwrap());
+    let mut founded = founded(&["a", "b", "c"]);
+    founded.current.copies.insert(namespace.clone(), 2);
+    let copies = |n| Change::Copies { namespace: namespace.clone(), n };
+    let at = |layout: &Layout| layout.copies(&namespace, 9);
+    assert_eq!(at(&founded), Copies::settled(2));
+    assert_eq!(founded.copies(&other, 5), Copies::settled(5));
+    let begun = copies(3).apply(&founded).unwrap();
+    assert_eq!((at(&begun), begun.stage()), (Copies { now: 2, next: 3 }, Some(Stage::Spreading)));
+    assert_eq!(begun.differences(), [copies(3)]);
+    assert!(matches!(copies(3).apply(&begun), Err(ChangeError::Nothing(_))));
+    assert_eq!(copies(2).apply(&begun).unwrap().next, None, "back to what it was");
+    let both = join("d").apply(&begun).unwrap();
+    assert_eq!(both.differences(), [join("d"), copies(3)]);
+    assert_eq!(at(&Change::Cancel.apply(&both).unwrap()), Copies::settled(2));
+    let settled = step(&step(&step(&both)));
+    assert_eq!((at(&settled), settled.stage()), (Copies::settled(3), None));
+    for impossible in [0, 17] {
+        assert!(matches!(copies(impossible).apply(&founded), Err(ChangeError::Limit(_))));
+    }
 }

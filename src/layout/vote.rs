@@ -1,7 +1,7 @@
 //! The vote of one member on the next layout: single-decree Paxos (Lamport, "Paxos made simple", §2), once for each version.
 //!
-//! Who votes on version n+1 are the members with a role among the present owners of version n, which all of them know, so
-//! every vote has a fixed set of voters. A vote must be on disk before it is told.
+//! Who votes on version n+1 is said by version n, which all of them know ([`Layout::voters`]), so every vote has a fixed set
+//! of voters. A vote must be on disk before it is told.
 
 use serde::Deserialize;
 use serde::Serialize;

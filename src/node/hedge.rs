@@ -15,6 +15,8 @@ const PERCENTILE: f64 = 0.99;
 const FACTOR: f64 = 1.5;
 /// The configured time in terms of the shortest wait, however fast answers are as a rule.
 const SHORTEST: u32 = 5;
+/// What an answer may take beyond the round trip, in parts of it.
+const TRIP_SHARE: u32 = 4;
 /// One for ten reads, and so many at once.
 const RULE: Rule = Rule { per_operation: 100, per_second: 0, burst: 50 };
 
@@ -42,15 +44,20 @@ impl ReadHedge {
         self.recent.record(took);
     }
 
-    /// How long to wait for a replica before it counts as slow.
-    pub(crate) fn patience(&self) -> Duration {
+    /// How long to wait for replicas, the farthest of which is a round trip of `trip` away, before one counts as slow.
+    pub(crate) fn patience(&self, trip: Duration) -> Duration {
         let usual = self.recent.percentile().map_or(self.longest / 2, |usual| usual.mul_f64(FACTOR));
-        usual.clamp(self.longest / SHORTEST, self.longest)
+        usual.clamp(self.longest / SHORTEST, self.longest(trip))
     }
 
-    /// How long to wait at most.
-    pub(crate) fn longest(&self) -> Duration {
-        self.longest
+    /// How long to wait for them at most: before a round trip has passed, nobody can have answered.
+    pub(crate) fn longest(&self, trip: Duration) -> Duration {
+        self.longest.max(trip + trip / TRIP_SHARE)
+    }
+
+    /// Whether a round trip takes so long that every read would be hedged: then it is from its beginning on, which costs no more.
+    pub(crate) fn is_far(&self, trip: Duration) -> bool {
+        trip >= self.longest
     }
 
     /// Whether a replica more may be asked after so long.
@@ -63,18 +70,31 @@ impl ReadHedge {
 mod tests {
     use super::*;
 
+    const MS: Duration = Duration::from_millis(1);
     const LONGEST: Duration = Duration::from_millis(50);
 
     #[test]
     fn patience_follows_what_answers_take_within_its_bounds() {
         let hedge = ReadHedge::new(LONGEST);
-        assert_eq!(hedge.patience(), LONGEST / 2);
+        assert_eq!(hedge.patience(MS), LONGEST / 2);
         (0..1_000).for_each(|_| hedge.answered(Duration::from_micros(300)));
-        assert_eq!(hedge.patience(), LONGEST / 5);
+        assert_eq!(hedge.patience(MS), LONGEST / 5);
         (0..10_000).for_each(|_| hedge.answered(Duration::from_millis(20)));
-        assert!(hedge.patience() >= Duration::from_millis(30) && hedge.patience() < LONGEST, "{:?}", hedge.patience());
+        assert!(
+            hedge.patience(MS) >= Duration::from_millis(30) && hedge.patience(MS) < LONGEST,
+            "{:?}",
+            hedge.patience(MS)
+        );
         (0..10_000).for_each(|_| hedge.answered(Duration::from_secs(1)));
-        assert_eq!(hedge.patience(), LONGEST);
+        assert_eq!(hedge.patience(MS), LONGEST);
+    }
+
+    #[test]
+    fn on_far_paths_nobody_is_slow_before_a_round_trip_has_passed() {
+        let hedge = ReadHedge::new(LONGEST);
+        (0..1_000).for_each(|_| hedge.answered(LONGEST * 12));
+        assert_eq!([10, 50, 600].map(|ms| hedge.is_far(MS * ms)), [false, true, true]);
+        assert_eq!([10, 40, 600].map(|ms| hedge.patience(MS * ms)), [LONGEST, LONGEST, MS * 750]);
     }
 
     #[test]

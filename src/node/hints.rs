@@ -437,8 +437,9 @@ async fn digests(core: &Core, target: NodeId, hints: &[Hint]) -> BTreeMap<Slot, 
 fn drop_with(core: &Core, slot: &Slot) -> Option<Vec<NodeId>> {
     let (namespace, _) = record::split_storage_key(&slot.key)?;
     let view = core.view();
-    let ring = view.ring(view.policy(&namespace)?.n)?;
-    let owners = [ring.preference_list(slot.partition), view.other_owners(ring.replicas(), slot.partition)].concat();
+    let copies = view.copies(&namespace)?;
+    let owners = view.ring(copies)?.preference_list(slot.partition);
+    let owners = [owners, view.other_owners(copies, slot.partition)].concat();
     (!owners.contains(&core.id)).then_some(owners)
 }
 

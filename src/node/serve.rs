@@ -160,7 +160,7 @@ impl Serve {
             Request::View => Ok(Reply::View(core.view().info().clone())),
             Request::Watch { known } => watch::watch(core, peer, known, ask.deadline).await,
             Request::Status => Ok(Reply::Status(Box::new(status::status(core).await))),
-            Request::Apply(writes) => Ok(Reply::Apply(join_all(writes.into_iter().map(|w| self.apply(w))).await)),
+            Request::Apply(writes) => Ok(Reply::Apply(join_all(writes.into_iter().map(|w| self.apply(from, w))).await)),
             Request::Fetch { slots, digest_only } => {
                 self.fetch(slots, digest_only, ask.deadline).await.map(Reply::Fetch)
             }
@@ -241,7 +241,7 @@ impl Serve {
         self.0.gossip.as_deref().ok_or_else(off)
     }
 
-    async fn apply(&self, write: ReplicaWrite) -> Result<(), ServeError> {
+    async fn apply(&self, from: &Identity, write: ReplicaWrite) -> Result<(), ServeError> {
         let core = &self.0;
         let slot = core.slot_of(write.slot)?;
         if let Some(full) = write.hints.iter().find(|target| !core.hints.admit(**target, &slot, core.rest.wall_ms())) {
@@ -251,8 +251,12 @@ impl Serve {
         // Ends with the write.
         let _writing = write.reservation.map(|token| core.reservations.begin(slot.clone(), token)).transpose()?;
         let hints = write.hints.clone();
-        let outcome = core.replica.apply(Apply { slot, record: write.record.0, hints: write.hints }).await;
+        let apply = Apply { slot: slot.clone(), record: write.record.0, hints: write.hints };
+        let outcome = core.replica.apply(apply).await;
         core.hints.stored(&hints);
+        if let (Ok(()), true, Identity::Node(name)) = (&outcome, hints.is_empty(), from) {
+            core.past.witness.wrote(ClusterHash::node_id(name), &slot);
+        }
         outcome
     }
 }

@@ -17,6 +17,7 @@ use crate::layout::Change;
 use crate::layout::ChangeError;
 use crate::layout::Layout;
 use crate::ring::Ring;
+use crate::types::Copies;
 use crate::types::NodeId;
 use crate::types::NodeName;
 use crate::types::Zone;
@@ -65,11 +66,11 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RingPlan {
     /// Copies wanted.
-    pub n: u8,
+    pub copies: Copies,
     /// Least number of owners of a partition that answer now.
     pub live_now: usize,
-    /// The same at the worst moment of the change.
-    pub live_least: usize,
+    /// The same while it goes on, of the present owners and of the next.
+    pub live_least: (usize, usize),
     /// The weighted maximum of what nodes own over the mean, now and afterwards.
     pub max_over_mean: (f64, f64),
 }
@@ -120,12 +121,24 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Works a change out.
+    /// Works a change out. One that has to wait until the change before is completed is worked out from the outcome of that.
     ///
     /// # Errors
     /// [`PlanError`] when it cannot be at all, forced or not.
     pub fn of(view: &ClusterView, change: &Change, facts: &Facts) -> Result<Self, PlanError> {
-        let next = change.apply(view.layout())?;
+        view.check_change(change)?;
+        let layout = view.layout();
+        let Some(completed) = layout.completed().filter(|_| *change != Change::Cancel) else {
+            return Self::from(view, change.apply(layout)?, change, facts);
+        };
+        match (change.apply(&completed), change.give_up(layout)) {
+            // It leaves anyhow, and nothing more is expected of it.
+            (Err(ChangeError::NotAMember(_)), Ok(given_up)) => Self::from(view, given_up, change, facts),
+            (next, _) => Self::from(&ClusterView::new(view.info().by(completed))?, next?, change, facts),
+        }
+    }
+
+    fn from(view: &ClusterView, next: Layout, change: &Change, facts: &Facts) -> Result<Self, PlanError> {
         let planned = ClusterView::new(view.info().by(next.clone()))?;
         let rings = rings(&planned);
         let changes = next.differences();
@@ -144,7 +157,7 @@ impl Plan {
             changes,
             nodes,
         };
-        dangers::judge(&mut plan, &planned, change, facts);
+        dangers::judge(&mut plan, &planned, change, facts, view.layout());
         Ok(plan)
     }
 }
@@ -155,27 +168,26 @@ fn takes(bytes: u64, rate: u64) -> Duration {
 
 /// The rings for one number of copies.
 struct Rings<'a> {
-    n: u8,
+    copies: Copies,
     now: &'a Ring,
     next: &'a Ring,
 }
 
 fn rings(view: &ClusterView) -> Vec<Rings<'_>> {
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
-    let rings = counts.into_iter().filter_map(|n| {
-        let now = view.ring(n)?;
-        Some(Rings { n, now, next: view.other_ring(n).unwrap_or(now) })
+    let rings = view.all_copies().filter_map(|copies| {
+        let now = view.ring(copies)?;
+        Some(Rings { copies, now, next: view.other_ring(copies).unwrap_or(now) })
     });
     rings.collect()
 }
 
 /// The mean of what a copy of a partition takes, over the nodes that said what they hold.
 fn bytes_per_copy(view: &ClusterView, facts: &Facts) -> Option<f64> {
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
     let (mut copies, mut bytes) = (0, 0.0);
     for (name, held) in &facts.bytes {
         let node = ClusterHash::node_id(name);
-        let owned: usize = counts.iter().filter_map(|n| view.ring(*n)).map(|ring| ring.owned(node).count()).sum();
+        let owned: usize =
+            view.all_copies().filter_map(|copies| view.ring(copies)).map(|ring| ring.owned(node).count()).sum();
         if owned > 0 {
             copies += owned;
             bytes += *held as f64;
@@ -197,10 +209,14 @@ fn ring_plan(view: &ClusterView, rings: &Rings<'_>, facts: &Facts) -> RingPlan {
     let now = least(&|partition| {
         rings.now.preference_list(partition).iter().filter(|node| is_alive(view, **node, facts)).count()
     });
-    let worst =
-        least(&|partition| live(rings.now.preference_list(partition)).min(live(rings.next.preference_list(partition))));
+    let least_of = |ring: &Ring| least(&|partition| live(ring.preference_list(partition)));
     let max_over_mean = (rings.now.balance().max_over_mean, rings.next.balance().max_over_mean);
-    RingPlan { n: rings.n, live_now: now, live_least: worst, max_over_mean }
+    RingPlan {
+        copies: rings.copies,
+        live_now: now,
+        live_least: (least_of(rings.now), least_of(rings.next)),
+        max_over_mean,
+    }
 }
 
 fn nodes(view: &ClusterView, rings: &[Rings<'_>], facts: &Facts, per_copy: Option<f64>) -> Vec<NodePlan> {

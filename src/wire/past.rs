@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::PartitionId;
+use crate::types::{Copies, PartitionId};
 use crate::version::{Dot, Stamp};
 use crate::wire::blob::Blob;
+use crate::wire::rpc::SlotRef;
 
 /// How far a node's storage had come when it was seen. It only grows, so a storage that is behind what somebody saw of it
 /// was put back to an older copy.
@@ -26,13 +27,31 @@ impl Landmark {
     }
 }
 
+/// What a node last saw of another one's storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sight {
+    /// How far it had come, if that was ever told.
+    pub landmark: Option<Landmark>,
+    /// Records that were in it since, as far as this life of the node remembers: at most two.
+    pub held: Vec<Held>,
+}
+
+/// A record that a storage was seen to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its place.
+    pub slot: SlotRef,
+    /// Writes that it had seen.
+    pub dots: Vec<Dot>,
+}
+
 /// Asks another owner which versions have been dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedRequest {
     /// The partition.
     pub partition: PartitionId,
-    /// The replica count of the keys' namespaces, which decides who owns them.
-    pub copies: u8,
+    /// The copies of the keys' namespaces, which decide who owns them.
+    pub copies: Copies,
     /// Keys with the names and stamps of the versions that the asker has; at most
     /// [`crate::limits::DROPPED_KEYS_MAX`].
     pub keys: Vec<(Blob, Vec<(Dot, Stamp)>)>,
@@ -41,7 +60,7 @@ pub struct DroppedRequest {
 /// What has been dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedAnswer {
-    /// The latest stamp of anything that the answerer dropped in the tree; zero where it has dropped nothing.
+    /// The latest stamp of anything that the answerer dropped of these namespaces; zero where it has dropped nothing.
     pub frontier: Stamp,
     /// For each key, in order, those of the versions that were dropped.
     pub dropped: Vec<Vec<Dot>>,
@@ -59,7 +78,14 @@ mod tests {
         assert_eq!(hex(&Landmark { starts: 1, life: 2, mark: 300 }), "0102ac02");
         let dot = Dot { actor: Actor { node: NodeId(1), epoch: Epoch(2) }, counter: 3 };
         let keys = vec![(Blob::copy(b"k"), vec![(dot, Stamp(4))])];
-        assert_eq!(hex(&DroppedRequest { partition: PartitionId(7), copies: 3, keys }), "070301016b0101020304");
+        let slot = SlotRef { partition: PartitionId(7), key: Blob::copy(b"k") };
+        let landmark = Some(Landmark { starts: 1, life: 2, mark: 3 });
+        let sight = Sight { landmark, held: vec![Held { slot, dots: vec![dot] }] };
+        assert_eq!(hex(&sight), "010102030107016b01010203");
+        assert_eq!(
+            hex(&DroppedRequest { partition: PartitionId(7), copies: Copies::settled(3), keys }),
+            "07030301016b0101020304"
+        );
         let answer = DroppedAnswer { frontier: Stamp(5), dropped: vec![vec![dot], vec![]] };
         assert_eq!(hex(&answer), "05020101020300");
     }

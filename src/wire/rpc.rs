@@ -18,7 +18,7 @@ use crate::version::{Context, Dot, RequestId, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{GossipReply, GossipRequest, KeyOrder, KeysReport, MembersReport};
 use crate::wire::layout::{LayoutReply, LayoutRequest};
-use crate::wire::past::{DroppedAnswer, DroppedRequest, Landmark};
+use crate::wire::past::{DroppedAnswer, DroppedRequest, Landmark, Sight};
 use crate::wire::reap::{ReapAnswer, ReapOrder};
 use crate::wire::status::NodeStatus;
 use crate::wire::sync::TreeRoot;
@@ -317,8 +317,8 @@ pub enum Reply {
     Repair(Box<RepairProgress>),
     /// What became of a step towards dropping dead records.
     Reap(ReapAnswer),
-    /// What was seen of the asker's storage, if anything.
-    Landmark(Option<Landmark>),
+    /// What was seen of the asker's storage.
+    Landmark(Sight),
     /// What was dropped.
     Dropped(DroppedAnswer),
     /// What is to be said of who owns data.
@@ -627,7 +627,7 @@ mod tests {
         let landmark = Landmark { starts: 3, life: 4, mark: 5 };
         assert_eq!(hex(&Reply::Reap(ReapAnswer { life, agreed: vec![true], landmark })), "1401020101030405");
         assert_eq!(hex(&Request::Landmark(Some(landmark))), "1501030405");
-        assert_eq!(hex(&Reply::Landmark(None)), "1500");
+        assert_eq!(hex(&Reply::Landmark(Sight::default())), "150000");
     }
 
     #[test]

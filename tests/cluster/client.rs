@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamomini::client::{BatchPut, CausalContext, Client, ClientError, Found, GetOptions, PutOptions, ScanOptions};
 use dynamomini::limits;
-use dynamomini::types::{ConflictPolicy, Consistency, NamespacePolicy};
+use dynamomini::types::{ConflictPolicy, Consistency, Copies, NamespacePolicy};
 use dynamomini::wire::rpc::ServeError;
 use tokio::time::Instant;
 
-use crate::inprocess::{Cluster, Setup, bytes, eventually, namespace};
+use crate::inprocess::{Cluster, Setup, Storage, bytes, eventually, namespace};
 
 fn values(found: &Found) -> BTreeSet<Bytes> {
     found.siblings.iter().map(|sibling| sibling.value.clone()).collect()
@@ -241,7 +241,7 @@ async fn in_a_batch_each_key_stands_and_fails_alone() {
     let keys: Vec<Bytes> = (0..60).map(|number| Bytes::from(format!("k{number}"))).collect();
     let owned_by_dead = |key: &Bytes| {
         let (_, partition) = view.place(&namespace("default"), key);
-        view.name_of(view.ring(1).unwrap().preference_list(partition)[0]) == dead
+        view.name_of(view.ring(Copies::settled(1)).unwrap().preference_list(partition)[0]) == dead
     };
     assert!(keys.iter().any(owned_by_dead) && !keys.iter().all(owned_by_dead));
     let options = PutOptions { timeout: Some(Duration::from_secs(4)), ..PutOptions::default() };
@@ -278,7 +278,7 @@ async fn one_node_killed_costs_no_error_and_little_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_stopped_give_a_clear_error_and_all_is_there_after_their_return() {
-    let mut cluster = Cluster::start(Setup { on_disk: true, ..Setup::default() }).await;
+    let mut cluster = Cluster::start(Setup { storage: Storage::Embedded, ..Setup::default() }).await;
     let client = cluster.client().await;
     for number in 0..50 {
         client.put(format!("k{number}"), format!("v{number}"), PutOptions::default()).await.unwrap();

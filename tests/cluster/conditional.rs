@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dynamomini::client::{CausalContext, Client, ClientError, PutOptions};
 use futures_util::future::join_all;
 
-use crate::inprocess::{Cluster, Setup, bytes, eventually};
+use crate::inprocess::{Cluster, Setup, Storage, bytes, eventually};
 
 fn is_refused(error: &ClientError) -> bool {
     matches!(error, ClientError::Condition(_)) && !error.may_have_applied() && !error.is_retryable()
@@ -87,7 +87,7 @@ async fn what_was_written_since_the_read_refuses_it_and_the_writers_own_write_do
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_majority_of_the_owners_is_enough_and_less_is_not() {
-    let mut cluster = Cluster::start(Setup { on_disk: true, ..Setup::default() }).await;
+    let mut cluster = Cluster::start(Setup { storage: Storage::Embedded, ..Setup::default() }).await;
     let client = cluster.pinned(0).await;
     cluster.stop(2).await;
     eventually("the others know that it is gone", async || {

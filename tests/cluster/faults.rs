@@ -17,7 +17,7 @@ use futures_util::stream;
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
-use crate::inprocess::{ADMIN, Cluster, Setup, bytes, eventually, material};
+use crate::inprocess::{ADMIN, Cluster, Setup, Storage, bytes, eventually, material};
 use crate::processes::{Cluster as Processes, send};
 use crate::steady::{Phases, Report, Steady, run};
 
@@ -32,7 +32,7 @@ const LOAD: Steady = Steady { requests: 1_500, per_second: 200, keys: 300 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_fall_silent_and_are_restarted_cost_neither_an_error_nor_a_wrong_answer() {
-    let mut cluster = Cluster::start(Setup { on_disk: true, ..Setup::default() }).await;
+    let mut cluster = Cluster::start(Setup { storage: Storage::Embedded, ..Setup::default() }).await;
     let client = cluster.client().await;
     let mut phases = Phases::new();
     let faults = async {
@@ -82,7 +82,7 @@ async fn processes_that_are_killed_stopped_and_started_again_cost_neither_an_err
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_and_a_client_that_move_to_other_addresses_cost_neither_an_error_nor_a_wrong_answer() {
-    let mut cluster = Cluster::start(Setup { on_disk: true, ..Setup::default() }).await;
+    let mut cluster = Cluster::start(Setup { storage: Storage::Embedded, ..Setup::default() }).await;
     let env = Env::real();
     let bind = BindConfig {
         socket: Socket::Address("127.0.0.1:0".parse().unwrap()),
@@ -261,7 +261,7 @@ async fn a_resolver_makes_one_value_of_siblings_in_gets_batches_and_scans() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_as_a_stream_survives_a_restart_of_each_node_and_a_change_of_members() {
-    let mut cluster = Cluster::start(Setup { on_disk: true, ..Setup::default() }).await;
+    let mut cluster = Cluster::start(Setup { storage: Storage::Embedded, ..Setup::default() }).await;
     let client = cluster.client().await;
     let put = |number: usize| BatchPut {
         key: Bytes::from(format!("k{number}")),

@@ -1,5 +1,6 @@
 //! A cluster of nodes in this process: real QUIC, real or memory storage; nodes are stopped, killed and started again.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -20,7 +21,7 @@ use dynamomini::net::{
 };
 use dynamomini::node::gossip::GossipParts;
 use dynamomini::node::{Bounds, Node, Oversight, OwnershipParts, Parts, Timeouts};
-use dynamomini::store::{Durability, Engine, StoreConfig, StoreIdentity};
+use dynamomini::store::{Durability, Engine, RedisConfig, StoreConfig, StoreIdentity};
 use dynamomini::swim;
 use dynamomini::types::{ClusterName, Namespace, NamespacePolicy, NodeName, Partitions, TraceId, Zone};
 use dynamomini::wire::blob;
@@ -29,6 +30,7 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
 use crate::certs::{Authority, Issued};
+use crate::redis::Server;
 
 /// How long a condition is waited for before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,18 +40,27 @@ pub(crate) struct Setup {
     pub(crate) nodes: usize,
     pub(crate) partitions: u32,
     pub(crate) namespaces: Vec<(&'static str, NamespacePolicy)>,
-    /// Whether nodes keep their data on disk, so that they can be started again.
-    pub(crate) on_disk: bool,
+    pub(crate) storage: Storage,
     /// The gossip address of all nodes; without one they do not gossip.
     pub(crate) gossip: Option<&'static str>,
     /// When dead records are dropped.
     pub(crate) reap_after: Option<Duration>,
 }
 
+/// Where nodes keep their data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Storage {
+    /// Gone with the node.
+    Memory,
+    Embedded,
+    /// A redis-server for each node, which outlives it.
+    Redis,
+}
+
 impl Default for Setup {
     fn default() -> Self {
         let namespaces = vec![("default", NamespacePolicy::default())];
-        Self { nodes: 3, partitions: 64, namespaces, on_disk: false, gossip: None, reap_after: None }
+        Self { nodes: 3, partitions: 64, namespaces, storage: Storage::Memory, gossip: None, reap_after: None }
     }
 }
 
@@ -58,8 +69,10 @@ pub(crate) struct Cluster {
     pub(crate) authority: Authority,
     info: ClusterInfo,
     members: Vec<Member>,
+    // Ended before their folders go.
+    servers: BTreeMap<usize, Server>,
     dir: tempfile::TempDir,
-    on_disk: bool,
+    storage: Storage,
     gossip: Option<&'static str>,
     reap_after: Option<Duration>,
 }
@@ -161,8 +174,9 @@ impl Cluster {
             authority,
             info,
             members,
+            servers: BTreeMap::new(),
             dir,
-            on_disk: setup.on_disk,
+            storage: setup.storage,
             gossip: setup.gossip,
             reap_after: setup.reap_after,
         };
@@ -179,11 +193,7 @@ impl Cluster {
         let name = self.members[at].name.clone();
         let identity =
             StoreIdentity { cluster: self.info.cluster.clone(), node: name.clone(), partitions: self.info.partitions };
-        let path = self.dir.path().join(name.as_str());
-        let config = match self.on_disk {
-            true => StoreConfig::Embedded { path, durability: Durability::EveryBatch, cache_bytes: 4 << 20 },
-            false => StoreConfig::Memory,
-        };
+        let config = self.engine(at);
         // A node that was killed may hold its files for a moment longer.
         let engine =
             eventually("the storage opens", async || Engine::open(&config, &identity, &env).await.ok()).await.0;
@@ -214,6 +224,25 @@ impl Cluster {
             trees: None,
         };
         member.running = Some((Node::start(parts, &env).await.unwrap(), env));
+    }
+
+    fn engine(&mut self, at: usize) -> StoreConfig {
+        let path = self.folder(at);
+        match self.storage {
+            Storage::Memory => StoreConfig::Memory,
+            Storage::Embedded => {
+                StoreConfig::Embedded { path, durability: Durability::EveryBatch, cache_bytes: 4 << 20 }
+            }
+            Storage::Redis => {
+                let server = self.servers.entry(at).or_insert_with(|| Server::start(path.join("redis")));
+                StoreConfig::Redis(RedisConfig::new(format!("unix://{}", server.socket().display()), path.join("memo")))
+            }
+        }
+    }
+
+    /// The redis-server of a node.
+    pub(crate) fn redis(&mut self, at: usize) -> &mut Server {
+        self.servers.get_mut(&at).unwrap()
     }
 
     /// Where a node keeps its data.

@@ -5,6 +5,7 @@
 #[path = "../support/certs.rs"]
 mod certs;
 mod inprocess;
+mod redis;
 #[path = "../support/steady.rs"]
 mod steady;
 
@@ -19,12 +20,14 @@ mod processes;
 
 mod admin;
 mod bench;
+mod copies;
 mod dev;
 mod exposition;
 mod failure;
 mod membership;
 mod ownership;
 mod past;
+mod reap;
 mod refusals;
 mod renewal;
 mod restart;

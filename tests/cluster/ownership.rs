@@ -37,7 +37,7 @@ async fn check(client: &Client, when: &str) {
 }
 
 /// Runs a verb as the administrator; returns its exit status and what it printed.
-async fn ask(cluster: &Cluster, words: &str) -> (Option<i32>, Value) {
+pub(crate) async fn ask(cluster: &Cluster, words: &str) -> (Option<i32>, Value) {
     let config = cluster.client_config();
     let words: Vec<&str> = words.split(' ').collect();
     let output = run(&[words.as_slice(), &["--json", "--config", &config]].concat()).await;
@@ -46,7 +46,7 @@ async fn ask(cluster: &Cluster, words: &str) -> (Option<i32>, Value) {
 }
 
 /// Runs a verb that must succeed.
-async fn done(cluster: &Cluster, words: &str) -> Value {
+pub(crate) async fn done(cluster: &Cluster, words: &str) -> Value {
     let (status, printed) = ask(cluster, words).await;
     assert_eq!(status, Some(0), "{words}: {printed}");
     printed
@@ -186,7 +186,16 @@ async fn a_killed_node_is_replaced_and_another_one_removed() {
     assert_eq!(names(&owners(&cluster).await), ["n3", "n4", "n5"]);
     check(&client, "n1 was removed").await;
     let (status, refused) = ask(&cluster, "cluster leave n3 --yes").await;
-    assert!(status == Some(1) && refused["refused"].to_string().contains("2 nodes would be left"), "{refused}");
+    assert!(
+        status == Some(1) && refused["refused"].to_string().contains("there would be 2 nodes for 3 copies"),
+        "{refused}"
+    );
+    let leave = Change::Leave { name: "n3".parse().unwrap() };
+    let refused = client.change_layout(leave, false).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("there would be 2 nodes for 3 copies"),
+        "a program that shows no plan is refused as well: {refused}"
+    );
 }
 
 async fn held_copy(cluster: &Cluster, id: &str) {
@@ -209,7 +218,7 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
     let quic = cluster.text(3, "quic").to_owned();
     let join = Change::Join { name: "n4".parse().unwrap(), quic, zone: "default".parse().unwrap(), weight: 100 };
     // Not by the command, whose plan asks the stopped member too: it must not be given up before.
-    let id = format!("layout-{}", client.change_layout(join).await.unwrap().version);
+    let id = format!("layout-{}", client.change_layout(join, false).await.unwrap().version);
     assert_eq!(done(&cluster, &format!("tasks pause {id}")).await["id"], *id);
     send(held, Signal::CONT);
     let copy = id.replace("layout", "copy") + "-n4";
@@ -232,8 +241,10 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
 
     send(held, Signal::STOP);
     let leave = Change::Leave { name: "n4".parse().unwrap() };
-    let id = format!("layout-{}", client.change_layout(leave).await.unwrap().version);
-    done(&cluster, &format!("tasks cancel {id}")).await;
+    let id = format!("layout-{}", client.change_layout(leave, false).await.unwrap().version);
+    let (status, refused) = ask(&cluster, &format!("tasks cancel {id}")).await;
+    assert!(status == Some(2) && refused.to_string().contains("--yes"), "nobody can be asked here: {refused}");
+    done(&cluster, &format!("tasks cancel {id} --yes")).await;
     send(held, Signal::CONT);
     let is_cancelled = async || task(&cluster, &id).await.is_some_and(|task| task["state"] == "cancelled");
     eventually("the change is cancelled", is_cancelled).await;

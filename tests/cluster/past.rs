@@ -7,7 +7,7 @@ use dynamomini::client::{CausalContext, Client, GetOptions, PutOptions};
 use dynamomini::types::Consistency;
 use dynamomini::wire::status::NodeStatus;
 
-use crate::inprocess::{Cluster, Setup};
+use crate::inprocess::{Cluster, Setup, Storage};
 use crate::processes::{counter, eventually};
 
 const KEYS: usize = 60;
@@ -43,7 +43,7 @@ async fn status(cluster: &Cluster, client: &Client, at: usize) -> Option<NodeSta
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_dropped_does_not_return_with_an_older_copy_of_a_folder() {
-    let setup = Setup { on_disk: true, reap_after: Some(AFTER), partitions: 16, ..Setup::default() };
+    let setup = Setup { storage: Storage::Embedded, reap_after: Some(AFTER), partitions: 16, ..Setup::default() };
     let mut cluster = Cluster::start(setup).await;
     let client = cluster.client().await;
     let all = PutOptions { w: Some(Consistency::All), ..PutOptions::default() };

@@ -1,9 +1,6 @@
 //! Clusters that end and start again, in order and not, with every engine.
 
 use std::cell::RefCell;
-use std::io::Read;
-use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -18,6 +15,7 @@ use futures_util::stream;
 use crate::processes::Cluster;
 use crate::processes::eventually;
 use crate::processes::has_redis;
+use crate::redis;
 
 /// Keys that are read together.
 const CHUNK: usize = 500;
@@ -159,11 +157,7 @@ async fn killing_all_nodes_loses_no_acknowledged_write() {
 
 /// Sends a line to a redis-server and returns its answer.
 pub(crate) fn say(cluster: &Cluster, node: usize, line: &str) -> std::io::Result<String> {
-    let mut stream = UnixStream::connect(Path::new(cluster.text(node, "dir")).join("redis/socket"))?;
-    stream.write_all(format!("{line}\r\nQUIT\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    redis::say(&Path::new(cluster.text(node, "dir")).join("redis/socket"), line)
 }
 
 async fn epoch(client: &Client, cluster: &Cluster, node: usize) -> Epoch {

@@ -18,10 +18,10 @@ use dynamomini::node::ownership::Joining;
 use dynamomini::node::{Bounds, Node, Oversight, OwnershipParts, Parts, Timeouts};
 use dynamomini::store::{Disk, Durability, Engine, Memory, MemoryCopy, Simulated, StoreConfig, StoreIdentity};
 use dynamomini::swim::Config;
-use dynamomini::types::{Namespace, NamespacePolicy, NodeName, Partitions};
+use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
 use dynamomini::wire::blob;
 use dynamomini::wire::gossip::MemberState;
-use dynamomini::wire::layout::{LayoutReply, LayoutRequest, Shown};
+use dynamomini::wire::layout::{ChangeOrder, LayoutReply, LayoutRequest, Shown};
 use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request, Traced};
 use dynamomini::wire::status::NodeStatus;
 use tempfile::TempDir;
@@ -59,6 +59,10 @@ pub(crate) struct Setup {
     pub(crate) keeps: bool,
     /// Whether nobody stands in for an owner.
     pub(crate) strict: bool,
+    /// Whether one owner is enough for a read and for a write.
+    pub(crate) loose: bool,
+    /// Copies of each key where they are not three. There is a second namespace then, with three.
+    pub(crate) copies: Option<u8>,
 }
 
 /// What outlives a crash of a node that keeps its records in memory.
@@ -104,6 +108,11 @@ struct Running {
     node: Node,
 }
 
+/// The namespace that there is beside the default one where that has other than three copies.
+pub(crate) fn second() -> Namespace {
+    Namespace::new("second").unwrap()
+}
+
 pub(crate) fn address(number: usize) -> SocketAddr {
     format!("10.0.0.{number}:7600").parse().unwrap()
 }
@@ -121,7 +130,8 @@ impl Cluster {
     /// Starts a cluster.
     pub(crate) async fn start_with(simulation: Simulation, conditions: Conditions, setup: Setup) -> Self {
         let nodes = setup.nodes;
-        let policy = NamespacePolicy { sloppy: !setup.strict, ..NamespacePolicy::default() };
+        let quorum = if setup.loose { Consistency::One } else { Consistency::Quorum };
+        let policy = NamespacePolicy { sloppy: !setup.strict, r: quorum, w: quorum, ..NamespacePolicy::default() };
         let network = Network::new(&simulation, conditions);
         let member = |number| MemberInfo {
             name: NodeName::new(format!("n{number}")).unwrap(),
@@ -133,7 +143,10 @@ impl Cluster {
             cluster: "simulated".parse().unwrap(),
             partitions: Partitions::new(64).unwrap(),
             members: (1..=nodes).map(member).collect(),
-            namespaces: vec![(Namespace::default(), policy)],
+            namespaces: match setup.copies {
+                Some(n) => vec![(Namespace::default(), policy.with_copies(n)), (second(), policy)],
+                None => vec![(Namespace::default(), policy)],
+            },
             node: "n1".parse().unwrap(),
             layout: Layout::default(),
         }
@@ -307,9 +320,18 @@ impl Cluster {
         self.running[&number].node.layout()
     }
 
-    /// Has a node see to a change of who owns data.
+    /// Has a node see to a change of who owns data, safe or not.
     pub(crate) async fn order(&self, number: usize, change: Change) -> Result<Layout, String> {
-        match self.ask_as("admin/orders", number, Request::Layout(LayoutRequest::Change(change))).await? {
+        self.order_with(number, ChangeOrder { change, force: true }).await
+    }
+
+    /// The same as an administrator would who does not force it.
+    pub(crate) async fn order_safely(&self, number: usize, change: Change) -> Result<Layout, String> {
+        self.order_with(number, ChangeOrder { change, force: false }).await
+    }
+
+    async fn order_with(&self, number: usize, order: ChangeOrder) -> Result<Layout, String> {
+        match self.ask_as("admin/orders", number, Request::Layout(LayoutRequest::Change(order))).await? {
             Reply::Layout(LayoutReply::Changed(layout)) => Ok(*layout),
             Reply::Layout(LayoutReply::Impossible(error)) => Err(error.to_string()),
             Reply::Error(error) => Err(error.to_string()),

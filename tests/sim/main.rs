@@ -17,6 +17,7 @@ mod client;
 mod cluster;
 
 mod gossip;
+mod hints;
 mod membership;
 mod overload;
 mod ownership;

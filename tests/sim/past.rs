@@ -85,8 +85,13 @@ async fn caught_up(cluster: &Cluster, client: &Client, number: usize) -> bool {
     }
 }
 
-/// Takes from the other nodes what they know of each other's storages, and what they have dropped.
-async fn forget_all(cluster: &Cluster) {
+/// Takes from the nodes that run what they know of each other's storages, and what they have dropped.
+async fn forget_all(cluster: &mut Cluster) {
+    for number in cluster.running() {
+        let copy = cluster.copy(number);
+        cluster.crash(number);
+        cluster.start_node_on(number, Some(copy)).await;
+    }
     for (number, engine) in cluster.engines() {
         let page = engine.scan(PartitionId::HINTS, &id(number), None, 1_000, usize::MAX).await.unwrap();
         let known = page
@@ -167,16 +172,13 @@ async fn put_back(simulation: Simulation, plant: Plant) -> Vec<String> {
     let again = key(1);
     put(&client, &again, "third", &CausalContext::default()).await;
     expected.insert(again, Some("third".to_owned()));
-    if plant == Plant::Forgetful {
-        forget_all(&cluster).await;
-    }
     if rng.random_bool(0.5) {
         cluster.stop(victim).await;
-        if plant == Plant::Forgetful {
-            forget_all(&cluster).await;
-        }
     } else {
         cluster.crash(victim);
+    }
+    if plant == Plant::Forgetful {
+        forget_all(&mut cluster).await;
     }
     tokio::time::sleep(Duration::from_secs(rng.random_range(1..20))).await;
     cluster.start_node_on(victim, Some(copy)).await;
@@ -219,6 +221,66 @@ fn nothing_returns_and_nothing_old_is_read_when_a_storage_is_put_back_to_an_olde
 fn a_storage_that_is_put_back_among_the_forgetful_is_found_out() {
     let wrong = simulate(2_000, 0.1, |simulation| put_back(simulation, Plant::Forgetful));
     assert!(wrong.iter().any(|text| text.contains("shows")), "what was deleted did not return: {wrong:#?}");
+}
+
+/// The mark has not been raised since the copy was made, and nothing was dropped: only what others saw in the storage tells.
+#[test]
+fn a_copy_that_is_younger_than_the_last_mark_is_noticed() {
+    for seed in seeds(2_600) {
+        simulate(seed, 0.1, |simulation| async move {
+            let mut rng = simulation.rng("young");
+            let mut cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+            let client = cluster.client(1).await;
+            let (mut dots, mut expected) = (BTreeMap::new(), BTreeMap::new());
+            for number in 0..KEYS {
+                put(&client, &key(number), "first", &CausalContext::default()).await;
+            }
+            let victim = rng.random_range(1..=3);
+            tokio::time::sleep(Duration::from_secs(rng.random_range(0..55))).await;
+            let copy = cluster.copy(victim);
+            // By the victim alone, or by any.
+            let writer = if rng.random_bool(0.5) { cluster.pinned(2, victim).await } else { client.clone() };
+            for number in 0..rng.random_range(1..=KEYS) {
+                let (_, context) = read_all(&client, &key(number), &mut dots).await;
+                let all = PutOptions { w: Some(Consistency::All), ..PutOptions::after(&context) };
+                writer.put(key(number), "second", all).await.unwrap();
+                expected.insert(key(number), Some("second".to_owned()));
+            }
+            cluster.crash(victim);
+            cluster.start_node_on(victim, Some(copy)).await;
+            let pinned = cluster.pinned(3, victim).await;
+            let (wrong, had_to) = read_one(&cluster, (&client, &pinned), victim, &expected).await;
+            assert_eq!(wrong, Vec::<String>::new());
+            assert!(had_to || caught_up(&cluster, &client, victim).await, "nobody noticed");
+            for number in 0..KEYS {
+                put(&pinned, &key(number), "third", &CausalContext::default()).await;
+                read_all(&client, &key(number), &mut dots).await;
+            }
+        });
+    }
+}
+
+/// Storages that are as they were when their nodes were killed are not taken for copies.
+#[test]
+fn a_killed_node_that_kept_all_answers_at_once_under_its_epoch() {
+    simulate(2_700, 0.1, |simulation| async move {
+        let mut cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        for victim in 1..=3 {
+            for number in 0..KEYS {
+                put(&client, &key(number), &format!("before n{victim}"), &CausalContext::default()).await;
+            }
+            let (copy, epoch) = (cluster.copy(victim), cluster.engines()[&victim].epoch());
+            cluster.crash(victim);
+            // These it misses, and that is no reason either.
+            for number in 0..KEYS {
+                put(&client, &key(number), "while it is away", &CausalContext::default()).await;
+            }
+            cluster.start_node_on(victim, Some(copy)).await;
+            assert!(!caught_up(&cluster, &client, victim).await, "n{victim}");
+            assert_eq!(cluster.engines()[&victim].epoch(), epoch, "n{victim}");
+        }
+    });
 }
 
 /// A write that only one node has, since the others were cut off, outlives that its storage goes back to a copy with it,

@@ -15,8 +15,6 @@ use crate::cluster::Cluster;
 /// How long a cluster may take to come together once all is healed. Comparisons that fail wait half a minute at most, and
 /// a tree that was just compared is compared again within the interval and its spread.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
-/// The namespace's N.
-const COPIES: u8 = 3;
 
 pub(crate) type Records = BTreeMap<(PartitionId, Bytes), Bytes>;
 
@@ -39,11 +37,11 @@ pub(crate) async fn difference(cluster: &Cluster) -> Option<String> {
 
 /// The same by a view of the cluster that need not be the one it was founded with.
 pub(crate) async fn difference_by(cluster: &Cluster, view: &ClusterView) -> Option<String> {
-    let ring = view.ring(COPIES).unwrap();
+    let partitions = view.info().partitions;
     let mut held = BTreeMap::new();
     for (number, engine) in cluster.engines() {
         let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
-        let all = ring.partitions().iter().chain([PartitionId::HINTS]);
+        let all = partitions.iter().chain([PartitionId::HINTS]);
         let mut records = records(&engine, all).await;
         // What a node notes there of itself is no hint: its storage is tried so.
         // Those for nodes that are no members have nobody to go to.
@@ -54,10 +52,11 @@ pub(crate) async fn difference_by(cluster: &Cluster, view: &ClusterView) -> Opti
     }
     let keys: BTreeSet<_> = held.values().flat_map(|(_, records)| records.keys().cloned()).collect();
     for key in keys {
-        let owners = ring.preference_list(key.0.min(PartitionId(ring.partitions().count() - 1)));
         if key.0 == PartitionId::HINTS {
             return Some(format!("a hint is left: {key:?}"));
         }
+        let (namespace, _) = record::split_storage_key(&key.1).unwrap();
+        let owners = view.ring(view.copies(&namespace).unwrap()).unwrap().preference_list(key.0);
         let stranger = held.iter().find(|(id, (_, records))| !owners.contains(id) && records.contains_key(&key));
         if let Some((_, (number, _))) = stranger {
             return Some(format!("n{number} holds {key:?}, which is not its own"));

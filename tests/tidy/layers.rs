@@ -46,7 +46,7 @@ pub(crate) const ROOMS: &[Room] = &[
         "node",
         &[
             "limits", "meter", "types", "hash", "version", "record", "ring", "layout", "wire", "merkle", "quorum",
-            "seal", "swim", "view", "env", "store", "net",
+            "seal", "swim", "view", "plan", "env", "store", "net",
         ],
     ),
     worldly("6", "admin", &["limits", "meter", "wire", "env", "node"]),

@@ -1,16 +1,12 @@
 //! Changes of owners: planned, shown, confirmed, ordered, waited for.
 
-use std::io::IsTerminal;
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use anyhow::bail;
 use serde_json::json;
 
 use crate::cli::Context;
 use crate::cli::Said;
-use crate::cli::Usage;
 use crate::cli::cluster::facts::Situation;
 use crate::cli::cluster::text;
 use crate::cli::cluster::wait;
@@ -19,6 +15,7 @@ use crate::cli::cluster::wish::Asked;
 use crate::cli::cluster::wish::Doing;
 use crate::cli::cluster::wish::Looking;
 use crate::cli::cluster::wish::Wish;
+use crate::cli::confirm;
 use crate::client::Client;
 use crate::client::ClientError;
 use crate::layout::Change;
@@ -45,12 +42,7 @@ pub(super) fn plan(context: &Context, wish: Wish<Looking>) -> anyhow::Result<()>
 /// Carries one out.
 pub(super) fn run(context: &Context, wish: Wish<Doing>) -> anyhow::Result<()> {
     let (asked, Doing { yes, force, wait, within, connect }) = wish.split();
-    let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !context.output.is_json();
-    if !yes && !asks {
-        let text = "this changes who owns data, and nobody can be asked here whether to go on: give --yes, or look at it with \
-                    `dynamomini cluster plan` first";
-        return Err(Usage(text.to_owned()).into());
-    }
+    confirm::check(context, yes, "this changes who owns data (`dynamomini cluster plan` shows how)")?;
     let mut access = connect.prepare(context)?;
     access.config.timeout = access.config.timeout.max(AGREEMENT);
     context.block_on(None, async {
@@ -82,10 +74,8 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
         }
         return refuse(&plan, context);
     }
-    if !order.yes && !confirmed()? {
-        bail!("nothing was changed");
-    }
-    let layout = agreed(client, &change).await?;
+    confirm::ask(order.yes)?;
+    let layout = agreed(client, &change, order.force).await?;
     let id = layout.next.as_ref().map(|next| format!("layout-{}", next.since));
     if !json {
         let text = match &id {
@@ -116,11 +106,11 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
 
 /// Has the change agreed on. A node that was lost before it answered may have had it done, so that is looked at before another
 /// one is asked.
-async fn agreed(client: &Client, change: &Change) -> anyhow::Result<Layout> {
+async fn agreed(client: &Client, change: &Change, force: bool) -> anyhow::Result<Layout> {
     let mut tries = TRIES;
     loop {
         tries -= 1;
-        match client.change_layout(change.clone()).await {
+        match client.change_layout(change.clone(), force).await {
             Err(error @ ClientError::Unreachable(_)) if tries > 0 => {
                 tracing::info!(%error, "asking another node");
                 let view = client.refresh().await?;
@@ -147,14 +137,4 @@ fn refuse(plan: &Plan, context: &Context) -> anyhow::Result<()> {
         _ if context.output.is_json() => Err(Said.into()),
         dangers => Err(anyhow!("refused, since it is not safe: {}; --force does it all the same", dangers.join("; "))),
     }
-}
-
-/// Asks whether to go on.
-fn confirmed() -> anyhow::Result<bool> {
-    let mut error = std::io::stderr();
-    write!(error, "Go on? [y/N] ")?;
-    error.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

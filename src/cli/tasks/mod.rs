@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use crate::cli::Context;
 use crate::cli::Said;
+use crate::cli::confirm;
 use crate::cli::connect::Connect;
 use crate::cli::output;
 use crate::cli::put::ttl;
@@ -88,6 +89,9 @@ enum What {
     Cancel {
         /// The task, as listed.
         id: String,
+        /// Do not ask whether to go on.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         connect: Connect,
     },
@@ -117,7 +121,14 @@ impl Args {
             }),
             What::Pause { id, connect } => order(context, connect, &id, TaskOrder::Pause(id.clone())),
             What::Resume { id, connect } => order(context, connect, &id, TaskOrder::Resume(id.clone())),
-            What::Cancel { id, connect } => connect.run(context, async |client, _| cancel(context, client, &id).await),
+            What::Cancel { id, yes, connect } => {
+                confirm::check(
+                    context,
+                    yes,
+                    "this gives up a change of owners, and what was fetched for it is dropped",
+                )?;
+                connect.run(context, async |client, _| cancel(context, client, &id, yes).await)
+            }
             What::Wait { id, within, connect } => {
                 let ended = connect.run(context, async |client, _| wait(client, &id, within).await)?;
                 show(context, &ended)?;
@@ -221,7 +232,7 @@ fn order(context: &Context, connect: Connect, id: &str, order: TaskOrder) -> any
     })
 }
 
-async fn cancel(context: &Context, client: &Client, id: &str) -> anyhow::Result<()> {
+async fn cancel(context: &Context, client: &Client, id: &str, yes: bool) -> anyhow::Result<()> {
     let listed = Listed::of(client.tasks(TaskOrder::List).await?);
     let task = listed.named(id)?;
     if task.change == 0 || task.kind == TaskKind::Shed {
@@ -231,7 +242,11 @@ async fn cancel(context: &Context, client: &Client, id: &str) -> anyhow::Result<
     if under_way != Some(task.change) {
         bail!("the change that {id} belongs to is not under way any more");
     }
-    client.change_layout(Change::Cancel).await?;
+    if !yes {
+        context.output.line(&format!("{}: {}, {}", task.id, task.what, task.progress()))?;
+    }
+    confirm::ask(yes)?;
+    client.change_layout(Change::Cancel, false).await?;
     let value = json!({"id": id, "state": TaskState::Cancelled.as_str()});
     context.output.print(&value, |_| "the change is given up: owners stay who they are".to_owned())
 }

@@ -54,7 +54,7 @@ pub(crate) async fn get(
     let read_one = async |key: &Blob| {
         rpc::check_key(key)?;
         let place = core.place(&request.namespace, key);
-        let state = read(core, ring(&view, policy)?, policy, &place.slot, needed, ask).await?;
+        let state = read(core, ring(&view, &request.namespace)?, policy, &place.slot, needed, ask).await?;
         Ok(found(policy, &place, &state, core.rest.wall_ms()))
     };
     if let [key] = &request.keys[..] {
@@ -114,10 +114,15 @@ async fn read(
     needed: u8,
     by: Ask<'_>,
 ) -> Result<Siblings, ServeError> {
-    let candidates = candidates(core, ring, policy, slot);
+    let (candidates, trip) = candidates(core, ring, policy, slot, needed);
     core.read_hedge.began();
     let began = Instant::now();
-    let mut fast = Asking::start(core, slot, by, (needed, began), &candidates, false);
+    let mut fast = Asking::start(core, slot, by, (needed, began, trip), &candidates, false);
+    if core.read_hedge.is_far(trip) {
+        // This node's own record is not lost on the way, so others need not send theirs.
+        let is_own = candidates.first().is_some_and(|(node, _)| *node == core.id);
+        fast.ask_another(is_own, began);
+    }
     let step = fast.decide().await;
     let began = core.passed(by.stages, Stage::GetQuorum, began);
     match step {
@@ -134,7 +139,7 @@ async fn read(
     let (mut first, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|(node, _)| answered.contains(node));
     first.extend(others);
     let candidates = first;
-    let mut full = Asking::start(core, slot, by, (needed, began), &candidates, true);
+    let mut full = Asking::start(core, slot, by, (needed, began, trip), &candidates, true);
     let step = full.decide().await;
     core.passed(by.stages, Stage::GetMerge, began);
     match step {
@@ -147,8 +152,14 @@ async fn read(
 }
 
 /// Whom to ask, best first: this node, near owners, owners that were silent of late, stand-ins for owners that are down,
-/// owners that are down.
-fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -> Vec<(NodeId, Role)> {
+/// owners that are down. And the longest round trip to those of them that are asked first.
+fn candidates(
+    core: &Core,
+    ring: &Ring,
+    policy: &NamespacePolicy,
+    slot: &Slot,
+    needed: u8,
+) -> (Vec<(NodeId, Role)>, Duration) {
     let owners = ring.preference_list(slot.partition);
     let (mut up, mut down) = (Vec::with_capacity(owners.len()), Vec::new());
     for &node in owners {
@@ -158,6 +169,8 @@ fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -
         }
     }
     up.sort_by_key(|(rank, _)| *rank);
+    let first = up.iter().take(usize::from(needed));
+    let trip = first.filter_map(|((.., trip), _)| *trip).max().unwrap_or_default();
     let mut candidates: Vec<(NodeId, Role)> = up.into_iter().map(|(_, node)| (node, Role::Owner)).collect();
     if policy.sloppy && !down.is_empty() {
         // For one that catches up nobody stands in: it takes its writes itself.
@@ -166,7 +179,7 @@ fn candidates(core: &Core, ring: &Ring, policy: &NamespacePolicy, slot: &Slot) -
         candidates.extend(stand_ins.take(lost).map(|node| (node, Role::StandIn)));
     }
     candidates.extend(down.into_iter().map(|node| (node, Role::LostOwner)));
-    candidates
+    (candidates, trip)
 }
 
 /// Merges into this replica what the other owners hold of a key, as far as they answer.
@@ -210,6 +223,8 @@ struct Asking<'a> {
     by: Ask<'a>,
     quorum: GetQuorum,
     began: Instant,
+    /// The longest round trip to those that were asked first.
+    trip: Duration,
     asked: FuturesUnordered<Asked>,
     /// The records that came, decoded, with their digests.
     records: Vec<(u64, Siblings)>,
@@ -221,12 +236,13 @@ impl<'a> Asking<'a> {
         core: &'a Arc<Core>,
         slot: &'a Slot,
         by: Ask<'a>,
-        (needed, began): (u8, Instant),
+        (needed, began, trip): (u8, Instant, Duration),
         candidates: &[(NodeId, Role)],
         full: bool,
     ) -> Self {
         let (quorum, first) = GetQuorum::start(needed, candidates.iter().copied());
-        let mut asking = Self { core, slot, by, quorum, began, asked: FuturesUnordered::new(), records: Vec::new() };
+        let mut asking =
+            Self { core, slot, by, quorum, began, trip, asked: FuturesUnordered::new(), records: Vec::new() };
         for (place, node) in first.into_iter().enumerate() {
             asking.ask(node, !full && place > 0, began);
         }
@@ -242,7 +258,7 @@ impl<'a> Asking<'a> {
     /// passes in silence.
     async fn decide(&mut self) -> GetStep {
         let (deadline, hedge) = (self.by.deadline, &self.core.read_hedge);
-        let (mut since, mut patience) = (self.began, hedge.patience());
+        let (mut since, mut patience) = (self.began, hedge.patience(self.trip));
         // One timer for both, which is moved.
         let mut silence = std::pin::pin!(sleep_until(deadline.min(since + patience)));
         loop {
@@ -264,16 +280,21 @@ impl<'a> Asking<'a> {
                     }
                     if hedge.may(patience) {
                         since = Instant::now();
-                        if let Some(node) = self.quorum.more() {
-                            self.core.meters.hedges.one();
-                            // The slow one may be the one that was asked for the record.
-                            self.ask(node, false, since);
-                        }
+                        // The slow one may be the one that was asked for the record.
+                        self.ask_another(false, since);
                     }
-                    patience = hedge.longest();
+                    patience = hedge.longest(self.trip);
                 }
             }
             silence.as_mut().reset(deadline.min(since + patience));
+        }
+    }
+
+    /// Asks one replica more than are needed, if there is one left.
+    fn ask_another(&mut self, digest_only: bool, now: Instant) {
+        if let Some(node) = self.quorum.more() {
+            self.core.meters.hedges.one();
+            self.ask(node, digest_only, now);
         }
     }
 

@@ -49,7 +49,7 @@ async fn join(core: &Arc<Core>, Joining { quic, zone, weight }: Joining) {
             );
             return;
         }
-        match propose::change(core, &order, Instant::now() + PATIENCE).await {
+        match propose::join(core, &order, Instant::now() + PATIENCE).await {
             Ok(layout) => return tracing::info!(version = layout.version, "this node is to get its share of the data"),
             Err(error) => tracing::info!(%error, "this node has no share of the data yet; it asks again"),
         }

@@ -11,9 +11,9 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
 use crate::hash::ClusterHash;
-use crate::layout::{self, ChangeError, Layout, Progress, Report, Watch};
+use crate::layout::{self, ChangeError, Layout, Obstacle, Progress, Report, Watch};
 use crate::node::core::Core;
-use crate::node::ownership::{ask, ask_node, propose};
+use crate::node::ownership::{ask, ask_node, copy, propose};
 use crate::types::{Consistency, NodeId, NodeName};
 use crate::view::ClusterView;
 use crate::wire::layout::{LayoutReply, LayoutRequest};
@@ -103,7 +103,9 @@ impl Leader {
             .filter(|(node, _)| **node != core.id && core.peers.seen(**node).is_failed())
             .map(|(_, member)| member.name.clone())
             .collect();
-        let watch = Watch { reports: self.reports.clone(), failed };
+        let gains = |name: &&NodeName| !copy::gained(ClusterHash::node_id(name), &view).is_empty();
+        let gaining = failed.iter().filter(gains).cloned().collect();
+        let watch = Watch { reports: self.reports.clone(), failed, gaining };
         match layout::advance(layout, &watch, |down| is_crowd(&view, down)) {
             Progress::Settled => {
                 self.settled = true;
@@ -120,7 +122,7 @@ impl Leader {
         let own = core.own_name();
         let tell = LayoutRequest::Tell(Box::new(layout.clone()));
         let members: Vec<NodeName> =
-            layout.members().into_keys().filter(|name| !layout.dead().any(|dead| dead == *name)).cloned().collect();
+            layout.members().into_keys().filter(|name| !layout.is_dead(name)).cloned().collect();
         let one = async |name: &NodeName| match ask(core, name, tell.clone(), PATIENCE).await {
             Ok(LayoutReply::Report(report)) => Some(report),
             _ => None,
@@ -151,14 +153,19 @@ impl Leader {
 async fn advance(core: &Arc<Core>, from: &Layout, next: Layout) {
     // Made for this layout only; if another was agreed on meanwhile, everything is looked at anew.
     let make = |known: &Layout| if known == from { Ok(next.clone()) } else { Err(ChangeError::Busy) };
-    if let Err(error) = propose::decide(core, make, Instant::now() + DECIDE_PATIENCE).await {
-        tracing::info!(%error, "the change of ownership does not get on now; tried again");
+    match propose::decide(core, make, Instant::now() + DECIDE_PATIENCE).await {
+        Err(propose::ProposeError::Undecided(why)) => {
+            tracing::info!(why, "the change of ownership does not get on now; tried again");
+            core.ownership.note_obstacles(vec![Obstacle::NoMajority(why)]);
+        }
+        Err(error) => tracing::debug!(%error, "somebody else has changed the layout meanwhile"),
+        Ok(_) => {}
     }
 }
 
 /// Who leads.
 fn first_that_is_up(core: &Core, view: &ClusterView) -> Option<NodeId> {
-    let voters = view.layout().current.roles.keys().map(ClusterHash::node_id);
+    let voters = view.layout().voters().map(ClusterHash::node_id);
     voters.filter(|node| core.is_reachable(*node)).min()
 }
 
@@ -168,10 +175,11 @@ fn is_crowd(view: &ClusterView, down: &[&NodeName]) -> bool {
         return false;
     }
     let down: Vec<NodeId> = down.iter().map(|name| ClusterHash::node_id(name)).collect();
-    view.namespaces().any(|(_, policy)| {
-        let answers = |asked: Consistency| asked.needed(policy.n).map_or(1, usize::from);
+    view.namespaces().any(|(name, policy)| {
+        let Some(copies) = view.copies(name) else { return false };
+        let Some(ring) = view.ring_before(copies) else { return false };
+        let answers = |asked: Consistency| asked.within(copies.now).needed(copies.now).map_or(1, usize::from);
         let quorum = answers(policy.r).min(answers(policy.w));
-        let Some(ring) = view.ring_before(policy.n) else { return false };
         ring.partitions().iter().any(|partition| {
             let owners = ring.preference_list(partition);
             owners.iter().filter(|owner| down.contains(owner)).count() >= quorum.min(owners.len())

@@ -16,7 +16,7 @@ pub(crate) mod tasks;
 
 pub use join::Joining;
 pub(crate) use propose::ProposeError;
-pub(crate) use propose::change;
+pub(crate) use propose::carry_out;
 
 use std::io;
 use std::path::Path;
@@ -248,8 +248,8 @@ impl Ownership {
             }
             state.vote.clone()
         };
-        if !view.layout().current.has(&core.own_name()) {
-            return Err(ServeError::Forbidden("owns no data, so has no vote on the layout".to_owned()));
+        if !view.layout().voters().any(|name| *name == core.own_name()) {
+            return Err(ServeError::Forbidden("owns no data, or is given up, so has no vote on the layout".to_owned()));
         }
         let outcome = change(&mut vote, view.layout());
         if outcome.is_ok() {
@@ -333,7 +333,7 @@ pub(crate) async fn serve(core: &Arc<Core>, request: LayoutRequest, until: Insta
         LayoutRequest::Accept { ballot, layout } => {
             ownership.accept(core, ballot, *layout).await?.map_or_else(refused, |()| LayoutReply::Accepted)
         }
-        LayoutRequest::Change(order) => match change(core, &order, until).await {
+        LayoutRequest::Change(order) => match carry_out(core, &order, until).await {
             Ok(layout) => LayoutReply::Changed(Box::new(layout)),
             Err(ProposeError::Impossible(error)) => LayoutReply::Impossible(error),
             Err(ProposeError::Undecided(why)) => return Err(ServeError::Unavailable(why)),

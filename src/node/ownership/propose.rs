@@ -1,4 +1,5 @@
-//! Having the next layout agreed on, by the votes of a majority of those who own data in the present one.
+//! Having the next layout agreed on, by the votes of a majority of those who own data in the present one. What others ask
+//! for is judged here first.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use crate::hash::ClusterHash;
 use crate::layout::{Ballot, Change, ChangeError, Layout, Refusal};
 use crate::node::core::Core;
 use crate::node::ownership::{ask, serve};
+use crate::plan::{Facts, Plan, PlanError};
 use crate::types::NodeName;
-use crate::wire::layout::{LayoutReply, LayoutRequest};
+use crate::wire::layout::{ChangeOrder, LayoutReply, LayoutRequest};
 
 /// Longest wait for one vote.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,13 +35,66 @@ pub(crate) enum ProposeError {
     Undecided(String),
 }
 
-/// Has the layout changed like this. Waits while the change before is being completed.
-pub(crate) async fn change(core: &Arc<Core>, order: &Change, until: Instant) -> Result<Layout, ProposeError> {
-    loop {
-        match decide(core, |known| order.apply(known), until).await {
-            Err(ProposeError::Impossible(ChangeError::Busy)) if Instant::now() + PAUSE < until => sleep(PAUSE).await,
-            outcome => return outcome,
+/// Has the layout changed as somebody else asks for, unless that is not safe and not forced.
+pub(crate) async fn carry_out(core: &Arc<Core>, order: &ChangeOrder, until: Instant) -> Result<Layout, ProposeError> {
+    let make = |known: &Layout| {
+        core.view().check_change(&order.change)?;
+        if !order.force {
+            judge(core, &order.change)?;
         }
+        order.change.apply(known)
+    };
+    change(core, &order.change, make, until).await
+}
+
+/// Has the layout changed by this node itself, which asks for its own share only.
+pub(super) async fn join(core: &Arc<Core>, order: &Change, until: Instant) -> Result<Layout, ProposeError> {
+    change(core, order, |known| order.apply(known), until).await
+}
+
+/// Waits while the change before is being completed.
+async fn change(
+    core: &Arc<Core>,
+    order: &Change,
+    make: impl Fn(&Layout) -> Result<Layout, ChangeError>,
+    until: Instant,
+) -> Result<Layout, ProposeError> {
+    let mut given_up = None;
+    loop {
+        match (decide(core, &make, until).await, given_up.take()) {
+            (Err(ProposeError::Impossible(ChangeError::Busy)), before) if Instant::now() + PAUSE < until => {
+                given_up = before
+            }
+            // It was leaving anyhow.
+            (Err(ProposeError::Impossible(ChangeError::NotAMember(_))), Some(layout)) => return Ok(layout),
+            (outcome, _) => return outcome,
+        }
+        match decide(core, |known| order.give_up(known), until).await {
+            Ok(layout) => given_up = Some(layout),
+            Err(ProposeError::Impossible(_)) => sleep(PAUSE).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Refuses what `plan` finds dangerous, as the command line does before it asks: others may ask, too.
+fn judge(core: &Core, change: &Change) -> Result<(), ChangeError> {
+    let view = core.view();
+    let answers = |name: &&NodeName| {
+        let node = ClusterHash::node_id(name);
+        node == core.id || !core.peers.seen(node).is_failed()
+    };
+    let new = match change {
+        Change::Join { name, .. } | Change::Replace { new: name, .. } => Some(name),
+        _ => None,
+    };
+    let alive = view.members().values().map(|member| &member.name).chain(new).filter(answers).cloned().collect();
+    // What it takes is not asked for.
+    match Plan::of(&view, change, &Facts { alive, rate: 1, ..Facts::default() }) {
+        Ok(plan) if plan.dangers.is_empty() => Ok(()),
+        Ok(plan) => Err(ChangeError::Unsafe(plan.dangers)),
+        Err(PlanError::Change(error)) => Err(error),
+        Err(PlanError::View(error)) => Err(ChangeError::Limit(error.to_string())),
     }
 }
 
@@ -78,8 +133,8 @@ pub(super) async fn decide(
             Ok(None) | Err(_) => {
                 let missing: Vec<String> = attempt.missing.iter().map(ToString::to_string).collect();
                 let why = format!(
-                    "no majority of the {} members that own data has agreed in time; not heard from: {}",
-                    known.current.roles.len(),
+                    "no majority of the {} members with a vote has agreed in time; not heard from: {}",
+                    known.voters().count(),
                     if missing.is_empty() { "nobody in particular".to_owned() } else { missing.join(", ") }
                 );
                 return Err(ProposeError::Undecided(why));
@@ -123,7 +178,7 @@ impl Attempt<'_> {
     }
 
     fn majority(&self) -> usize {
-        self.known.current.roles.len() / 2 + 1
+        self.known.voters().count() / 2 + 1
     }
 
     /// Asks all voters until a majority goes along, and heeds what those say who refuse.
@@ -141,7 +196,7 @@ impl Attempt<'_> {
             };
             (name.clone(), answer)
         };
-        let mut answers: FuturesUnordered<_> = known.current.roles.keys().map(|name| Box::pin(one(name))).collect();
+        let mut answers: FuturesUnordered<_> = known.voters().map(|name| Box::pin(one(name))).collect();
         let (mut replies, mut along) = (Vec::new(), 0);
         while along < self.majority()
             && let Some((name, answer)) = answers.next().await

@@ -2,7 +2,6 @@
 //!
 //! Records that this node keeps hints for stay until these are delivered, also where it stands in.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,9 +95,8 @@ async fn round(core: &Arc<Core>, view: &ClusterView) {
 
 /// The trees of records that this node holds and does not own.
 fn not_owned(core: &Core, view: &ClusterView) -> Vec<TreeId> {
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
     let mut trees = Vec::new();
-    for (copies, ring) in counts.into_iter().filter_map(|copies| Some((copies, view.ring(copies)?))) {
+    for (copies, ring) in view.all_copies().filter_map(|copies| Some((copies, view.ring(copies)?))) {
         for partition in ring.partitions().iter() {
             let tree = TreeId { partition, copies };
             let owned = ring.preference_list(partition).contains(&core.id);
@@ -154,7 +152,7 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
             let (digest, size) = (record::digest(&stored)?, key.len() + stored.len());
             let slot = Slot { partition: tree.partition, key };
             let (owners, step) = (members.clone(), Step::Shed { digest });
-            Some((size, Reap { slot, copies: tree.copies, owners, step, seen: Context::new() }))
+            Some((size, Reap { slot, owners, step, seen: Context::new() }))
         });
         let (sizes, drops): (Vec<usize>, Vec<Reap>) = drops.unzip();
         let outcomes = join_all(drops.into_iter().map(|reap| core.replica.reap(reap))).await;
@@ -166,10 +164,10 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         if let Some(Err(error)) = outcomes.into_iter().find(Result::is_err) {
             return Err(error.to_string());
         }
+        drop(by_layout);
+        core.pace.rest(&core.meters, began.elapsed()).await;
         if !page.more {
             return Ok(dropped);
         }
-        drop(by_layout);
-        core.pace.rest(&core.meters, began.elapsed()).await;
     }
 }

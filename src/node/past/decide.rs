@@ -14,11 +14,11 @@ use crate::net::Identity;
 use crate::node::ask::By;
 use crate::node::core::Core;
 use crate::node::past::kept::{self, Own};
-use crate::node::past::{Phase, TICK};
+use crate::node::past::{Phase, TICK, witness};
 use crate::node::replica::storage_error;
 use crate::store::{Mutation, StoreError};
 use crate::types::{NodeId, PartitionId};
-use crate::wire::past::Landmark;
+use crate::wire::past::{Held, Landmark, Sight};
 use crate::wire::rpc::{Reply, Request, ServeError};
 
 /// How long the others are asked at the start, when not all of them can be reached.
@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the mark is raised while there are writes.
 const MARK: Duration = Duration::from_secs(60);
 
+/// Why a storage is not trusted that holds less than was seen in it.
+const PUT_BACK: &str = "its storage was put back to an older copy";
 /// The mark of a node that was no member when something was dropped: whatever it comes back with is behind.
 const MISSED: u64 = u64::MAX;
 
@@ -60,9 +62,9 @@ fn others(core: &Core) -> Vec<NodeId> {
 }
 
 /// What one member last saw of this node, before it is told `now`.
-async fn ask(core: &Core, peer: NodeId, now: Option<Landmark>) -> Option<Option<Landmark>> {
+async fn ask(core: &Core, peer: NodeId, now: Option<Landmark>) -> Option<Sight> {
     match core.peers.request(peer, Request::Landmark(now), By::itself(PATIENCE)).await {
-        Ok(Reply::Landmark(known)) => Some(known),
+        Ok(Reply::Landmark(seen)) => Some(seen),
         Ok(_) => None,
         Err(error) => {
             tracing::debug!(%peer, why = error.why, "a member does not say what it saw of this node's storage");
@@ -71,10 +73,28 @@ async fn ask(core: &Core, peer: NodeId, now: Option<Landmark>) -> Option<Option<
     }
 }
 
+/// What others saw of this storage.
+#[derive(Default)]
+struct Seen {
+    landmarks: Vec<Landmark>,
+    held: Vec<Held>,
+}
+
+impl Seen {
+    fn of(sights: impl Iterator<Item = Sight>) -> Self {
+        let mut seen = Self::default();
+        for sight in sights {
+            seen.landmarks.extend(sight.landmark);
+            seen.held.extend(sight.held);
+        }
+        seen
+    }
+}
+
 /// What those who can be reached last saw of this node.
-async fn ask_all(core: &Core) -> (Vec<Landmark>, bool) {
+async fn ask_all(core: &Core) -> (Seen, bool) {
     let began = Instant::now();
-    let mut answers: BTreeMap<NodeId, Option<Landmark>> = BTreeMap::new();
+    let mut answers: BTreeMap<NodeId, Sight> = BTreeMap::new();
     loop {
         let others = others(core);
         let left = others.iter().filter(|peer| !answers.contains_key(peer) && core.peers.is_connected(**peer));
@@ -83,29 +103,28 @@ async fn ask_all(core: &Core) -> (Vec<Landmark>, bool) {
         let half = !answers.is_empty() && 2 * answers.len() >= others.len() && began.elapsed() >= HALF;
         if answers.len() >= others.len() || half || began.elapsed() >= ASKING {
             let alone = answers.is_empty() && !others.is_empty();
-            return (answers.into_values().flatten().collect(), alone);
+            return (Seen::of(answers.into_values()), alone);
         }
         sleep(PAUSE).await;
     }
 }
 
 /// Why a storage cannot be trusted to hold what this node has seen of it; `None` when it can.
-fn judge(stored: Option<&Own>, epoch_kept: bool, known: &[Landmark]) -> Option<&'static str> {
+/// `lacks` says that a record is missing that was seen in it.
+fn judge(stored: Option<&Own>, epoch_kept: bool, known: &[Landmark], lacks: bool) -> Option<&'static str> {
     match stored {
         // Of a node that nobody has seen, this is the first start.
         None => (!known.is_empty()).then_some("its storage was lost"),
-        Some(stored) if known.iter().any(|known| known.is_beyond(&stored.landmark)) => {
-            Some("its storage was put back to an older copy")
-        }
+        Some(stored) if lacks || known.iter().any(|known| known.is_beyond(&stored.landmark)) => Some(PUT_BACK),
         Some(_) if !epoch_kept => Some("its storage may have lost writes"),
         Some(stored) => (!stored.served).then_some("it had not caught up when it was stopped"),
     }
 }
 
 async fn decide(core: &Core) {
-    let (known, alone) = ask_all(core).await;
+    let (seen, alone) = ask_all(core).await;
     loop {
-        match try_decide(core, &known, alone).await {
+        match try_decide(core, &seen, alone).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::debug!(%error, "the storage cannot be asked how far it has come");
@@ -115,18 +134,20 @@ async fn decide(core: &Core) {
     }
 }
 
-async fn try_decide(core: &Core, known: &[Landmark], alone: bool) -> Result<(), StoreError> {
+async fn try_decide(core: &Core, seen: &Seen, alone: bool) -> Result<(), StoreError> {
     let mut epoch = core.engine.epoch();
     let stored = core.engine.get_many(&[kept::own_slot(core.id)]).await?.pop().flatten();
     let stored: Option<Own> = stored.and_then(|stored| kept::decode(&core.hash, &stored));
-    let reason = judge(stored.as_ref(), stored.is_some_and(|stored| stored.epoch == epoch), known);
+    let lacks = witness::lacks(core, &seen.held).await?;
+    let reason = judge(stored.as_ref(), stored.is_some_and(|stored| stored.epoch == epoch), &seen.landmarks, lacks);
     // An older copy that looks whole, or one of which nobody can say anything, may have named versions since.
     let in_doubt = reason.is_some() || alone;
     if in_doubt && stored.is_some_and(|stored| stored.epoch == epoch && stored.served) {
         let why = reason.unwrap_or("nobody could say how far this storage had come");
         epoch = core.past.renew(&core.engine, &core.trees, epoch, why).await?;
     }
-    let starts = stored.map(|stored| stored.landmark).iter().chain(known).map(|landmark| landmark.starts).max();
+    let starts =
+        stored.map(|stored| stored.landmark).iter().chain(&seen.landmarks).map(|landmark| landmark.starts).max();
     let own =
         Landmark { starts: starts.unwrap_or(0).saturating_add(1), life: core.rest.rng("life").next_u64(), mark: 0 };
     save(core, Own { landmark: own, epoch, served: reason.is_none() }).await?;
@@ -198,15 +219,14 @@ async fn tell(core: &Core, told: &mut BTreeMap<NodeId, Landmark>) {
     let left = others(core).into_iter();
     let left = left.filter(|peer| told.get(peer) != Some(&own) && core.peers.is_connected(*peer));
     let answers = join_all(left.map(|peer| async move { (peer, ask(core, peer, Some(own)).await) })).await;
-    for (peer, known) in answers {
-        let Some(known) = known else { continue };
-        if let Some(known) = known.filter(|known| known.is_beyond(&own)) {
+    for (peer, seen) in answers {
+        let Some(seen) = seen else { continue };
+        if let Some(known) = seen.landmark.filter(|known| known.is_beyond(&own)) {
             // It was not there at the start, and knows better than those who were.
             let from = core.engine.epoch();
-            let reason = "its storage was put back to an older copy";
-            core.past.stop_answering(reason);
-            match core.past.renew(&core.engine, &core.trees, from, reason).await {
-                Ok(_) => fall(core, reason, known.starts.max(own.starts)).await,
+            core.past.stop_answering(PUT_BACK);
+            match core.past.renew(&core.engine, &core.trees, from, PUT_BACK).await {
+                Ok(_) => fall(core, PUT_BACK, known.starts.max(own.starts)).await,
                 Err(error) => tracing::debug!(%error, "the epoch cannot be renewed yet"),
             }
             return;
@@ -248,11 +268,7 @@ pub(crate) async fn last_word(core: &Core, patience: Duration) {
 }
 
 /// Says what this node last saw of another one's storage, and keeps what it is told.
-pub(crate) async fn answer(
-    core: &Core,
-    from: &Identity,
-    now: Option<Landmark>,
-) -> Result<Option<Landmark>, ServeError> {
+pub(crate) async fn answer(core: &Core, from: &Identity, now: Option<Landmark>) -> Result<Sight, ServeError> {
     let Identity::Node(name) = from else {
         return Err(ServeError::Forbidden("only nodes have storages that are seen".to_owned()));
     };
@@ -267,7 +283,7 @@ pub(crate) async fn answer(
             let value = kept::encode(&core.hash, &now);
             core.engine.write(epoch, vec![Mutation::Put { slot, value }]).await?;
         }
-        Ok(known)
+        Ok(Sight { landmark: known, held: witness::held_by(core, peer).await? })
     };
     answered.await.map_err(|error: StoreError| storage_error(&error))
 }
@@ -320,19 +336,20 @@ mod tests {
         let at = |starts, life, mark| Landmark { starts, life, mark };
         let own = |served| Own { landmark: at(3, 7, 5), epoch: Epoch(1), served };
         let trusted = [
-            judge(None, false, &[]),
-            judge(Some(&own(true)), true, &[]),
-            judge(Some(&own(true)), true, &[at(3, 7, 4), at(2, 1, 9)]),
+            judge(None, false, &[], false),
+            judge(Some(&own(true)), true, &[], false),
+            judge(Some(&own(true)), true, &[at(3, 7, 4), at(2, 1, 9)], false),
         ];
         assert_eq!(trusted, [None; 3]);
         let doubted = [
-            judge(None, false, &[at(1, 1, 0)]),
-            judge(Some(&own(true)), true, &[at(2, 1, 9), at(4, 1, 0)]),
-            judge(Some(&own(true)), true, &[at(3, 7, 6)]),
-            judge(Some(&own(true)), true, &[at(3, 8, 0)]),
-            judge(Some(&own(true)), true, &[at(1, 7, 0), Landmark { mark: MISSED, ..at(3, 7, 0) }]),
-            judge(Some(&own(true)), false, &[]),
-            judge(Some(&own(false)), true, &[]),
+            judge(None, false, &[at(1, 1, 0)], false),
+            judge(Some(&own(true)), true, &[at(3, 7, 5)], true),
+            judge(Some(&own(true)), true, &[at(2, 1, 9), at(4, 1, 0)], false),
+            judge(Some(&own(true)), true, &[at(3, 7, 6)], false),
+            judge(Some(&own(true)), true, &[at(3, 8, 0)], false),
+            judge(Some(&own(true)), true, &[at(1, 7, 0), Landmark { mark: MISSED, ..at(3, 7, 0) }], false),
+            judge(Some(&own(true)), false, &[], false),
+            judge(Some(&own(false)), true, &[], false),
         ];
         assert!(doubted.iter().all(Option::is_some), "{doubted:?}");
     }

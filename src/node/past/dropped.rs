@@ -1,11 +1,13 @@
 //! What was dropped in a tree, said to an owner whose storage went back and may hold it still.
 //!
-//! The proof: the *frontier* of a tree is the latest stamp of anything that this node dropped in it. It was dropped only
-//! while the trees of all owners were found equal, after all of that had died (see `node::reap`); so then this node
+//! The proof: the *frontier* of a namespace in a partition is the latest stamp of anything that this node dropped in it. It
+//! was dropped only while the trees of all owners were found equal, after all of that had died (see `node::reap`); so then this node
 //! had every version with a stamp up to the frontier that any owner had. Such a version that it has neither now, nor in the
 //! context of what it has, was dropped by all. Of a version with a later stamp nothing is said: it may be an
 //! acknowledged write that others have lost. The frontier lies in the storage of which it speaks, so a storage that went
 //! back itself, or lost everything, says less, and nothing wrong.
+
+use std::collections::BTreeMap;
 
 use crate::limits;
 use crate::node::core::Core;
@@ -32,7 +34,7 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
         return Err(ServeError::Invalid(text));
     }
     let epoch = core.engine.epoch();
-    let frontier = frontier(core, TreeId { partition, copies }).await?;
+    let frontiers = frontiers(core, TreeId { partition, copies }).await?;
     let slot = |key: &[u8]| Slot { partition, key: bytes::Bytes::copy_from_slice(key) };
     let slots: Vec<Slot> = keys.iter().map(|(key, _)| slot(key)).collect();
     // In this order: what is dropped between the two is not found, and not behind the frontier.
@@ -41,18 +43,25 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
         None => Some(Siblings::new()),
         Some(record) => record::decode(&core.hash, &slot.key, &record).ok(),
     });
-    let dropped = keys.iter().zip(held).map(|((_, versions), held)| dropped(versions, held.as_ref(), frontier));
+    let of = |key: &[u8]| record::namespace_of(key).and_then(|name| frontiers.get(name)).copied().unwrap_or_default();
+    let dropped = keys.iter().zip(held).map(|((key, versions), held)| dropped(versions, held.as_ref(), of(key)));
     let dropped = dropped.collect();
+    let frontier = frontiers.values().copied().max().unwrap_or_default();
     if core.engine.epoch() != epoch {
         return Err(ServeError::Unavailable("the storage has begun another epoch".to_owned()));
     }
     Ok(DroppedAnswer { frontier, dropped })
 }
 
-async fn frontier(core: &Core, tree: TreeId) -> Result<Stamp, ServeError> {
-    let stored = core.engine.get_many(&[kept::frontier_slot(core.id, tree)]).await;
-    let stored = stored.map_err(|error| storage_error(&error))?.pop().flatten();
-    Ok(kept::decode_frontier(&core.hash, stored.as_ref()))
+/// The frontiers in a tree, by namespace.
+async fn frontiers(core: &Core, tree: TreeId) -> Result<BTreeMap<String, Stamp>, ServeError> {
+    let view = core.view();
+    let in_tree = view.copies_of_each().filter(|(_, copies)| *copies == tree.copies);
+    let names: Vec<String> = in_tree.map(|(name, _)| name.to_string()).collect();
+    let slots: Vec<Slot> = names.iter().map(|name| kept::frontier_slot(core.id, tree.partition, name)).collect();
+    let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
+    let frontiers = stored.iter().map(|stored| kept::decode_frontier(&core.hash, stored.as_ref()));
+    Ok(names.into_iter().zip(frontiers).collect())
 }
 
 /// Which of these versions were dropped, by an owner that holds this; nothing is known of what cannot be read.

@@ -2,8 +2,8 @@
 //! has caught up with the other owners.
 //!
 //! A storage that was put back to an older copy, whole, cannot tell by itself. So each node tells the others how far its
-//! storage has come ([`Landmark`]), they keep it on their disks, and a node that starts asks what they last saw of it
-//! before it answers reads and names versions ([`decide`]). One that is behind, or that knows by itself that it may have
+//! storage has come ([`Landmark`]), they keep it on their disks, and remember what they saw in it since ([`witness`]); a node
+//! that starts asks what they last saw of it before it answers reads and names versions ([`decide`]). One that is behind, or that knows by itself that it may have
 //! lost writes, takes a new epoch and *catches up* ([`catch_up`]): what the others have dropped since leaves it, what they
 //! lack stays, and once its trees were found equal to theirs it answers reads again. Nothing here moves records by itself
 //! but for that.
@@ -12,6 +12,7 @@ mod catch_up;
 mod decide;
 mod dropped;
 pub(crate) mod kept;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,7 @@ use crate::wire::sync::TreeId;
 
 pub(crate) use decide::{advance, answer, keep, last_word};
 pub(crate) use dropped::answer as answer_dropped;
+use witness::Witness;
 
 /// Pause between looks while something is not as it should be.
 const TICK: Duration = Duration::from_millis(500);
@@ -56,6 +58,8 @@ pub(crate) struct Past {
     changed: Notify,
     /// Held while what is kept of landmarks is read and written.
     keeping: tokio::sync::Mutex<()>,
+    /// What was seen in the others' storages.
+    pub(crate) witness: Witness,
 }
 
 #[derive(Debug)]
@@ -91,6 +95,7 @@ impl Past {
             state: Mutex::new(state),
             changed: Notify::new(),
             keeping: tokio::sync::Mutex::default(),
+            witness: Witness::default(),
         }
     }
 

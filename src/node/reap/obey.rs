@@ -52,6 +52,8 @@ pub(crate) async fn obey(core: &Arc<Core>, order: ReapOrder) -> Result<ReapAnswe
         return Err(ServeError::Unavailable("this node knows another cluster, or has begun another life".to_owned()));
     }
     let dropping = order.life.is_some();
+    // What was seen of these records is no evidence from here on; the marks that are raised below are.
+    core.past.witness.clear();
     if dropping {
         past::keep(core, &order.landmarks).await.map_err(|error| storage_error(&error))?;
     }
@@ -74,7 +76,7 @@ pub(crate) async fn obey(core: &Arc<Core>, order: ReapOrder) -> Result<ReapAnswe
 
 async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool, ServeError> {
     let slot = core.slot_of(key.slot)?;
-    let (Some((owners, tree)), true) = (owners(core, &slot), key.seen.is_valid() && core.lies_in(&slot)) else {
+    let (Some((owners, _)), true) = (owners(core, &slot), key.seen.is_valid() && core.lies_in(&slot)) else {
         return Ok(false);
     };
     let owner = owners.contains(&core.id);
@@ -86,7 +88,7 @@ async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool,
         (false, false) => Step::Bury,
         (false, true) => return Ok(false),
     };
-    core.replica.reap(Reap { slot, owners, copies: tree.copies, step, seen: key.seen }).await
+    core.replica.reap(Reap { slot, owners, step, seen: key.seen }).await
 }
 
 /// Whether the storage is well. It need not keep what it has flushed, as Redis does not, which syncs by rules of its own: one

@@ -102,7 +102,10 @@ impl Exchange<'_> {
             let began = Instant::now();
             let (own, until) = self.own(&range).await?;
             range.until = until;
+            let read = began.elapsed();
             let page = self.page(&range, &own).await?;
+            // What the peer worked it rests for itself.
+            let began = Instant::now();
             let covered = page.covered.as_ref().map(|key| key.0.clone()).or_else(|| range.until.clone());
             if self.takes {
                 let received = self.take(tree, &page, &mut failed).await;
@@ -110,6 +113,7 @@ impl Exchange<'_> {
                 self.note_copied(received, &page);
             }
             moved.sent += self.send(tree, &page, own, &covered, &mut failed).await?;
+            self.core.pace.rest(&self.core.meters, read + began.elapsed()).await;
             match covered {
                 Some(covered) if range.after.as_ref().is_none_or(|after| covered > *after) => {
                     range.after = Some(covered)
@@ -118,7 +122,6 @@ impl Exchange<'_> {
                 None => break,
             }
             range.until = None;
-            self.core.pace.rest(&self.core.meters, began.elapsed()).await;
             if self.copies && tasks::holds_copying(self.core) {
                 return Err(SyncError::Here("fetching is held by an administrator".to_owned()));
             }

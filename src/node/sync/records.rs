@@ -48,7 +48,8 @@ pub(crate) async fn walk(
     let (partition, mut after) = (range.tree.partition, range.after.clone());
     let mut scanned = 0;
     loop {
-        let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
+        // No more than goes into a message, where most of what is read goes into it.
+        let (most, bytes) = (limits::SYNC_RECORDS_MAX, limits::SYNC_BYTES);
         let page = core.engine.scan(partition, &[], after.as_deref(), most, bytes).await?;
         let last = page.items.last().map(|(key, _)| key.clone());
         scanned += page.items.len();

@@ -50,6 +50,7 @@ use crate::store::health::Trouble;
 use crate::store::memo::MemoFile;
 use crate::types::Epoch;
 use crate::types::PartitionId;
+use crate::types::Partitions;
 
 pub(super) struct Core {
     /// The database's own directory.
@@ -57,6 +58,7 @@ pub(super) struct Core {
     pub(super) memo: MemoFile,
     pub(super) options: EmbeddedOptions,
     pub(super) hash: ClusterHash,
+    pub(super) partitions: Partitions,
     pub(super) env: Env,
     pub(super) pulse: Pulse,
     pub(super) boot: u64,
@@ -226,7 +228,7 @@ impl Core {
             let open = self.lock();
             (open.generation, open.db.is_none())
         };
-        if missing && !self.mend(generation) {
+        if missing && !self.mend(generation, false) {
             return;
         }
         let (probe, generation) = {
@@ -308,7 +310,9 @@ impl Core {
         if let Fault::Refused(error) = fault {
             return error.clone();
         }
-        if !self.mend(generation) {
+        // Its worker can neither write tables nor merge them, and it does not say why.
+        let gave_up = fault.gave_up() && self.check_room().is_ok();
+        if !self.mend(generation, gave_up) {
             return StoreError::Unavailable(fault.to_string());
         }
         if fault.is_damage() {
@@ -328,8 +332,9 @@ impl Core {
 
     /// Closes and reopens the database, if nobody did since `generation`. Returns whether it is open now. That takes a
     /// while, and in some modes an epoch: so each mending doubles the pause before what is left of the trouble is
-    /// looked at again, until the storage has been well for long.
-    fn mend(&self, generation: u64) -> bool {
+    /// looked at again, until the storage has been well for long. A database that gave up more than once is looked through for
+    /// damage, and written anew if there is any.
+    fn mend(&self, generation: u64, gave_up: bool) -> bool {
         let mut open = self.lock_alone();
         if open.generation != generation || open.lock.is_none() {
             return open.db.is_some();
@@ -341,7 +346,9 @@ impl Core {
         self.well.store(0, Ordering::Release);
         drop(open.db.take());
         self.recent.clear();
-        match self.reopen() {
+        let opened = self.reopen();
+        let opened = if gave_up && mendings > 0 { opened.and_then(|db| self.without_damage(db)) } else { opened };
+        match opened {
             Ok(db) => open.db = Some(db),
             Err(fault) => self.pulse.report(Some(Trouble::Down(fault.to_string()))),
         }
@@ -366,6 +373,25 @@ impl Core {
         Ok(db)
     }
 
+    /// The database itself, or a new one of what can be read of it.
+    fn without_damage(&self, db: Db) -> Result<Db, Fault> {
+        let lost = match self.copy_readable(&db) {
+            Ok(0) => return Ok(db),
+            Ok(lost) => lost,
+            Err(fault) => {
+                tracing::warn!(%fault, "the storage's tables may be damaged, and cannot be written anew now");
+                return Ok(db);
+            }
+        };
+        drop(db);
+        self.swap().map_err(fjall::Error::Io)?;
+        tracing::warn!(
+            lost,
+            "a damaged table could not be merged: the storage was written anew, without what was lost"
+        );
+        self.reopen()
+    }
+
     /// Whether there may be room for more, found out without touching the database.
     fn check_room(&self) -> io::Result<()> {
         let path = self.directory.with_extension("room");
@@ -386,7 +412,7 @@ impl Core {
         }
     }
 
-    fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> Mark {
         Mark { epoch: self.epoch(), boot: self.boot, commits: self.commits.load(Ordering::Acquire) }
     }
 
@@ -395,7 +421,7 @@ impl Core {
         Seal { mark: Mark { commits: mark.commits + 1, ..mark }, clean, synced: self.synced() }
     }
 
-    fn synced(&self) -> bool {
+    pub(super) fn synced(&self) -> bool {
         self.options.durability == Durability::EveryBatch
     }
 

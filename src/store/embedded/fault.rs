@@ -86,7 +86,9 @@ pub(super) fn no_room(error: &io::Error) -> bool {
 pub(super) fn damage(error: &io::Error) -> bool {
     use ErrorKind::AlreadyExists;
     use ErrorKind::InvalidData;
+    // Of a place before the beginning: the file is shorter than what it ends with.
+    use ErrorKind::InvalidInput;
     use ErrorKind::NotFound;
     use ErrorKind::UnexpectedEof;
-    matches!(error.kind(), AlreadyExists | InvalidData | NotFound | UnexpectedEof)
+    matches!(error.kind(), AlreadyExists | InvalidData | InvalidInput | NotFound | UnexpectedEof)
 }

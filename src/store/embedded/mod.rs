@@ -10,6 +10,7 @@ mod database;
 mod fault;
 mod journal;
 mod open;
+mod rebuild;
 mod recent;
 mod salvage;
 
@@ -69,7 +70,6 @@ pub struct EmbeddedOptions {
 #[derive(Clone)]
 pub struct Embedded {
     core: Arc<Core>,
-    partitions: Partitions,
     /// Ends the keeper with the engine.
     scope: Arc<StopOnDrop>,
 }
@@ -102,11 +102,11 @@ impl Embedded {
         };
         let core = Arc::new(core);
         scope.spawn("store.keeper", keep(Arc::downgrade(&core), scope.clone()));
-        Ok((Self { core, partitions: identity.partitions, scope: Arc::new(StopOnDrop(scope)) }, warnings))
+        Ok((Self { core, scope: Arc::new(StopOnDrop(scope)) }, warnings))
     }
 
     pub(super) fn partitions(&self) -> Partitions {
-        self.partitions
+        self.core.partitions
     }
 
     pub(super) fn epoch(&self) -> Epoch {

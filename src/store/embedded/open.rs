@@ -29,6 +29,7 @@ use crate::store::embedded::fault;
 use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
 use crate::store::embedded::journal::Tail;
+use crate::store::embedded::rebuild;
 use crate::store::embedded::recent::Recent;
 use crate::store::epoch;
 use crate::store::epoch::Seal;
@@ -56,6 +57,7 @@ impl Opening {
         create_directory(&directory).map_err(|error| self.file_error(error))?;
         // Locked before anything is looked at, so that two processes share neither the database nor the memo.
         let lock = self.lock()?;
+        rebuild::clean_up(&directory).map_err(|error| self.file_error(error))?;
         let tail = journal::trim(&directory, None).map_err(|error| self.fault(Fault::Disk(error.into())))?;
         let db = Db::open(&directory, self.options).map_err(|fault| self.fault(fault))?;
         let hash = ClusterHash::new(&self.identity.cluster);
@@ -70,6 +72,7 @@ impl Opening {
             memo: memo_file,
             options: self.options,
             hash,
+            partitions: self.identity.partitions,
             env: self.env,
             pulse: Pulse::default(),
             boot: seal.mark.boot,

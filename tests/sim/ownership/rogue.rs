@@ -9,10 +9,10 @@ use dynamomini::wire::layout::LayoutRequest;
 use dynamomini::wire::rpc::Request;
 use tokio::time::sleep;
 
-use crate::cluster::{Cluster, address};
+use crate::cluster::{Cluster, Setup, address};
 use crate::ownership::history::History;
 use crate::ownership::judge::imbalance;
-use crate::ownership::{KEYS, found, node};
+use crate::ownership::{KEYS, found, found_with, keeping, node};
 use crate::replicas::difference_by;
 use crate::world::{Simulation, simulate};
 
@@ -40,7 +40,8 @@ fn others(stage: Option<Stage>) -> Layout {
 
 /// What is wrong once all nodes have been told of this layout.
 async fn after(simulation: Simulation, layout: Layout) -> Vec<String> {
-    let mut cluster = found(&simulation, 3, false).await;
+    let copies = layout.current.copies.values().copied().next();
+    let mut cluster = found_with(&simulation, Setup { nodes: 3, copies, ..keeping(false) }).await;
     let client = cluster.client(1).await;
     let history = History::default();
     history.fill(&client, 0..KEYS).await;
@@ -64,6 +65,17 @@ async fn after(simulation: Simulation, layout: Layout) -> Vec<String> {
 #[test]
 fn reads_that_move_before_anything_was_copied_are_found() {
     let wrong = simulate(1, 0.0, |simulation| after(simulation, others(Some(Stage::Reading))));
+    assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
+}
+
+/// A namespace with one copy is read as if it had three.
+#[test]
+fn reads_that_move_before_more_copies_were_made_are_found() {
+    let (mut now, next) = (placed(&[1, 2, 3], |_| 100), placed(&[1, 2, 3], |_| 100));
+    now.copies = [(Namespace::default(), 1)].into();
+    let next = Some(Next { since: 1, placement: next, stage: Stage::Reading, dead: Default::default() });
+    let layout = Layout { version: 1, current: now, next };
+    let wrong = simulate(4, 0.0, |simulation| after(simulation, layout));
     assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
 }
 
