@@ -42,17 +42,18 @@ impl Places {
         for (_, policy) in view.namespaces() {
             let Some(ring) = view.ring(policy.n) else { continue };
             owners.entry(policy.n).or_insert_with(|| {
-                let lists = (0..view.info().partitions.count()).map(|at| ring.preference_list(PartitionId(at)));
-                let width = ring.preference_list(PartitionId(0)).len();
+                let lists = view.partitions().iter().map(|partition| ring.preference_list(partition));
+                let width = ring.preference_list(view.partitions().nth(0)).len();
                 Owners { width, list: lists.flatten().filter_map(|node| places.get(node).copied()).collect() }
             });
         }
         Self { names, owners }
     }
 
-    fn owners(&self, n: u8, partition: PartitionId) -> &[u16] {
+    /// Of the partition with this place among all.
+    fn owners(&self, n: u8, at: usize) -> &[u16] {
         let Some(owners) = self.owners.get(&n) else { return &[] };
-        let start = usize::try_from(partition.0).unwrap_or(usize::MAX).saturating_mul(owners.width);
+        let start = at.saturating_mul(owners.width);
         owners.list.get(start..start.saturating_add(owners.width)).unwrap_or(&[])
     }
 }
@@ -69,7 +70,8 @@ impl Table {
 
     /// The places of a partition's owners, best first; none when there is no such namespace.
     pub(crate) fn owners(&self, namespace: &Namespace, partition: PartitionId) -> &[u16] {
-        self.view.policy(namespace).map_or(&[], |policy| self.places.owners(policy.n, partition))
+        let Some(at) = self.view.partitions().place(partition) else { return &[] };
+        self.view.policy(namespace).map_or(&[], |policy| self.places.owners(policy.n, at))
     }
 
     /// The target of a member.
@@ -108,11 +110,11 @@ mod tests {
         let view = ClusterView::new(info).unwrap();
         let places = Places::new(&view);
         let ids: Vec<NodeId> = view.members().keys().copied().collect();
-        for (partition, n) in (0..64).flat_map(|at| [(PartitionId(at), 3), (PartitionId(at), 1)]) {
-            let owners: Vec<NodeId> = places.owners(n, partition).iter().map(|at| ids[usize::from(*at)]).collect();
+        for ((at, partition), n) in view.partitions().iter().enumerate().flat_map(|of| [(of, 3), (of, 1)]) {
+            let owners: Vec<NodeId> = places.owners(n, at).iter().map(|at| ids[usize::from(*at)]).collect();
             assert_eq!(owners, view.ring(n).unwrap().preference_list(partition));
         }
-        assert!(places.owners(2, PartitionId(0)).is_empty() && places.owners(3, PartitionId(64)).is_empty());
+        assert!(places.owners(2, 0).is_empty() && places.owners(3, 64).is_empty());
         for (at, member) in view.members().values().enumerate() {
             assert_eq!(usize::from(places.names[&member.name]), at);
         }

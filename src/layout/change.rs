@@ -11,6 +11,7 @@ use crate::layout::Role;
 use crate::layout::Stage;
 use crate::limits;
 use crate::types::NodeName;
+use crate::types::Partitions;
 use crate::types::Zone;
 
 /// A change of who owns data.
@@ -62,6 +63,11 @@ pub enum Change {
     },
     /// The change under way is given up: owners stay who they are.
     Cancel,
+    /// Every partition is cut in two, and owners are chosen for each half.
+    Split {
+        /// How many there are afterwards: twice as many as before.
+        partitions: Partitions,
+    },
 }
 
 /// Why a change cannot be.
@@ -159,10 +165,11 @@ impl Change {
                 let role = roles.get_mut(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
                 role.zone = zone.clone();
             }
+            Self::Split { partitions } => placement.cut_into(*partitions)?,
             Self::Cancel => {}
         }
         if placement == *layout.last_placement() && layout.next.as_ref().is_none_or(|next| dead == next.dead) {
-            return Err(ChangeError::Nothing("the members are like that already".to_owned()));
+            return Err(ChangeError::Nothing("it is like that already".to_owned()));
         }
         let since = layout.next.as_ref().map_or(layout.version + 1, |next| next.since);
         let next = (placement != layout.current).then_some(Next { since, placement, stage: Stage::Spreading, dead });
@@ -198,6 +205,7 @@ impl Change {
             Self::Replace { old, new, .. } => format!("{new} replaces {old}"),
             Self::Weight { name, weight } => format!("{name} gets weight {weight}"),
             Self::Zone { name, zone } => format!("{name} is in zone {zone}"),
+            Self::Split { partitions } => format!("partitions are cut in two: {}", partitions.count()),
             Self::Cancel => "the change under way is cancelled".to_owned(),
         }
     }

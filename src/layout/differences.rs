@@ -15,8 +15,11 @@ impl Layout {
 }
 
 fn differences(before: &Placement, after: &Placement, dead: &BTreeSet<NodeName>) -> Vec<Change> {
-    let (before, after) = (&before.roles, &after.roles);
     let mut changes = Vec::new();
+    if before.partitions != after.partitions {
+        changes.push(Change::Split { partitions: after.partitions });
+    }
+    let (before, after) = (&before.roles, &after.roles);
     let replaces = |new: &NodeName| {
         let seat = &after.get(new)?.seat;
         let is_old = |old: &&NodeName| !after.contains_key(*old) && before[*old].seat == *seat;

@@ -78,3 +78,17 @@ pub struct Shown {
     /// What the change under way is waiting for; only the node that leads it knows.
     pub obstacles: Vec<Obstacle>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Partitions;
+    use crate::wire::golden::hex;
+
+    #[test]
+    fn the_encoding_is_pinned_because_nodes_of_one_cluster_may_differ_in_version() {
+        let partitions = Partitions::new(2048).unwrap();
+        let order = ChangeOrder { change: Change::Split { partitions }, force: false };
+        assert_eq!(hex(&LayoutRequest::Change(order)), "0507801000");
+    }
+}

@@ -63,6 +63,12 @@ pub(super) enum Wish<F: clap::Args> {
         #[command(flatten)]
         flags: F,
     },
+    /// Cut every partition in two, for a cluster that has outgrown them: half of the data gets other owners, once, and from
+    /// then on joins and leaves move less.
+    Split {
+        #[command(flatten)]
+        flags: F,
+    },
     /// Give up the change that is under way: owners stay who they are.
     Cancel {
         #[command(flatten)]
@@ -116,6 +122,7 @@ pub(super) enum Asked {
     Replace(NodeName, NodeName),
     Weight(NodeName, u32),
     Zone(NodeName, Zone),
+    Split,
     Cancel,
 }
 
@@ -129,6 +136,7 @@ impl<F: clap::Args> Wish<F> {
             Self::Replace { old, new, flags } => (Asked::Replace(old, new), flags),
             Self::Weight { name, weight, flags } => (Asked::Weight(name, weight), flags),
             Self::Zone { name, zone, flags } => (Asked::Zone(name, zone), flags),
+            Self::Split { flags } => (Asked::Split, flags),
             Self::Cancel { flags } => (Asked::Cancel, flags),
         }
     }

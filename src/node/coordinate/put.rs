@@ -86,8 +86,9 @@ impl Coordination<'_> {
         let place = core.place(&self.head.namespace, &item.key);
         check_context(&item.context, &place)?;
         let ring = ring(self.view, self.policy)?;
-        let owners = ring.preference_list(place.slot.partition);
-        let others = self.view.other_owners(self.policy.n, place.slot.partition);
+        let partition = ring.partitions().of(place.position);
+        let owners = ring.preference_list(partition);
+        let others = self.view.other_owners(self.policy.n, partition);
         let owner = owners.contains(&core.id);
         if owner {
             past::decided(core, self.ask.deadline).await?;
@@ -136,7 +137,7 @@ impl Coordination<'_> {
         let sloppy = self.sloppy && reserved.is_none();
         let (view, n) = (self.view.clone(), if sloppy { self.policy.n } else { 0 });
         let coordinates = !owner && !others.contains(&core.id);
-        let stand_ins = StandIns { view, n, partition: place.slot.partition, coordinates };
+        let stand_ins = StandIns { view, n, partition, coordinates };
         let takes = |node: NodeId| match &reserved {
             Some(reserved) => reserved.granted.contains(&node),
             None => core.takes_writes(node),

@@ -19,7 +19,6 @@ use crate::node::peers::unexpected;
 use crate::node::sync::records::{Found, Range, walk};
 use crate::node::sync::{Descended, descend};
 use crate::record;
-use crate::store::Slot;
 use crate::types::NodeId;
 use crate::version::{Dot, Stamp};
 use crate::wire::blob::Blob;
@@ -119,7 +118,7 @@ async fn unchecked(core: &Core) -> Result<Vec<TreeId>, String> {
     let view = core.view();
     let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
     let mut trees = Vec::new();
-    for partition in core.partitions.iter() {
+    for partition in view.partitions().iter() {
         let wanted: Vec<TreeId> = counts.iter().map(|copies| TreeId { partition, copies: *copies }).collect();
         let wanted: Vec<TreeId> = {
             let state = core.past.state();
@@ -131,7 +130,7 @@ async fn unchecked(core: &Core) -> Result<Vec<TreeId>, String> {
         let (owned, others): (Vec<TreeId>, Vec<TreeId>) = wanted.into_iter().partition(owns);
         trees.extend(owned);
         if !others.is_empty() {
-            let page = core.engine.scan(partition, &[], None, 1, 1).await.map_err(|error| error.to_string())?;
+            let page = core.scan(partition, &[], None, (1, 1)).await.map_err(|error| error.to_string())?;
             if page.items.is_empty() {
                 core.past.state().checked.extend(others);
             } else {
@@ -191,7 +190,7 @@ async fn forget(core: &Core, tree: TreeId, peer: NodeId, keys: Vec<(Blob, Vec<(D
         if dots.is_empty() {
             continue;
         }
-        let slot = Slot { partition: tree.partition, key: key.0 };
+        let Some(slot) = core.slot_in(tree.partition, key.0) else { continue };
         let forgotten = core.replica.forget(slot, dots).await.map_err(|error| error.to_string())?;
         core.meters.went_back_dropped.count(usize::from(forgotten));
     }

@@ -7,12 +7,17 @@
 //! acknowledged write that others have lost. The frontier lies in the storage of which it speaks, so a storage that went
 //! back itself, or lost everything, says less, and nothing wrong.
 
+use std::iter::successors;
+
+use bytes::Bytes;
+
 use crate::limits;
 use crate::node::core::Core;
 use crate::node::past::kept;
 use crate::node::replica::storage_error;
 use crate::record;
 use crate::store::Slot;
+use crate::types::{PartitionId, Partitions};
 use crate::version::{Dot, Siblings, Stamp};
 use crate::wire::past::{DroppedAnswer, DroppedRequest};
 use crate::wire::rpc::ServeError;
@@ -33,8 +38,9 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
     }
     let epoch = core.engine.epoch();
     let frontier = frontier(core, TreeId { partition, copies }).await?;
-    let slot = |key: &[u8]| Slot { partition, key: bytes::Bytes::copy_from_slice(key) };
-    let slots: Vec<Slot> = keys.iter().map(|(key, _)| slot(key)).collect();
+    let slot = |key: &[u8]| core.slot_in(partition, Bytes::copy_from_slice(key));
+    let slots: Option<Vec<Slot>> = keys.iter().map(|(key, _)| slot(key)).collect();
+    let slots = slots.ok_or_else(|| ServeError::Invalid(format!("some keys are not of partition {partition}")))?;
     // In this order: what is dropped between the two is not found, and not behind the frontier.
     let records = core.replica.fetch(slots.clone()).await?;
     let held = slots.iter().zip(records).map(|(slot, record)| match record {
@@ -50,9 +56,17 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
 }
 
 async fn frontier(core: &Core, tree: TreeId) -> Result<Stamp, ServeError> {
-    let stored = core.engine.get_many(&[kept::frontier_slot(core.id, tree)]).await;
-    let stored = stored.map_err(|error| storage_error(&error))?.pop().flatten();
-    Ok(kept::decode_frontier(&core.hash, stored.as_ref()))
+    let slots: Vec<Slot> = lineage(tree, core.buckets).map(|tree| kept::frontier_slot(core.id, tree)).collect();
+    let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
+    let frontiers = stored.iter().map(|stored| kept::decode_frontier(&core.hash, stored.as_ref()));
+    Ok(frontiers.max().unwrap_or_default())
+}
+
+/// The tree and those that it was cut from, back to the founding: what was said of a partition is true of its parts.
+fn lineage(tree: TreeId, founded: Partitions) -> impl Iterator<Item = TreeId> {
+    let cut_from =
+        move |partition: &PartitionId| Some(partition.parent()).filter(|whole| founded.around(*whole).is_some());
+    successors(Some(tree.partition), cut_from).map(move |partition| TreeId { partition, ..tree })
 }
 
 /// Which of these versions were dropped, by an owner that holds this; nothing is known of what cannot be read.
@@ -67,6 +81,16 @@ mod tests {
     use super::*;
     use crate::types::{Epoch, NodeId};
     use crate::version::{Actor, Context};
+
+    #[test]
+    fn what_was_dropped_before_a_partition_was_cut_was_dropped_from_its_parts() {
+        let founded = Partitions::new(16).unwrap();
+        let tree = |partition| TreeId { partition, copies: 3 };
+        let part = PartitionId(4 * founded.nth(5).0 + 3);
+        let all: Vec<TreeId> = lineage(tree(part), founded).collect();
+        assert_eq!(all, [tree(part), tree(part.parent()), tree(founded.nth(5))]);
+        assert_eq!(lineage(tree(founded.nth(5)), founded).count(), 1);
+    }
 
     #[test]
     fn only_what_is_behind_the_frontier_and_was_never_seen_there_was_dropped() {

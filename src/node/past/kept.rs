@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ClusterHash;
 use crate::store::Slot;
-use crate::types::{Epoch, NodeId, PartitionId};
+use crate::types::{Bucket, Epoch, NodeId};
 use crate::version::Stamp;
 use crate::wire::past::Landmark;
 use crate::wire::sync::TreeId;
@@ -32,7 +32,7 @@ fn slot(own: NodeId, kind: &[u8], rest: &[u8]) -> Slot {
     key.put_u64(own.0);
     key.put_slice(kind);
     key.put_slice(rest);
-    Slot { partition: PartitionId::HINTS, key: key.freeze() }
+    Slot { bucket: Bucket::HINTS, key: key.freeze() }
 }
 
 /// Where a storage says how far it has come.
@@ -111,7 +111,7 @@ mod tests {
         let seen = seen_slot(own, other);
         assert!(seen.key.starts_with(&seen_prefix(own)));
         assert_eq!(seen_of(&seen.key), Some(other));
-        let tree = TreeId { partition: PartitionId(1), copies: 3 };
+        let tree = TreeId { partition: crate::types::PartitionId(17), copies: 3 };
         let places = [seen, own_slot(own), frontier_slot(own, tree), marker::floor_slot(own), marker::check_slot(own)];
         let distinct: std::collections::BTreeSet<_> = places.iter().collect();
         assert_eq!(distinct.len(), places.len());

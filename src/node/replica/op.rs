@@ -46,8 +46,8 @@ pub(crate) struct Reap {
     pub(crate) slot: Slot,
     /// Its owners, for any of which there may be a hint.
     pub(crate) owners: Vec<NodeId>,
-    /// The replica count of its namespace.
-    pub(crate) copies: u8,
+    /// The tree that it is in.
+    pub(crate) tree: TreeId,
     /// What this node is to do.
     pub(crate) step: Step,
     /// What the record has seen.
@@ -57,7 +57,7 @@ pub(crate) struct Reap {
 impl Reap {
     /// Where the frontier of its tree is kept by this node.
     pub(crate) fn frontier(&self, node: NodeId) -> Slot {
-        kept::frontier_slot(node, TreeId { partition: self.slot.partition, copies: self.copies })
+        kept::frontier_slot(node, self.tree)
     }
 }
 

@@ -103,7 +103,7 @@ async fn read(core: &Arc<Core>, partition: PartitionId, pause: Option<u32>) -> R
 
 async fn page(core: &Core, window: &Window) -> Result<(Vec<Item>, bool, u64), StoreError> {
     let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
-    let page = core.engine.scan(window.partition, &[], window.after.as_deref(), most, bytes).await?;
+    let page = core.scan(window.partition, &[], window.after.as_deref(), (most, bytes)).await?;
     let copies = core.trees.copies();
     let mut items = Vec::with_capacity(page.items.len());
     let mut unreadable = page.damaged;

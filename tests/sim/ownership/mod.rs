@@ -13,7 +13,7 @@ use std::time::Duration;
 use dynamomini::hash::ClusterHash;
 use dynamomini::layout::{Change, Stage};
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{NodeName, PartitionId};
+use dynamomini::types::{Bucket, NodeName};
 use dynamomini::view::ClusterView;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -445,7 +445,8 @@ fn a_storage_that_is_lost_after_copying_is_filled_again_before_it_is_read() {
             sleep(Duration::from_millis(10)).await;
         }
         let view = ClusterView::new(cluster.info.by(cluster.layout_of(4).layout)).unwrap();
-        let owned: Vec<PartitionId> = view.ring(3).unwrap().owned(ClusterHash::node_id(&node(4))).collect();
+        let owned = view.ring(3).unwrap().owned(ClusterHash::node_id(&node(4)));
+        let owned: Vec<Bucket> = owned.map(|partition| Bucket(partition.number())).collect();
         let held = records(&engines[&4], owned.iter().copied()).await;
         assert!(!held.is_empty());
         for number in 1..=3 {
@@ -475,11 +476,11 @@ async fn sparse(simulation: Simulation) {
         cluster.crash(number);
     }
     for (number, engine) in engines {
-        let all = records(&engine, cluster.info.partitions.iter()).await;
+        let all = records(&engine, cluster.info.partitions.buckets()).await;
         let missed = all
             .into_keys()
             .filter(|(_, key)| key.iter().map(|byte| usize::from(*byte)).sum::<usize>() % 3 + 1 == number);
-        let delete = |(partition, key)| Mutation::Delete { slot: Slot { partition, key } };
+        let delete = |(bucket, key)| Mutation::Delete { slot: Slot { bucket, key } };
         engine.write(engine.epoch(), missed.map(delete).collect()).await.unwrap();
     }
     for number in 1..=3 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dynamomini::layout::{Layout, Next, Placement, Role, Stage};
-use dynamomini::types::Namespace;
+use dynamomini::types::{Namespace, Partitions};
 use dynamomini::view::ClusterView;
 use dynamomini::wire::layout::LayoutRequest;
 use dynamomini::wire::rpc::Request;
@@ -22,7 +22,7 @@ fn placed(numbers: &[usize], weight: impl Fn(usize) -> u32) -> Placement {
         (name.clone(), Role { quic, zone: "default".parse().unwrap(), weight: weight(*number), seat: name })
     };
     let copies = [(Namespace::default(), 3)].into();
-    Placement { roles: numbers.iter().map(role).collect(), copies }
+    Placement { roles: numbers.iter().map(role).collect(), copies, partitions: Partitions::new(64).unwrap() }
 }
 
 /// The next layout of a cluster of three, by which three others own everything.
