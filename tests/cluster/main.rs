@@ -30,5 +30,6 @@ mod reap;
 mod refusals;
 mod renewal;
 mod restart;
+mod split;
 mod storage;
 mod sync;

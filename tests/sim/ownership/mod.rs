@@ -7,6 +7,7 @@ mod history;
 mod judge;
 mod late;
 mod rogue;
+mod split;
 
 use std::time::Duration;
 
@@ -49,6 +50,9 @@ enum What {
     /// Half of six leave at once: many partitions get owners of whom none was an owner before.
     LeaveThree,
     Replace,
+    /// Partitions are cut in two.
+    Split,
+    SplitAndJoin,
 }
 
 /// What goes wrong meanwhile.
@@ -114,7 +118,8 @@ impl Course {
     fn founders(&self) -> usize {
         match self.what {
             What::Leave => 4,
-            What::LeaveThree => 6,
+            What::SplitAndJoin => 5,
+            What::LeaveThree | What::Split => 6,
             What::Join | What::JoinTwo | What::Replace => 3,
         }
     }
@@ -135,7 +140,11 @@ impl Course {
                 cluster.start_joining(4).await;
                 cluster.start_joining(5).await;
             }
-            What::Leave | What::LeaveThree => self.again(cluster).await,
+            What::Leave | What::LeaveThree | What::Split => self.again(cluster).await,
+            What::SplitAndJoin => {
+                cluster.start_joining(6).await;
+                self.again(cluster).await;
+            }
             What::Replace => {
                 cluster.crash(3);
                 cluster.start_node(4).await;
@@ -152,6 +161,11 @@ impl Course {
             What::JoinTwo => {
                 order(cluster, 1, join(5)).await;
                 order(cluster, 2, join(4)).await;
+            }
+            What::Split => order(cluster, 2, split::split()).await,
+            What::SplitAndJoin => {
+                order(cluster, 1, join(6)).await;
+                order(cluster, 2, split::split()).await;
             }
             What::Leave => order(cluster, 2, Change::Leave { name: node(4) }).await,
             What::LeaveThree => {
@@ -310,6 +324,9 @@ async fn run(simulation: Simulation, course: Course) -> (u64, (u64, u64)) {
     }
     let has_joined = layout.current.has(&node(4));
     assert_eq!(has_joined, !course.shrinks(), "{:?} has not come about: {layout:?}", course.what);
+    if matches!(course.what, What::Split | What::SplitAndJoin) {
+        assert!(split::split().apply(&layout).is_err(), "partitions were not cut: {layout:?}");
+    }
     history.judge(&one).await;
     let (answers, refusals) = history.counts();
     assert!(answers > 200 && history.counts_up() > 5, "{answers} answers are no load");
