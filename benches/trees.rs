@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dynamomini::hash::ClusterHash;
 use dynamomini::merkle::{Change, Forest, Item};
-use dynamomini::types::{ClusterName, Epoch, Partitions};
+use dynamomini::types::{ClusterName, Copies, Epoch, Partitions};
 
 const RECORDS: u32 = 1_000_000;
 const PARTITIONS: u32 = 1024;
@@ -22,7 +22,7 @@ fn report(what: &str, began: Instant, count: u32) {
 fn change(number: u32, old: Option<u64>) -> Change {
     let key = Bytes::from(format!("default\0user/{number:06}"));
     let new = Some(u64::from(number) * 3);
-    Change { position: u64::from(number % PARTITIONS) << 54, key, copies: 3, old, new, readable: true }
+    Change { position: u64::from(number % PARTITIONS) << 54, key, copies: Copies::settled(3), old, new, readable: true }
 }
 
 fn main() {
@@ -34,8 +34,12 @@ fn main() {
     let pages: Vec<Vec<Item>> = (0..PARTITIONS)
         .map(|partition| {
             let mine = (partition..RECORDS).step_by(usize::try_from(PARTITIONS).unwrap());
-            mine.map(|number| Item { key: change(number, None).key, copies: 3, digest: Some(u64::from(number)) })
-                .collect()
+            mine.map(|number| Item {
+                key: change(number, None).key,
+                copies: Copies::settled(3),
+                digest: Some(u64::from(number)),
+            })
+            .collect()
         })
         .collect();
     let began = Instant::now();
@@ -59,7 +63,7 @@ fn main() {
     let began = Instant::now();
     let mut roots = 0_u128;
     for partition in forest.partitions().iter() {
-        roots ^= forest.tree(partition, 3).unwrap().root();
+        roots ^= forest.tree(partition, Copies::settled(3)).unwrap().root();
     }
     assert_ne!(roots, 0, "the trees are empty");
     report("the root of a tree", began, PARTITIONS);

@@ -222,6 +222,12 @@ impl Consistency {
             }
         }
     }
+
+    /// The same, with a count lowered to `n` where it is above.
+    #[must_use]
+    pub fn within(self, n: u8) -> Self {
+        if let Self::Count(count) = self { Self::Count(count.min(n)) } else { self }
+    }
 }
 
 impl FromStr for Consistency {
@@ -295,6 +301,37 @@ impl fmt::Display for ConflictPolicy {
     }
 }
 
+/// How many copies there are of each key of a namespace, by the placement in force and by the next. The two differ only
+/// while the number is being changed. Namespaces of which both are equal have the same owners, now and next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Copies {
+    /// By the placement in force.
+    pub now: u8,
+    /// By the next one.
+    pub next: u8,
+}
+
+impl Copies {
+    /// A number that stays as it is.
+    pub fn settled(n: u8) -> Self {
+        Self { now: n, next: n }
+    }
+
+    /// Whether the number is being changed.
+    pub fn is_changing(self) -> bool {
+        self.now != self.next
+    }
+}
+
+impl fmt::Display for Copies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_changing() {
+            true => write!(f, "{} to {}", self.now, self.next),
+            false => write!(f, "{}", self.now),
+        }
+    }
+}
+
 /// How the keys of one namespace are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespacePolicy {
@@ -313,6 +350,12 @@ pub struct NamespacePolicy {
 }
 
 impl NamespacePolicy {
+    /// The same with another number of copies. R and W as numbers are no more than that.
+    #[must_use]
+    pub fn with_copies(&self, n: u8) -> Self {
+        Self { n, r: self.r.within(n), w: self.w.within(n), ..self.clone() }
+    }
+
     /// Checks the numbers against each other.
     ///
     /// # Errors

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::hash::ClusterHash;
-use crate::layout::{Layout, Placement, Role, Stage};
+use crate::layout::{Change, ChangeError, Layout, Placement, Role};
 use crate::limits;
 use crate::ring::{Counts, Ring, RingError, RingMember};
-use crate::types::{Invalid, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId, Partitions};
+use crate::types::{Copies, Invalid, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId, Partitions};
 use crate::wire::rpc::{ClusterInfo, MemberInfo};
 
 /// Why a cluster's description makes no cluster.
@@ -53,6 +53,10 @@ pub struct ClusterView {
     hash: ClusterHash,
     members: BTreeMap<NodeId, MemberInfo>,
     namespaces: BTreeMap<Namespace, NamespacePolicy>,
+    copies: BTreeMap<Namespace, Copies>,
+    /// Each value of those once.
+    all_copies: BTreeSet<Copies>,
+    /// By the number of copies that reads go by.
     rings: BTreeMap<u8, Ring>,
     /// While ownership changes, those of the owners that are written to as well.
     other: BTreeMap<u8, Ring>,
@@ -87,23 +91,28 @@ impl ClusterView {
             return Err(ViewError::Partitions { now: fewest.count(), founded: info.partitions.count() });
         }
         let hash = ClusterHash::new(&info.cluster);
-        let namespaces: BTreeMap<_, _> = info.namespaces.iter().cloned().collect();
-        for (name, policy) in &namespaces {
+        let (mut namespaces, mut copies) = (BTreeMap::new(), BTreeMap::new());
+        for (name, policy) in &info.namespaces {
             policy.check().map_err(|invalid| ViewError::Namespace(name.clone(), invalid))?;
+            let of = info.layout.copies(name, policy.n);
+            namespaces.insert(name.clone(), policy.with_copies(read_number(&info.layout, of)));
+            copies.insert(name.clone(), of);
         }
-        let counts: BTreeSet<u8> = namespaces.values().map(|policy| policy.n).collect();
-        let rings = |placement: &Placement| -> Result<BTreeMap<u8, Ring>, RingError> {
+        let all_copies: BTreeSet<Copies> = copies.values().copied().collect();
+        let rings = |placement: &Placement, number: fn(&Layout, Copies) -> u8| -> Result<_, RingError> {
+            let counts: BTreeSet<u8> = all_copies.iter().map(|copies| number(&info.layout, *copies)).collect();
             let cuts = Counts { founded: info.partitions, placed: placement.partitions };
-            let ring = |n: &u8| {
-                let ring = Ring::new(hash, cuts, *n, placement.roles.iter().map(ring_member))?;
-                Ok((*n, ring.cut_into(partitions)))
+            let ring = |n: u8| {
+                let ring = Ring::new(hash, cuts, n, placement.roles.iter().map(ring_member))?;
+                Ok((n, ring.cut_into(partitions)))
             };
-            counts.iter().map(ring).collect()
+            counts.into_iter().map(ring).collect()
         };
-        let other = info.layout.other_placement().map(rings).transpose()?.unwrap_or_default();
-        let rings = rings(info.layout.read_placement())?;
+        let other = info.layout.other_placement().map(|other| rings(other, other_number));
+        let other = other.transpose()?.unwrap_or_default();
+        let rings = rings(info.layout.read_placement(), read_number)?;
         let digest = digest(&hash, &info, &members, &namespaces);
-        Ok(Self { info, hash, members, namespaces, rings, other, digest })
+        Ok(Self { info, hash, members, namespaces, copies, all_copies, rings, other, digest })
     }
 
     /// The description this was computed from.
@@ -134,9 +143,14 @@ impl ClusterView {
         }
     }
 
-    /// How a namespace's keys are kept. `None` when there is no such namespace.
+    /// How a namespace's keys are kept, with the copies that reads go by. `None` when there is no such namespace.
     pub fn policy(&self, namespace: &Namespace) -> Option<&NamespacePolicy> {
         self.namespaces.get(namespace)
+    }
+
+    /// The same with the copies that writes go by as well while the number is being changed.
+    pub fn other_policy(&self, namespace: &Namespace) -> Option<NamespacePolicy> {
+        Some(self.policy(namespace)?.with_copies(other_number(self.layout(), self.copies(namespace)?)))
     }
 
     /// All namespaces in order.
@@ -144,28 +158,81 @@ impl ClusterView {
         self.namespaces.iter()
     }
 
-    /// The ring for keys of which there are `n` copies: whom reads ask, and who coordinates. `None` when no namespace has
-    /// that many.
-    pub fn ring(&self, n: u8) -> Option<&Ring> {
-        self.rings.get(&n)
+    /// The copies of a namespace's keys. `None` when there is no such namespace.
+    pub fn copies(&self, namespace: &Namespace) -> Option<Copies> {
+        self.copies.get(namespace).copied()
+    }
+
+    /// The copies of each namespace, in order.
+    pub fn copies_of_each(&self) -> impl Iterator<Item = (&Namespace, Copies)> {
+        self.copies.iter().map(|(namespace, copies)| (namespace, *copies))
+    }
+
+    /// All that there are of copies, each once.
+    pub fn all_copies(&self) -> impl Iterator<Item = Copies> {
+        self.all_copies.iter().copied()
+    }
+
+    /// Namespaces that are configured with another number of copies than the layout gives them, with both.
+    pub fn overruled(&self) -> impl Iterator<Item = (&Namespace, u8, u8)> {
+        self.info.namespaces.iter().filter_map(|(name, policy)| {
+            let next = self.copies(name)?.next;
+            (next != policy.n).then_some((name, policy.n, next))
+        })
+    }
+
+    /// Whether the namespaces, as they are configured, allow a change.
+    ///
+    /// # Errors
+    /// [`ChangeError`] says why they do not.
+    pub fn check_change(&self, change: &Change) -> Result<(), ChangeError> {
+        let Change::Copies { namespace, n } = change else { return Ok(()) };
+        let configured = self.info.namespaces.iter().find(|(name, _)| name == namespace);
+        let (_, policy) = configured.ok_or_else(|| ChangeError::NotANamespace(namespace.clone()))?;
+        for (letter, level) in [('R', policy.r), ('W', policy.w)] {
+            if level.within(*n) != level {
+                return Err(ChangeError::Above { namespace: namespace.clone(), letter, level, n: *n });
+            }
+        }
+        Ok(())
+    }
+
+    /// The ring for keys of which there are so many copies: whom reads ask, and who coordinates. `None` when no namespace
+    /// has so many.
+    pub fn ring(&self, copies: Copies) -> Option<&Ring> {
+        self.of(&self.rings, copies, read_number)
     }
 
     /// While ownership changes, the ring by which writes go as well: that of the next owners, and then that of those
     /// before.
-    pub fn other_ring(&self, n: u8) -> Option<&Ring> {
-        self.other.get(&n)
+    pub fn other_ring(&self, copies: Copies) -> Option<&Ring> {
+        self.of(&self.other, copies, other_number)
+    }
+
+    fn of<'a>(
+        &self,
+        rings: &'a BTreeMap<u8, Ring>,
+        copies: Copies,
+        number: fn(&Layout, Copies) -> u8,
+    ) -> Option<&'a Ring> {
+        if self.all_copies.contains(&copies) { rings.get(&number(self.layout(), copies)) } else { None }
     }
 
     /// The ring of the present owners, which that of [`ClusterView::ring`] is no more once reads ask the next ones.
-    pub fn ring_before(&self, n: u8) -> Option<&Ring> {
-        if self.info.layout.stage() == Some(Stage::Reading) { self.other_ring(n) } else { self.ring(n) }
+    pub fn ring_before(&self, copies: Copies) -> Option<&Ring> {
+        if self.layout().reads_next() { self.other_ring(copies) } else { self.ring(copies) }
+    }
+
+    /// The rings that reads go by, one for each number of copies.
+    pub fn rings(&self) -> impl Iterator<Item = &Ring> {
+        self.rings.values()
     }
 
     /// The owners of a partition that are written to beside those of [`ClusterView::ring`], which a write has to reach a
     /// quorum of, too. Empty where there are no others.
-    pub fn other_owners(&self, n: u8, partition: PartitionId) -> &[NodeId] {
-        let Some(other) = self.other_ring(n).map(|ring| ring.preference_list(partition)) else { return &[] };
-        let same = self.ring(n).is_some_and(|ring| same_set(ring.preference_list(partition), other));
+    pub fn other_owners(&self, copies: Copies, partition: PartitionId) -> &[NodeId] {
+        let Some(other) = self.other_ring(copies).map(|ring| ring.preference_list(partition)) else { return &[] };
+        let same = self.ring(copies).is_some_and(|ring| same_set(ring.preference_list(partition), other));
         if same { &[] } else { other }
     }
 
@@ -189,6 +256,16 @@ impl ClusterView {
         let position = self.hash.position(namespace, key);
         (position, self.partitions().of(position))
     }
+}
+
+/// How many copies reads go by.
+fn read_number(layout: &Layout, copies: Copies) -> u8 {
+    if layout.reads_next() { copies.next } else { copies.now }
+}
+
+/// How many copies the other placement has, which writes go by as well.
+fn other_number(layout: &Layout, copies: Copies) -> u8 {
+    if layout.reads_next() { copies.now } else { copies.next }
 }
 
 fn same_set(one: &[NodeId], other: &[NodeId]) -> bool {
@@ -219,6 +296,7 @@ fn digest(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{Next, Stage};
 
     fn info(members: &[&str], node: &str) -> ClusterInfo {
         let member = |name: &&str| MemberInfo {
@@ -253,12 +331,8 @@ mod tests {
     fn changing(stage: Option<Stage>) -> ClusterView {
         let named = |names: [&str; 4]| info(&names, "a").layout.current;
         let mut info = info(&["a", "b", "c", "d"], "a");
-        let next = stage.map(|stage| crate::layout::Next {
-            since: 1,
-            placement: named(["d", "e", "f", "g"]),
-            stage,
-            dead: BTreeSet::new(),
-        });
+        let next =
+            stage.map(|stage| Next { since: 1, placement: named(["d", "e", "f", "g"]), stage, dead: BTreeSet::new() });
         info.layout.next = next;
         ClusterView::new(info.by(info.layout.clone())).unwrap()
     }
@@ -266,22 +340,35 @@ mod tests {
     #[test]
     fn while_ownership_changes_reads_go_by_one_ring_and_writes_by_the_other_as_well() {
         let settled = changing(None);
-        let now = settled.ring(3).unwrap().clone();
-        assert_eq!((settled.other_ring(3), settled.ring_before(3)), (None, Some(&now)));
-        assert!(now.partitions().iter().all(|partition| settled.other_owners(3, partition).is_empty()));
+        let now = settled.ring(Copies::settled(3)).unwrap().clone();
+        assert_eq!(
+            (settled.other_ring(Copies::settled(3)), settled.ring_before(Copies::settled(3))),
+            (None, Some(&now))
+        );
+        assert!(
+            now.partitions().iter().all(|partition| settled.other_owners(Copies::settled(3), partition).is_empty())
+        );
         for stage in [Stage::Spreading, Stage::Copying] {
             let view = changing(Some(stage));
-            assert_eq!((view.ring(3), view.ring_before(3)), (Some(&now), Some(&now)), "{stage:?}");
-            let next = view.other_ring(3).unwrap();
+            assert_eq!(
+                (view.ring(Copies::settled(3)), view.ring_before(Copies::settled(3))),
+                (Some(&now), Some(&now)),
+                "{stage:?}"
+            );
+            let next = view.other_ring(Copies::settled(3)).unwrap();
             for partition in now.partitions().iter() {
-                assert_eq!(view.other_owners(3, partition), next.preference_list(partition));
+                assert_eq!(view.other_owners(Copies::settled(3), partition), next.preference_list(partition));
             }
         }
         let reading = changing(Some(Stage::Reading));
-        assert_eq!((reading.other_ring(3), reading.ring_before(3)), (Some(&now), Some(&now)));
-        assert_eq!(reading.ring(3), changing(Some(Stage::Copying)).other_ring(3));
+        assert_eq!(
+            (reading.other_ring(Copies::settled(3)), reading.ring_before(Copies::settled(3))),
+            (Some(&now), Some(&now))
+        );
+        assert_eq!(reading.ring(Copies::settled(3)), changing(Some(Stage::Copying)).other_ring(Copies::settled(3)));
         assert_eq!(reading.members().len(), 7);
-        assert!(reading.ring(4).is_none() && reading.other_owners(4, now.partitions().nth(0)).is_empty());
+        let (none, first) = (Copies::settled(4), now.partitions().nth(0));
+        assert!(reading.ring(none).is_none() && reading.other_owners(none, first).is_empty());
     }
 
     #[test]
@@ -290,11 +377,11 @@ mod tests {
         let mut placement = info.layout.current.clone();
         placement.roles.get_mut(&NodeName::new("a").unwrap()).unwrap().weight = 90;
         let stage = Stage::Spreading;
-        info.layout.next = Some(crate::layout::Next { since: 1, placement, stage, dead: BTreeSet::new() });
+        info.layout.next = Some(Next { since: 1, placement, stage, dead: BTreeSet::new() });
         let view = ClusterView::new(info).unwrap();
-        let (now, other) = (view.ring(3).unwrap(), view.other_ring(3).unwrap());
+        let (now, other) = (view.ring(Copies::settled(3)).unwrap(), view.other_ring(Copies::settled(3)).unwrap());
         assert_ne!(now, other);
-        assert!(now.partitions().iter().all(|partition| view.other_owners(3, partition).is_empty()));
+        assert!(now.partitions().iter().all(|partition| view.other_owners(Copies::settled(3), partition).is_empty()));
     }
 
     #[test]
@@ -302,5 +389,79 @@ mod tests {
         let mut info = info(&["a", "b", "c"], "a");
         info.members.pop();
         assert_eq!(ClusterView::new(info).unwrap_err(), ViewError::Layout(0));
+    }
+
+    /// A cluster of so many nodes, whose namespace has `now` copies and is to have `next`.
+    fn copying(nodes: usize, now: u8, next: u8, stage: Option<Stage>) -> ClusterView {
+        let names: Vec<String> = (0..nodes).map(|number| format!("n{number}")).collect();
+        let mut info = info(&names.iter().map(String::as_str).collect::<Vec<_>>(), "n0");
+        info.layout.current.copies.insert(Namespace::default(), now);
+        let mut placement = info.layout.current.clone();
+        placement.copies.insert(Namespace::default(), next);
+        info.layout.next = stage.map(|stage| Next { since: 1, placement, stage, dead: BTreeSet::new() });
+        ClusterView::new(info).unwrap()
+    }
+
+    #[test]
+    fn while_the_number_of_copies_changes_each_side_has_its_own_owners_and_quorums() {
+        let namespace = Namespace::default();
+        let needed = |policy: &NamespacePolicy| (policy.n, policy.w.needed(policy.n).unwrap());
+        let sides = |stage| {
+            let view = copying(6, 2, 5, Some(stage));
+            let copies = view.copies(&namespace).unwrap();
+            let lists = [view.ring(copies), view.other_ring(copies)].map(|ring| ring.unwrap().replicas());
+            assert_eq!(view.ring_before(copies).unwrap().replicas(), 2);
+            (needed(view.policy(&namespace).unwrap()), needed(&view.other_policy(&namespace).unwrap()), lists)
+        };
+        assert_eq!(sides(Stage::Copying), ((2, 2), (5, 3), [2, 5]));
+        assert_eq!(sides(Stage::Reading), ((5, 3), (2, 2), [5, 2]));
+        let view = copying(6, 2, 5, Some(Stage::Copying));
+        assert!(view.ring(Copies::settled(2)).is_none(), "no namespace has that");
+        // The configuration of this node says three.
+        assert_eq!(view.overruled().collect::<Vec<_>>(), [(&namespace, 3, 5)]);
+        assert_eq!(copying(6, 3, 3, None).overruled().count(), 0);
+    }
+
+    #[test]
+    fn a_number_of_copies_below_what_the_configuration_asks_for_is_refused() {
+        let mut info = info(&["a", "b", "c"], "a");
+        info.namespaces[0].1.w = crate::types::Consistency::Count(3);
+        let view = ClusterView::new(info).unwrap();
+        let copies = |name: &str, n| view.check_change(&Change::Copies { namespace: Namespace::new(name).unwrap(), n });
+        assert!(matches!(copies("default", 2), Err(ChangeError::Above { letter: 'W', n: 2, .. })));
+        assert!(matches!(copies("elsewhere", 2), Err(ChangeError::NotANamespace(_))));
+        assert_eq!(copies("default", 4), Ok(()));
+    }
+
+    /// By how many of whom a write is acknowledged, and a read answered.
+    type Quorum<'a> = (usize, &'a [NodeId]);
+
+    fn quorums(view: &ClusterView, partition: PartitionId) -> (Quorum<'_>, Vec<Quorum<'_>>) {
+        let namespace = Namespace::default();
+        let (copies, policy) = (view.copies(&namespace).unwrap(), view.policy(&namespace).unwrap());
+        let of = |level: crate::types::Consistency, n, owners| (usize::from(level.needed(n).unwrap()), owners);
+        let owners = view.ring(copies).unwrap().preference_list(partition);
+        let other = view.other_policy(&namespace).unwrap();
+        let others = view.other_ring(copies).map(|ring| of(other.w, other.n, ring.preference_list(partition)));
+        (of(policy.r, policy.n, owners), [of(policy.w, policy.n, owners)].into_iter().chain(others).collect())
+    }
+
+    /// Coordinators work by one stage or the one after it: whatever either of them writes, the other one reads.
+    #[test]
+    fn quorums_of_neighbouring_stages_overlap_whatever_the_numbers_of_copies() {
+        for (nodes, pair) in [2, 4, 6].into_iter().flat_map(|nodes| (0..25).map(move |pair| (nodes, pair))) {
+            let (now, next) = (pair / 5 + 1, pair % 5 + 1);
+            let settled = |n| copying(nodes, n, n, None);
+            let at = |stage| copying(nodes, now, next, Some(stage));
+            let stages = [settled(now), at(Stage::Spreading), at(Stage::Copying), at(Stage::Reading), settled(next)];
+            let pairs = stages.windows(2).flat_map(|pair| [(&pair[0], &pair[1]), (&pair[1], &pair[0])]);
+            for (writer, reader) in pairs {
+                for partition in writer.info().partitions.iter() {
+                    let ((r, asked), writes) = (quorums(reader, partition).0, quorums(writer, partition).1);
+                    let overlaps = |(w, written): &Quorum<'_>| same_set(written, asked) && r + w > asked.len();
+                    assert!(writes.iter().any(overlaps), "{nodes} nodes, {now} to {next}: {writes:?} {r} of {asked:?}");
+                }
+            }
+        }
     }
 }

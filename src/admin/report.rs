@@ -72,7 +72,7 @@ fn layout(layout: &LayoutStatus) -> Value {
             "copies_left": change.copies_left,
         })
     });
-    json!({"version": layout.version, "change": change})
+    json!({"version": layout.version, "change": change, "overruled": layout.overruled})
 }
 
 /// How a node's anti-entropy stands.

@@ -225,7 +225,7 @@ fn object(job: &Job) -> Value {
 
 fn tree(age: &TreeAge) -> Value {
     json!({
-        "partition": age.tree.partition.number(), "copies": age.tree.copies, "peers": age.peers, "done": age.done, "refused": age.refused,
+        "partition": age.tree.partition.number(), "copies": age.tree.copies.next, "peers": age.peers, "done": age.done, "refused": age.refused,
         "age_ms": age.age_ms,
     })
 }

@@ -1,7 +1,6 @@
 //! `dynamomini ring`: who owns a key, and how evenly keys are spread.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
@@ -96,12 +95,13 @@ impl Owners {
             format!("there is no namespace {namespace}: this cluster has {}", names.join(", "))
         };
         let policy = view.policy(namespace).with_context(known)?.clone();
-        let ring = view.ring(policy.n).context("the cluster's view lacks a ring, please report")?;
+        let copies = view.copies(namespace).with_context(known)?;
+        let ring = view.ring(copies).context("the cluster's view lacks a ring, please report")?;
         let (position, partition) = view.place(namespace, key);
         let owners = ring.preference_list(partition).to_vec();
         // As many as there are owners suffice even when all of them are down.
         let stand_ins = ring.stand_ins(partition).into_iter().take(owners.len()).collect();
-        let others = view.other_owners(policy.n, partition).to_vec();
+        let others = view.other_owners(copies, partition).to_vec();
         let (owners, stand_ins) = (places(client, &view, owners).await, places(client, &view, stand_ins).await);
         let (others, reads_next) = (places(client, &view, others).await, view.layout().stage() == Some(Stage::Reading));
         Ok(Self {
@@ -191,8 +191,7 @@ fn loads(view: &ClusterView, ring: &Ring, balance: &Balance) -> Vec<(NodeName, Z
 
 /// The rings in use, by replica count.
 fn rings(view: &ClusterView) -> Vec<&Ring> {
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
-    counts.into_iter().filter_map(|n| view.ring(n)).collect()
+    view.rings().collect()
 }
 
 /// What a zone holds: partitions owned, first positions, ideal.

@@ -110,6 +110,9 @@ fn text(reports: &[Report]) -> String {
         for reason in &status.not_ready {
             troubles.push_str(&format!("{}: {reason}\n", member.name));
         }
+        for text in &status.layout.overruled {
+            troubles.push_str(&format!("{}: {text}\n", member.name));
+        }
         for peer in status.peers.iter().filter(|peer| peer.state != "up") {
             troubles.push_str(&format!("{}: its peer {} is {}\n", member.name, peer.name, peer.state));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::client::target::Target;
-use crate::types::{Namespace, NodeId, NodeName, PartitionId, Zone};
+use crate::types::{Copies, Namespace, NodeId, NodeName, PartitionId, Zone};
 use crate::view::ClusterView;
 
 /// The nodes of one view, and the owners of each partition as places among them.
@@ -22,8 +22,8 @@ pub(crate) struct Table {
 #[derive(Debug)]
 struct Places {
     names: BTreeMap<NodeName, u16>,
-    /// By replica count.
-    owners: BTreeMap<u8, Owners>,
+    /// By copies.
+    owners: BTreeMap<Copies, Owners>,
 }
 
 /// The owners of all partitions, in one list.
@@ -39,20 +39,18 @@ impl Places {
         let places: BTreeMap<NodeId, u16> = view.members().keys().copied().zip(0_u16..).collect();
         let names = view.members().values().map(|member| member.name.clone()).zip(0_u16..).collect();
         let mut owners = BTreeMap::new();
-        for (_, policy) in view.namespaces() {
-            let Some(ring) = view.ring(policy.n) else { continue };
-            owners.entry(policy.n).or_insert_with(|| {
-                let lists = view.partitions().iter().map(|partition| ring.preference_list(partition));
-                let width = ring.preference_list(view.partitions().nth(0)).len();
-                Owners { width, list: lists.flatten().filter_map(|node| places.get(node).copied()).collect() }
-            });
+        for (copies, ring) in view.all_copies().filter_map(|copies| Some((copies, view.ring(copies)?))) {
+            let lists = view.partitions().iter().map(|partition| ring.preference_list(partition));
+            let width = ring.preference_list(view.partitions().nth(0)).len();
+            let list = lists.flatten().filter_map(|node| places.get(node).copied()).collect();
+            owners.insert(copies, Owners { width, list });
         }
         Self { names, owners }
     }
 
     /// Of the partition with this place among all.
-    fn owners(&self, n: u8, at: usize) -> &[u16] {
-        let Some(owners) = self.owners.get(&n) else { return &[] };
+    fn owners(&self, copies: Copies, at: usize) -> &[u16] {
+        let Some(owners) = self.owners.get(&copies) else { return &[] };
         let start = at.saturating_mul(owners.width);
         owners.list.get(start..start.saturating_add(owners.width)).unwrap_or(&[])
     }
@@ -71,7 +69,7 @@ impl Table {
     /// The places of a partition's owners, best first; none when there is no such namespace.
     pub(crate) fn owners(&self, namespace: &Namespace, partition: PartitionId) -> &[u16] {
         let Some(at) = self.view.partitions().place(partition) else { return &[] };
-        self.view.policy(namespace).map_or(&[], |policy| self.places.owners(policy.n, at))
+        self.view.copies(namespace).map_or(&[], |copies| self.places.owners(copies, at))
     }
 
     /// The target of a member.
@@ -110,11 +108,15 @@ mod tests {
         let view = ClusterView::new(info).unwrap();
         let places = Places::new(&view);
         let ids: Vec<NodeId> = view.members().keys().copied().collect();
-        for ((at, partition), n) in view.partitions().iter().enumerate().flat_map(|of| [(of, 3), (of, 1)]) {
-            let owners: Vec<NodeId> = places.owners(n, at).iter().map(|at| ids[usize::from(*at)]).collect();
-            assert_eq!(owners, view.ring(n).unwrap().preference_list(partition));
+        let both = [3, 1].map(Copies::settled);
+        for ((at, partition), copies) in
+            view.partitions().iter().enumerate().flat_map(|of| both.map(|copies| (of, copies)))
+        {
+            let owners: Vec<NodeId> = places.owners(copies, at).iter().map(|at| ids[usize::from(*at)]).collect();
+            assert_eq!(owners, view.ring(copies).unwrap().preference_list(partition));
         }
-        assert!(places.owners(2, 0).is_empty() && places.owners(3, 64).is_empty());
+        let none = [(2, 0), (3, 64)].map(|(n, at)| places.owners(Copies::settled(n), at));
+        assert!(none.iter().all(|owners| owners.is_empty()));
         for (at, member) in view.members().values().enumerate() {
             assert_eq!(usize::from(places.names[&member.name]), at);
         }

@@ -421,6 +421,11 @@ fn storage(settled: &mut Settled) -> Option<StorageConfig> {
 
 fn namespaces(settled: &mut Settled) -> BTreeMap<Namespace, NamespacePolicy> {
     let mut policies = BTreeMap::new();
+    if settled.namespaces.len() > limits::NAMESPACES_MAX {
+        let what = format!("lists {} namespaces, more than {}", settled.namespaces.len(), limits::NAMESPACES_MAX);
+        settled.report("namespaces", what, "put some of them together under prefixes of their keys");
+        return policies;
+    }
     for text in settled.namespaces.clone() {
         let Ok(name) = Namespace::new(&text) else { continue };
         let key = |field: &str| format!("namespaces.{text}.{field}");

@@ -10,6 +10,8 @@ use crate::layout::Next;
 use crate::layout::Role;
 use crate::layout::Stage;
 use crate::limits;
+use crate::types::Consistency;
+use crate::types::Namespace;
 use crate::types::NodeName;
 use crate::types::Partitions;
 use crate::types::Zone;
@@ -63,6 +65,13 @@ pub enum Change {
     },
     /// The change under way is given up: owners stay who they are.
     Cancel,
+    /// The keys of a namespace get another number of copies.
+    Copies {
+        /// The namespace.
+        namespace: Namespace,
+        /// Copies of each key from now on.
+        n: u8,
+    },
     /// Every partition is cut in two, and owners are chosen for each half.
     Split {
         /// How many there are afterwards: twice as many as before.
@@ -94,15 +103,33 @@ pub enum ChangeError {
     /// It would put data or its own end at risk; why.
     #[error("refused, since it is not safe: {}; --force does it all the same", .0.join("; "))]
     Unsafe(Vec<String>),
+    /// It names a namespace that there is not.
+    #[error("there is no namespace {0}: a new one is added in every node's configuration")]
+    NotANamespace(Namespace),
+    /// A namespace's configuration asks for more replicas than there would be copies.
+    #[error(
+        "namespace {namespace} is configured with {letter} = {level}, which is above {n} copies: change namespaces.{namespace} in every node's configuration first, to `quorum` for example"
+    )]
+    Above {
+        /// The namespace.
+        namespace: Namespace,
+        /// `R` or `W`.
+        letter: char,
+        /// What is asked for.
+        level: Consistency,
+        /// The copies there would be.
+        n: u8,
+    },
 }
 
 impl ChangeError {
     fn limit() -> Self {
         Self::Limit(format!(
-            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once",
+            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once, and 1 to {} copies",
             limits::MEMBERS_MAX,
             limits::WEIGHT_MAX,
-            limits::GOSSIP_ADDRESS_MAX
+            limits::GOSSIP_ADDRESS_MAX,
+            limits::REPLICAS_MAX
         ))
     }
 }
@@ -165,6 +192,9 @@ impl Change {
                 let role = roles.get_mut(name).ok_or_else(|| ChangeError::NotAMember(name.clone()))?;
                 role.zone = zone.clone();
             }
+            Self::Copies { namespace, n } => {
+                placement.copies.insert(namespace.clone(), *n);
+            }
             Self::Split { partitions } => placement.cut_into(*partitions)?,
             Self::Cancel => {}
         }
@@ -205,6 +235,8 @@ impl Change {
             Self::Replace { old, new, .. } => format!("{new} replaces {old}"),
             Self::Weight { name, weight } => format!("{name} gets weight {weight}"),
             Self::Zone { name, zone } => format!("{name} is in zone {zone}"),
+            Self::Copies { namespace, n: 1 } => format!("namespace {namespace} gets 1 copy of each key"),
+            Self::Copies { namespace, n } => format!("namespace {namespace} gets {n} copies of each key"),
             Self::Split { partitions } => format!("partitions are cut in two: {}", partitions.count()),
             Self::Cancel => "the change under way is cancelled".to_owned(),
         }

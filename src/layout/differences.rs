@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use crate::layout::Change;
 use crate::layout::Layout;
 use crate::layout::Placement;
+use crate::layout::Roles;
+use crate::types::Namespace;
 use crate::types::NodeName;
 
 impl Layout {
-    /// What the change under way does, in the order of the members concerned. Empty when none is.
+    /// What the change under way does, in the order of the members concerned, then of namespaces. Empty when none is.
     pub fn differences(&self) -> Vec<Change> {
         self.next.as_ref().map_or_else(Vec::new, |next| differences(&self.current, &next.placement, &next.dead))
     }
@@ -19,7 +21,15 @@ fn differences(before: &Placement, after: &Placement, dead: &BTreeSet<NodeName>)
     if before.partitions != after.partitions {
         changes.push(Change::Split { partitions: after.partitions });
     }
-    let (before, after) = (&before.roles, &after.roles);
+    changes.extend(of_roles(&before.roles, &after.roles, dead));
+    let other = |(namespace, n): &(&Namespace, &u8)| before.copies.get(*namespace) != Some(*n);
+    let copies = after.copies.iter().filter(other);
+    changes.extend(copies.map(|(namespace, n)| Change::Copies { namespace: namespace.clone(), n: *n }));
+    changes
+}
+
+fn of_roles(before: &Roles, after: &Roles, dead: &BTreeSet<NodeName>) -> Vec<Change> {
+    let mut changes = Vec::new();
     let replaces = |new: &NodeName| {
         let seat = &after.get(new)?.seat;
         let is_old = |old: &&NodeName| !after.contains_key(*old) && before[*old].seat == *seat;

@@ -49,6 +49,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::limits;
+use crate::types::Copies;
+use crate::types::Namespace;
 use crate::types::NodeName;
 use crate::types::Partitions;
 
@@ -104,17 +106,19 @@ impl Layout {
         Self { version: 0, current: placement, next: None }
     }
 
+    /// Whether reads go by the next placement.
+    pub fn reads_next(&self) -> bool {
+        self.stage() == Some(Stage::Reading)
+    }
+
     /// The placement that reads go by.
     pub fn read_placement(&self) -> &Placement {
-        match &self.next {
-            Some(Next { placement, stage: Stage::Reading, .. }) => placement,
-            _ => &self.current,
-        }
+        if self.reads_next() { self.last_placement() } else { &self.current }
     }
 
     /// The placement that writes go by as well, while there are two.
     pub fn other_placement(&self) -> Option<&Placement> {
-        self.next.as_ref().map(|next| if next.stage == Stage::Reading { &self.current } else { &next.placement })
+        self.next.as_ref().map(|next| if self.reads_next() { &self.current } else { &next.placement })
     }
 
     /// The placement by which data will be, or is, when no change is under way.
@@ -125,6 +129,12 @@ impl Layout {
     /// How many partitions there are: as many as the finer of its placements has.
     pub fn partitions(&self) -> Partitions {
         self.current.partitions.max(self.last_placement().partitions)
+    }
+
+    /// Copies of each key of a namespace; `configured` is what goes for one that the layout does not know.
+    pub fn copies(&self, namespace: &Namespace, configured: u8) -> Copies {
+        let by = |placement: &Placement| placement.copies.get(namespace).copied().unwrap_or(configured);
+        Copies { now: by(&self.current), next: by(self.last_placement()) }
     }
 
     /// All members with a role, now or next.

@@ -281,3 +281,27 @@ fn what_a_change_does_is_told_by_the_roles_alone() {
     assert_eq!(removed.differences(), [Change::Remove { name: name("b") }]);
     assert!(founded(&["a"]).differences().is_empty());
 }
+
+#[test]
+fn the_number_of_copies_changes_in_the_same_stages_and_a_namespace_that_is_not_known_goes_by_its_configuration() {
+    let (namespace, other) = (Namespace::default(), Namespace::new("other").unwrap());
+    let mut founded = founded(&["a", "b", "c"]);
+    founded.current.copies.insert(namespace.clone(), 2);
+    let copies = |n| Change::Copies { namespace: namespace.clone(), n };
+    let at = |layout: &Layout| layout.copies(&namespace, 9);
+    assert_eq!(at(&founded), Copies::settled(2));
+    assert_eq!(founded.copies(&other, 5), Copies::settled(5));
+    let begun = copies(3).apply(&founded).unwrap();
+    assert_eq!((at(&begun), begun.stage()), (Copies { now: 2, next: 3 }, Some(Stage::Spreading)));
+    assert_eq!(begun.differences(), [copies(3)]);
+    assert!(matches!(copies(3).apply(&begun), Err(ChangeError::Nothing(_))));
+    assert_eq!(copies(2).apply(&begun).unwrap().next, None, "back to what it was");
+    let both = join("d").apply(&begun).unwrap();
+    assert_eq!(both.differences(), [join("d"), copies(3)]);
+    assert_eq!(at(&Change::Cancel.apply(&both).unwrap()), Copies::settled(2));
+    let settled = step(&step(&step(&both)));
+    assert_eq!((at(&settled), settled.stage()), (Copies::settled(3), None));
+    for impossible in [0, 17] {
+        assert!(matches!(copies(impossible).apply(&founded), Err(ChangeError::Limit(_))));
+    }
+}

@@ -13,6 +13,7 @@ use crate::merkle::forest::Change;
 use crate::merkle::forest::Forest;
 use crate::merkle::forest::Trees;
 use crate::merkle::tree::Tree;
+use crate::types::Copies;
 use crate::types::PartitionId;
 
 /// A record on a page.
@@ -21,7 +22,7 @@ pub struct Item {
     /// Its storage key.
     pub key: Bytes,
     /// The replica count of its namespace.
-    pub copies: u8,
+    pub copies: Copies,
     /// Its digest. `None` when it cannot be read: then it counts as missing, so that others are asked for it.
     pub digest: Option<u64>,
 }
@@ -60,7 +61,7 @@ pub(crate) struct Check {
     covered: Option<Bytes>,
     trees: Trees,
     /// While a page is read: what is known of records behind `covered` from writes, by key.
-    written: Option<BTreeMap<Bytes, (u8, Option<u64>)>>,
+    written: Option<BTreeMap<Bytes, (Copies, Option<u64>)>>,
 }
 
 impl Check {
@@ -125,7 +126,8 @@ impl Forest {
             written.retain(|key, _| key <= last);
         }
         let unwritten = items.into_iter().filter(|item| !written.contains_key(&item.key));
-        let read: Vec<(Bytes, u8, Option<u64>)> = unwritten.map(|item| (item.key, item.copies, item.digest)).collect();
+        let read: Vec<(Bytes, Copies, Option<u64>)> =
+            unwritten.map(|item| (item.key, item.copies, item.digest)).collect();
         let written = written.into_iter().map(|(key, (copies, digest))| (key, copies, digest));
         for (key, copies, digest) in read.into_iter().chain(written) {
             let Some(digest) = digest else { continue };

@@ -12,12 +12,13 @@ use crate::hash::ClusterHash;
 use crate::merkle::check::Check;
 use crate::merkle::tree::Shape;
 use crate::merkle::tree::Tree;
+use crate::types::Copies;
 use crate::types::Epoch;
 use crate::types::PartitionId;
 use crate::types::Partitions;
 
-/// The trees of one partition, by replica count: owners of one and the same partition differ with it.
-pub(crate) type Trees = BTreeMap<u8, Tree>;
+/// The trees of one partition, by copies: owners of one and the same partition differ with them.
+pub(crate) type Trees = BTreeMap<Copies, Tree>;
 
 /// What a batch does to one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +27,8 @@ pub struct Change {
     pub position: u64,
     /// Its storage key.
     pub key: Bytes,
-    /// The replica count of its namespace.
-    pub copies: u8,
+    /// The copies of its namespace.
+    pub copies: Copies,
     /// The digest of the record that was there.
     pub old: Option<u64>,
     /// The digest of the record that will be there.
@@ -147,7 +148,9 @@ impl Forest {
 
     /// The batch was surely not stored.
     pub fn refused(&mut self, flight: &Flight) {
-        self.flights.remove(&flight.0);
+        // What was announced before all was forgotten may have been counted since as it was announced.
+        let changes = self.flights.remove(&flight.0).into_iter().flatten();
+        changes.filter(|change| !change.readable).for_each(|change| self.forget(self.partitions.of(change.position)));
     }
 
     /// Nobody knows whether the batch was stored.
@@ -163,17 +166,17 @@ impl Forest {
     }
 
     /// A tree. `None` while its partition is not known.
-    pub fn tree(&self, partition: PartitionId, copies: u8) -> Option<&Tree> {
+    pub fn tree(&self, partition: PartitionId, copies: Copies) -> Option<&Tree> {
         self.trees(partition).map(|trees| trees.get(&copies).unwrap_or(&self.empty))
     }
 
     /// The trees of each partition that is known, for keeping them.
-    pub fn known(&self) -> impl Iterator<Item = (PartitionId, &BTreeMap<u8, Tree>)> {
+    pub fn known(&self) -> impl Iterator<Item = (PartitionId, &BTreeMap<Copies, Tree>)> {
         self.partitions.iter().zip(&self.live).filter_map(|(partition, trees)| Some((partition, trees.as_ref()?)))
     }
 
     /// Takes trees that were kept, unless the partition is known already.
-    pub fn restore(&mut self, partition: PartitionId, trees: BTreeMap<u8, Tree>) {
+    pub fn restore(&mut self, partition: PartitionId, trees: BTreeMap<Copies, Tree>) {
         if let Some(entry @ None) = self.entry(partition) {
             *entry = Some(trees);
         }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::hash::ClusterHash;
 use crate::types::ClusterName;
+use crate::types::Copies;
 use crate::types::Epoch;
 use crate::types::PartitionId;
 use crate::types::Partitions;
@@ -111,7 +112,7 @@ impl Bench {
                 continue;
             }
             let old = self.stored.get(&key).copied();
-            changes.push(Change { position: POSITION, key, copies: 3, old, new, readable: true });
+            changes.push(Change { position: POSITION, key, copies: Copies::settled(3), old, new, readable: true });
         }
         let flight = self.forest.begin(Epoch(1), changes.clone());
         if early {
@@ -153,8 +154,9 @@ impl Bench {
     fn read(&mut self, count: usize) {
         let Some(window) = self.window.as_ref().filter(|_| self.page.is_none()) else { return };
         let rest = self.stored.iter().filter(|(key, _)| window.after.as_ref().is_none_or(|after| *key > after));
-        let mut items: Vec<Item> =
-            rest.map(|(key, digest)| Item { key: key.clone(), copies: 3, digest: Some(*digest) }).collect();
+        let mut items: Vec<Item> = rest
+            .map(|(key, digest)| Item { key: key.clone(), copies: Copies::settled(3), digest: Some(*digest) })
+            .collect();
         let more = items.len() > count;
         items.truncate(count);
         self.page = Some((items, more));
@@ -167,7 +169,7 @@ proptest! {
         let mut bench = Bench::new();
         for act in acts {
             bench.run(act);
-            if let (true, Some(tree)) = (bench.flying.is_empty(), bench.forest.tree(PARTITION, 3)) {
+            if let (true, Some(tree)) = (bench.flying.is_empty(), bench.forest.tree(PARTITION, Copies::settled(3))) {
                 prop_assert_eq!(tree, &tree_of(&bench.stored));
             }
         }
@@ -179,7 +181,7 @@ proptest! {
             bench.run(Act::Read(5));
             bench.run(Act::Take);
         }
-        prop_assert_eq!(bench.forest.tree(PARTITION, 3), Some(&tree_of(&bench.stored)));
+        prop_assert_eq!(bench.forest.tree(PARTITION, Copies::settled(3)), Some(&tree_of(&bench.stored)));
     }
 
     #[test]
@@ -268,13 +270,20 @@ fn a_record_that_cannot_be_read_is_missing_from_the_tree_until_it_is_overwritten
             forest.begin_check(PARTITION);
         }
         let window = forest.next_page().unwrap();
-        forest.take_page(&window, vec![Item { key: key(1), copies: 3, digest }], false)
+        forest.take_page(&window, vec![Item { key: key(1), copies: Copies::settled(3), digest }], false)
     };
     assert_eq!(read(&mut forest, Some(5)), Page::Built);
     assert_eq!(read(&mut forest, Some(5)), Page::Right);
     assert_eq!(read(&mut forest, None), Page::Wrong);
-    assert_eq!(forest.tree(PARTITION, 3).unwrap().root(), 0);
-    let change = Change { position: POSITION, key: key(1), copies: 3, old: Some(9), new: Some(5), readable: false };
+    assert_eq!(forest.tree(PARTITION, Copies::settled(3)).unwrap().root(), 0);
+    let change = Change {
+        position: POSITION,
+        key: key(1),
+        copies: Copies::settled(3),
+        old: Some(9),
+        new: Some(5),
+        readable: false,
+    };
     let flight = forest.begin(Epoch(1), vec![change]);
     forest.stored(&flight);
     assert!(!forest.is_known(PARTITION), "what the tree said of the damaged record was taken for known");
@@ -301,7 +310,8 @@ fn another_epoch_of_the_storage_ends_all_knowledge_and_an_earlier_one_changes_no
 #[test]
 fn a_batch_under_way_when_all_is_forgotten_puts_its_partition_in_doubt() {
     let mut forest = Forest::new(hash(), partitions(1024), Epoch(1));
-    let change = Change { position: POSITION, key: key(1), copies: 3, old: None, new: Some(5), readable: true };
+    let change =
+        Change { position: POSITION, key: key(1), copies: Copies::settled(3), old: None, new: Some(5), readable: true };
     let flight = forest.begin(Epoch(1), vec![change]);
     forest.clear();
     forest.begin_check(PARTITION);
@@ -318,11 +328,12 @@ fn when_partitions_are_cut_nothing_is_known_of_the_parts_and_what_is_under_way_p
     let read = |forest: &mut Forest, partition: PartitionId, keys: &[u8]| {
         forest.begin_check(partition);
         let window = forest.next_page().unwrap();
-        let item = |number: &u8| Item { key: key(*number), copies: 3, digest: Some(5) };
+        let item = |number: &u8| Item { key: key(*number), copies: Copies::settled(3), digest: Some(5) };
         forest.take_page(&window, keys.iter().map(item).collect(), false)
     };
     assert_eq!(read(&mut forest, whole, &[]), Page::Built);
-    let change = Change { position: POSITION, key: key(1), copies: 3, old: None, new: Some(5), readable: true };
+    let change =
+        Change { position: POSITION, key: key(1), copies: Copies::settled(3), old: None, new: Some(5), readable: true };
     let flight = forest.begin(Epoch(1), vec![change.clone()]);
     forest.repartition(partitions(1024));
     assert!(!forest.is_known(whole) && !forest.is_known(PARTITION));
@@ -337,5 +348,5 @@ fn when_partitions_are_cut_nothing_is_known_of_the_parts_and_what_is_under_way_p
     let flight = forest.begin(Epoch(1), vec![Change { key: key(2), ..change }]);
     forest.stored(&flight);
     assert_eq!(read(&mut forest, PARTITION, &[1, 2]), Page::Right);
-    assert_eq!(forest.tree(rest, 3).unwrap().records(), 0);
+    assert_eq!(forest.tree(rest, Copies::settled(3)).unwrap().records(), 0);
 }

@@ -286,7 +286,12 @@ impl Core {
         let _changing = self.views.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(info) = change(self.view().info()) else { return Ok(false) };
         let next = Arc::new(ClusterView::new(info)?);
+        let known = status::overruled(&self.view());
+        for text in status::overruled(&next).into_iter().filter(|text| !known.contains(text)) {
+            tracing::warn!("{text}");
+        }
         self.peers.follow(&next);
+        self.trees.follow(&next);
         self.views.replace(next);
         Ok(true)
     }

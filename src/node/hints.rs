@@ -419,9 +419,10 @@ async fn digests(core: &Core, target: NodeId, hints: &[Hint]) -> BTreeMap<Slot, 
 fn drop_with(core: &Core, slot: &Slot) -> Option<Vec<NodeId>> {
     let (namespace, _) = record::split_storage_key(&slot.key)?;
     let view = core.view();
-    let ring = view.ring(view.policy(&namespace)?.n)?;
+    let copies = view.copies(&namespace)?;
+    let ring = view.ring(copies)?;
     let partition = core.partition_in(ring, slot);
-    let owners = [ring.preference_list(partition), view.other_owners(ring.replicas(), partition)].concat();
+    let owners = [ring.preference_list(partition), view.other_owners(copies, partition)].concat();
     (!owners.contains(&core.id)).then_some(owners)
 }
 

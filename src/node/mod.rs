@@ -229,6 +229,7 @@ impl Node {
         let cluster = later.map_or_else(|| cluster.clone(), |known| cluster.by(known));
         let id = ClusterHash::node_id(&cluster.node);
         let view = ClusterView::new(cluster)?;
+        status::overruled(&view).into_iter().for_each(|text| tracing::warn!("{text}"));
         if gossip.is_none() && !view.members().contains_key(&id) {
             return Err(StartError::NotAMember(view.info().node.clone()));
         }

@@ -41,7 +41,7 @@ fn quorums(core: &Core) -> Vec<String> {
     }
     let short = view.namespaces().filter_map(|(name, policy)| {
         let needed = needed(policy);
-        let (own, short) = count(core, view.ring(policy.n)?, policy, needed);
+        let (own, short) = count(core, view.ring(view.copies(name)?)?, policy, needed);
         let lost = lost.join(", ");
         (short > 0).then(|| {
             format!("namespace {name}: {short} of this node's {own} partitions lack a quorum of {needed}: not connected to {lost}")

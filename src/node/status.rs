@@ -9,6 +9,7 @@ use crate::node::readiness;
 use crate::node::sync;
 use crate::store::{Health, StoreSize};
 use crate::swim::StorageHealth;
+use crate::view::ClusterView;
 use crate::wire::status::{ChangeStatus, LayoutStatus, NodeStatus};
 
 /// How this node is, now.
@@ -54,7 +55,17 @@ pub(crate) fn layout(core: &Core) -> LayoutStatus {
         what: view.layout().differences().iter().map(Change::describe).collect(),
         copies_left: tasks::copies_left(core),
     });
-    LayoutStatus { version: view.version(), change }
+    LayoutStatus { version: view.version(), change, overruled: overruled(&view) }
+}
+
+/// What this node's configuration says of copies, and the layout says otherwise.
+pub(crate) fn overruled(view: &ClusterView) -> Vec<String> {
+    let tell = |(namespace, configured, n)| {
+        format!(
+            "the configuration says namespaces.{namespace}.n = {configured}; the cluster goes by {n}, so write that there"
+        )
+    };
+    view.overruled().map(tell).collect()
 }
 
 /// Those that hold anything.

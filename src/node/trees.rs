@@ -16,7 +16,7 @@ use crate::node::replica::batch::{Before, Changed};
 use crate::node::replica::leaves_open;
 use crate::record::{self, RecordError};
 use crate::store::StoreError;
-use crate::types::{Epoch, Namespace, PartitionId};
+use crate::types::{Copies, Epoch, Namespace, PartitionId};
 use crate::view::ClusterView;
 use crate::wire::sync::TreeId;
 
@@ -35,7 +35,7 @@ pub(crate) struct Trees {
 struct State {
     forest: Forest,
     /// The copies of each namespace, sorted by name.
-    copies: Vec<(Namespace, u8)>,
+    copies: Vec<(Namespace, Copies)>,
     /// When damage was last met.
     suspected: BTreeMap<PartitionId, Instant>,
 }
@@ -48,8 +48,8 @@ impl Trees {
         Self { hash: *view.hash(), state: Mutex::new(state) }
     }
 
-    /// Goes on with another description of the cluster. Where a namespace has another number of copies now, or partitions
-    /// were cut, all trees are made anew.
+    /// Goes on with another description of the cluster, before anything works by it. Where a namespace is to have another
+    /// number of copies, or has it now, or partitions were cut, all trees are made anew.
     pub(crate) fn follow(&self, view: &ClusterView) {
         let mut state = self.lock();
         let next = copies(view);
@@ -69,7 +69,7 @@ impl Trees {
     }
 
     /// The copies of each namespace, as the trees are arranged by them.
-    pub(crate) fn copies(&self) -> Vec<(Namespace, u8)> {
+    pub(crate) fn copies(&self) -> Vec<(Namespace, Copies)> {
         self.lock().copies.clone()
     }
 
@@ -117,7 +117,7 @@ impl Trees {
     /// record of a namespace that the cluster does not have.
     pub(crate) fn item(
         &self,
-        copies: &[(Namespace, u8)],
+        copies: &[(Namespace, Copies)],
         key: &Bytes,
         record: &Bytes,
     ) -> Option<(Item, Option<RecordError>)> {
@@ -149,12 +149,12 @@ impl State {
     }
 }
 
-fn copies(view: &ClusterView) -> Vec<(Namespace, u8)> {
-    view.namespaces().map(|(name, policy)| (name.clone(), policy.n)).collect()
+fn copies(view: &ClusterView) -> Vec<(Namespace, Copies)> {
+    view.copies_of_each().map(|(name, copies)| (name.clone(), copies)).collect()
 }
 
 /// The copies of a stored key's namespace.
-pub(crate) fn copies_of(copies: &[(Namespace, u8)], key: &[u8]) -> Option<u8> {
+pub(crate) fn copies_of(copies: &[(Namespace, Copies)], key: &[u8]) -> Option<Copies> {
     let name = record::namespace_of(key)?;
     let at = copies.binary_search_by(|(namespace, _)| namespace.as_str().cmp(name)).ok()?;
     Some(copies[at].1)

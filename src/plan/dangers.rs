@@ -7,6 +7,9 @@ use crate::plan::NodePlan;
 use crate::plan::Plan;
 use crate::plan::ZonePlan;
 use crate::types::Consistency;
+use crate::types::Copies;
+use crate::types::Namespace;
+use crate::types::NamespacePolicy;
 use crate::types::NodeName;
 use crate::view::ClusterView;
 
@@ -22,9 +25,12 @@ pub(super) fn judge(plan: &mut Plan, view: &ClusterView, change: &Change, facts:
     dangers.extend(of_copies(plan, view));
     dangers.extend(of_counts(plan, view));
     dangers.extend(of_members(plan, view, facts, now));
+    if let Change::Copies { namespace, .. } = change {
+        dangers.extend(of_fewer_copies(view, namespace));
+    }
     plan.dangers = dangers;
     for ring in plan.rings.iter().filter(|ring| ring.max_over_mean.1 > UNEVEN) {
-        let (n, ratio) = (ring.n, ring.max_over_mean.1);
+        let (n, ratio) = (ring.copies.next, ring.max_over_mean.1);
         plan.notes
             .push(format!("with {n} copies, one node owns {ratio:.2} times what is its share by weight and zones"));
     }
@@ -75,27 +81,60 @@ fn of_the_change(change: &Change, facts: &Facts) -> Vec<String> {
 /// Of too few copies that answer while it goes on.
 fn of_copies(plan: &Plan, view: &ClusterView) -> Vec<String> {
     let short = view.namespaces().filter_map(|(name, policy)| {
-        let ring = plan.rings.iter().find(|ring| ring.n == policy.n)?;
-        let level = |asked: Consistency| usize::from(asked.needed(policy.n).unwrap_or(policy.n));
-        let (r, w, live) = (level(policy.r), level(policy.w), ring.live_least);
-        (live < r.max(w)).then(|| {
-            format!("namespace {name} needs R={r} and W={w}, and of some partition only {live} owners would answer while it goes on")
-        })
+        let copies = view.copies(name)?;
+        let ring = plan.rings.iter().find(|ring| ring.copies == copies)?;
+        let sides = [(copies.now, ring.live_least.0), (copies.next, ring.live_least.1)];
+        let needs = sides.map(|(n, live)| (levels(policy, n), live));
+        let (r, w, live) = needs.into_iter().find_map(|((r, w), live)| (live < r.max(w)).then_some((r, w, live)))?;
+        Some(format!("namespace {name} needs R={r} and W={w}, and of some partition only {live} owners would answer while it goes on"))
     });
     short.collect()
 }
 
+/// R and W of so many copies.
+fn levels(policy: &NamespacePolicy, n: u8) -> (usize, usize) {
+    let level = |asked: Consistency| usize::from(asked.within(n).needed(n).unwrap_or(n));
+    (level(policy.r), level(policy.w))
+}
+
+/// Of a number of copies that protects less than the present one.
+fn of_fewer_copies(view: &ClusterView, namespace: &Namespace) -> Vec<String> {
+    let (Some(policy), Some(copies)) = (view.policy(namespace), view.copies(namespace)) else { return Vec::new() };
+    let at = |n: u8| {
+        let (r, w) = levels(policy, n);
+        (r, w, usize::from(n) - r.max(w), r + w > usize::from(n))
+    };
+    let (_, _, spare_now, overlap_now) = at(copies.now);
+    let (r, w, spare, overlap) = at(copies.next);
+    let n = copies.next;
+    let mut dangers = Vec::new();
+    if n == 1 && copies.now > 1 {
+        dangers.push(format!("each key of namespace {namespace} would be on one node: what that loses is lost"));
+    } else if spare == 0 && spare_now > 0 {
+        dangers.push(format!(
+            "with R={r} and W={w} of {n} copies, namespace {namespace} needs all owners of a key: none may be down"
+        ));
+    }
+    if overlap_now && !overlap {
+        dangers.push(format!(
+            "R={r} and W={w} of {n} copies do not overlap: reads of namespace {namespace} could miss what was written"
+        ));
+    }
+    dangers
+}
+
 /// Of too few nodes or zones in the end.
 fn of_counts(plan: &Plan, view: &ClusterView) -> Vec<String> {
-    let most = view.namespaces().map(|(_, policy)| usize::from(policy.n)).max().unwrap_or(1);
+    let most = |of: fn(Copies) -> u8| view.all_copies().map(of).max().map_or(1, usize::from);
+    let (most_before, most) = (most(|copies| copies.now), most(|copies| copies.next));
     let owners = |after: bool| {
         let weight = |node: &NodePlan| if after { node.weight.1 } else { node.weight.0 };
         plan.nodes.iter().filter(|node| weight(node).is_some_and(|weight| weight > 0)).count()
     };
     let mut dangers = Vec::new();
     let (before, after) = (owners(false), owners(true));
-    if after < most && after < before {
-        dangers.push(format!("{after} nodes would be left for {most} copies of each key"));
+    if after < most && (after < before || most > most_before) {
+        dangers.push(format!("there would be {after} nodes for {most} copies of each key"));
     }
     let zones = |of: fn(&ZonePlan) -> usize| plan.zones.iter().filter(|zone| of(zone) > 0).count();
     let (before, after) = (zones(|zone| zone.nodes.0), zones(|zone| zone.nodes.1));

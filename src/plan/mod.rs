@@ -17,6 +17,7 @@ use crate::layout::Change;
 use crate::layout::ChangeError;
 use crate::layout::Layout;
 use crate::ring::Ring;
+use crate::types::Copies;
 use crate::types::NodeId;
 use crate::types::NodeName;
 use crate::types::Zone;
@@ -65,11 +66,11 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RingPlan {
     /// Copies wanted.
-    pub n: u8,
+    pub copies: Copies,
     /// Least number of owners of a partition that answer now.
     pub live_now: usize,
-    /// The same at the worst moment of the change.
-    pub live_least: usize,
+    /// The same while it goes on, of the present owners and of the next.
+    pub live_least: (usize, usize),
     /// The weighted maximum of what nodes own over the mean, now and afterwards.
     pub max_over_mean: (f64, f64),
 }
@@ -125,6 +126,7 @@ impl Plan {
     /// # Errors
     /// [`PlanError`] when it cannot be at all, forced or not.
     pub fn of(view: &ClusterView, change: &Change, facts: &Facts) -> Result<Self, PlanError> {
+        view.check_change(change)?;
         let layout = view.layout();
         let Some(completed) = layout.completed().filter(|_| *change != Change::Cancel) else {
             return Self::from(view, change.apply(layout)?, change, facts);
@@ -166,27 +168,26 @@ fn takes(bytes: u64, rate: u64) -> Duration {
 
 /// The rings for one number of copies.
 struct Rings<'a> {
-    n: u8,
+    copies: Copies,
     now: &'a Ring,
     next: &'a Ring,
 }
 
 fn rings(view: &ClusterView) -> Vec<Rings<'_>> {
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
-    let rings = counts.into_iter().filter_map(|n| {
-        let now = view.ring(n)?;
-        Some(Rings { n, now, next: view.other_ring(n).unwrap_or(now) })
+    let rings = view.all_copies().filter_map(|copies| {
+        let now = view.ring(copies)?;
+        Some(Rings { copies, now, next: view.other_ring(copies).unwrap_or(now) })
     });
     rings.collect()
 }
 
 /// The mean of what a copy of a partition takes, over the nodes that said what they hold.
 fn bytes_per_copy(view: &ClusterView, facts: &Facts) -> Option<f64> {
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
     let (mut copies, mut bytes) = (0, 0.0);
     for (name, held) in &facts.bytes {
         let node = ClusterHash::node_id(name);
-        let owned: usize = counts.iter().filter_map(|n| view.ring(*n)).map(|ring| ring.owned(node).count()).sum();
+        let owned: usize =
+            view.all_copies().filter_map(|copies| view.ring(copies)).map(|ring| ring.owned(node).count()).sum();
         if owned > 0 {
             copies += owned;
             bytes += *held as f64;
@@ -208,10 +209,14 @@ fn ring_plan(view: &ClusterView, rings: &Rings<'_>, facts: &Facts) -> RingPlan {
     let now = least(&|partition| {
         rings.now.preference_list(partition).iter().filter(|node| is_alive(view, **node, facts)).count()
     });
-    let worst =
-        least(&|partition| live(rings.now.preference_list(partition)).min(live(rings.next.preference_list(partition))));
+    let least_of = |ring: &Ring| least(&|partition| live(ring.preference_list(partition)));
     let max_over_mean = (rings.now.balance().max_over_mean, rings.next.balance().max_over_mean);
-    RingPlan { n: rings.n, live_now: now, live_least: worst, max_over_mean }
+    RingPlan {
+        copies: rings.copies,
+        live_now: now,
+        live_least: (least_of(rings.now), least_of(rings.next)),
+        max_over_mean,
+    }
 }
 
 fn nodes(view: &ClusterView, rings: &[Rings<'_>], facts: &Facts, per_copy: Option<f64>) -> Vec<NodePlan> {

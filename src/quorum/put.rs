@@ -36,8 +36,8 @@ pub struct PutQuorum {
     missed: Vec<Miss>,
     /// Owners that nobody stands in for yet.
     uncovered: Vec<NodeId>,
-    /// While ownership changes: those before and those after, each of which is to have a quorum. Empty otherwise.
-    groups: Vec<Vec<NodeId>>,
+    /// While ownership changes: those before and those after, with how many of each are to have it. Empty otherwise.
+    groups: Vec<(usize, Vec<NodeId>)>,
     decided: bool,
 }
 
@@ -80,21 +80,22 @@ impl PutQuorum {
     }
 
     /// The same while ownership changes: `needed` replicas, or all where there are fewer, of the `owners` and of the
-    /// `others` must have the write; those in both count for both.
+    /// `others`, in this order, must have the write; those in both count for both.
     pub fn start_in_both(
-        needed: u8,
+        needed: [u8; 2],
         owners: &[NodeId],
         others: &[NodeId],
         is_up: impl Fn(NodeId) -> bool,
         stand_ins: impl FnOnce() -> Vec<NodeId>,
     ) -> (Self, Vec<Send>) {
         if others.is_empty() {
-            return Self::start(needed, owners, is_up, stand_ins);
+            return Self::start(needed[0], owners, is_up, stand_ins);
         }
         let mut all = owners.to_vec();
         all.extend(others.iter().filter(|node| !owners.contains(node)));
-        let (mut put, sends) = Self::start(needed, &all, is_up, stand_ins);
-        put.groups = vec![owners.to_vec(), others.to_vec()];
+        let (mut put, sends) = Self::start(needed[0], &all, is_up, stand_ins);
+        let groups = [owners, others].into_iter().zip(needed);
+        put.groups = groups.map(|(group, needed)| (usize::from(needed).min(group.len()), group.to_vec())).collect();
         (put, sends)
     }
 
@@ -180,11 +181,11 @@ impl PutQuorum {
         if self.groups.is_empty() {
             return self.needed.saturating_sub(self.acked.len() + more.len());
         }
-        let have = |group: &Vec<NodeId>| {
+        let have = |group: &[NodeId]| {
             let of = |send: &&Send| group.contains(&send.hint.unwrap_or(send.to));
             self.acked.iter().chain(more).filter(of).count()
         };
-        let lacking = |group| self.needed.min(Vec::len(group)).saturating_sub(have(group));
+        let lacking = |(needed, group): &(usize, Vec<NodeId>)| needed.saturating_sub(have(group));
         self.groups.iter().map(lacking).max().unwrap_or(0)
     }
 
@@ -296,18 +297,21 @@ mod tests {
     #[test]
     fn while_ownership_changes_a_quorum_of_both_groups_is_needed_and_a_node_in_both_counts_twice() {
         let others = [NodeId(2), NodeId(3), NodeId(4)];
-        let (mut put, sends) = PutQuorum::start_in_both(2, &OWNERS, &others, |_| true, Vec::new);
+        let (mut put, sends) = PutQuorum::start_in_both([2; 2], &OWNERS, &others, |_| true, Vec::new);
         assert_eq!(sends, [send(1, None), send(2, None), send(3, None), send(4, None)]);
         assert_eq!(put.ack(NodeId(1)), PutStep::Wait);
         assert_eq!(put.ack(NodeId(2)), PutStep::Wait, "the others have one only");
         assert_eq!(put.ack(NodeId(4)), PutStep::Answer);
         let (mut put, sends) =
-            PutQuorum::start_in_both(2, &OWNERS, &others, |node| node.0 > 2, || vec![NodeId(8), NodeId(9)]);
+            PutQuorum::start_in_both([2; 2], &OWNERS, &others, |node| node.0 > 2, || vec![NodeId(8), NodeId(9)]);
         assert_eq!(sends, [send(8, Some(1)), send(9, Some(2)), send(3, None), send(4, None)]);
         assert_eq!(put.ack(NodeId(8)), PutStep::Wait);
         assert_eq!(put.ack(NodeId(9)), PutStep::Wait, "only one of them is for one of the others");
         assert_eq!(put.ack(NodeId(3)), PutStep::Answer);
-        let (put, _) = PutQuorum::start_in_both(2, &OWNERS, &[], |_| true, Vec::new);
+        // One copy becomes three: the first owner alone is a quorum of those before only.
+        let (mut put, _) = PutQuorum::start_in_both([1, 2], &OWNERS[..1], &OWNERS, |_| true, Vec::new);
+        assert_eq!([put.ack(NodeId(1)), put.ack(NodeId(3))], [PutStep::Wait, PutStep::Answer]);
+        let (put, _) = PutQuorum::start_in_both([2; 2], &OWNERS, &[], |_| true, Vec::new);
         assert!(put.groups.is_empty());
     }
 
@@ -321,7 +325,7 @@ mod tests {
         /// it gives up only when one of them cannot have it any more; every owner is provided for.
         #[test]
         fn in_a_change_every_course_ends_in_a_quorum_of_both_groups_or_in_the_certainty_that_there_is_none(
-            n in 1..6u64, shift in 0..6u64, m in 1..6u64, spare in 0..4u64, needed in 1..6u8,
+            n in 1..6u64, shift in 0..6u64, m in 1..6u64, spare in 0..4u64, needed in prop::array::uniform2(1..6u8),
             up in prop::collection::vec(any::<bool>(), 16),
             fates in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 24),
         ) {
@@ -331,8 +335,10 @@ mod tests {
             let is_up = |node: NodeId| up[usize::try_from(node.0).unwrap() % up.len()];
             let stand_ins = || (last..last + spare).map(NodeId).filter(|node| is_up(*node)).collect();
             let (mut put, mut queue) = PutQuorum::start_in_both(needed, &owners, &others, is_up, stand_ins);
-            let quorum = |group: &[NodeId]| usize::from(needed).min(group.len());
-            let groups = [owners.as_slice(), others.as_slice()];
+            let groups = [(needed[0], owners.as_slice()), (needed[1], others.as_slice())];
+            let is_met = |sends: &[Send]| {
+                groups.iter().all(|(needed, group)| have(group, sends.iter()) >= usize::from(*needed).min(group.len()))
+            };
             let (mut decisions, mut fates, any) = (Vec::new(), fates.into_iter().cycle(), !queue.is_empty());
             while !queue.is_empty() {
                 let (succeeds, at) = fates.next().unwrap();
@@ -344,8 +350,8 @@ mod tests {
                     queue.extend(next);
                     step
                 };
-                let met = groups.iter().all(|group| have(group, put.acked.iter()) >= quorum(group));
-                let can_be = groups.iter().all(|group| have(group, put.acked.iter().chain(&queue)) >= quorum(group));
+                let met = is_met(&put.acked);
+                let can_be = is_met(&[put.acked.as_slice(), &queue].concat());
                 prop_assert!(put.decided || !met, "both have a quorum, and it waits");
                 match step {
                     PutStep::Answer => prop_assert!(met, "it answers too early"),
@@ -359,7 +365,7 @@ mod tests {
             receivers.sort_unstable();
             receivers.dedup();
             prop_assert_eq!(receivers.len(), put.acked.len(), "a node counts twice in one group");
-            for owner in groups.concat() {
+            for owner in [owners, others].concat() {
                 let direct = put.acked.iter().any(|send| send.to == owner && send.hint.is_none());
                 let stood_in = put.acked.iter().any(|send| send.hint == Some(owner));
                 prop_assert_eq!(direct || stood_in, !put.uncovered().contains(&owner));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::PartitionId;
+use crate::types::{Copies, PartitionId};
 use crate::version::{Dot, Stamp};
 use crate::wire::blob::Blob;
 use crate::wire::rpc::SlotRef;
@@ -50,8 +50,8 @@ pub struct Held {
 pub struct DroppedRequest {
     /// The partition.
     pub partition: PartitionId,
-    /// The replica count of the keys' namespaces, which decides who owns them.
-    pub copies: u8,
+    /// The copies of the keys' namespaces, which decide who owns them.
+    pub copies: Copies,
     /// Keys with the names and stamps of the versions that the asker has; at most
     /// [`crate::limits::DROPPED_KEYS_MAX`].
     pub keys: Vec<(Blob, Vec<(Dot, Stamp)>)>,
@@ -60,7 +60,7 @@ pub struct DroppedRequest {
 /// What has been dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedAnswer {
-    /// The latest stamp of anything that the answerer dropped in the tree; zero where it has dropped nothing.
+    /// The latest stamp of anything that the answerer dropped of these namespaces; zero where it has dropped nothing.
     pub frontier: Stamp,
     /// For each key, in order, those of the versions that were dropped.
     pub dropped: Vec<Vec<Dot>>,
@@ -82,7 +82,10 @@ mod tests {
         let landmark = Some(Landmark { starts: 1, life: 2, mark: 3 });
         let sight = Sight { landmark, held: vec![Held { slot, dots: vec![dot] }] };
         assert_eq!(hex(&sight), "010102030107016b01010203");
-        assert_eq!(hex(&DroppedRequest { partition: PartitionId(7), copies: 3, keys }), "070301016b0101020304");
+        assert_eq!(
+            hex(&DroppedRequest { partition: PartitionId(7), copies: Copies::settled(3), keys }),
+            "07030301016b0101020304"
+        );
         let answer = DroppedAnswer { frontier: Stamp(5), dropped: vec![vec![dot], vec![]] };
         assert_eq!(hex(&answer), "05020101020300");
     }

@@ -68,6 +68,8 @@ pub struct LayoutStatus {
     pub version: u64,
     /// The change under way; `None` when there is none.
     pub change: Option<ChangeStatus>,
+    /// Namespaces of which the node's configuration says another number of copies than the layout, which it goes by.
+    pub overruled: Vec<String>,
 }
 
 /// A change of owners, in short.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{NodeName, PartitionId};
+use crate::types::{Copies, NodeName, PartitionId};
 use crate::wire::blob::Blob;
 
 /// Names one hash tree: records of one partition, in namespaces of which there are so many copies.
@@ -13,7 +13,7 @@ pub struct TreeId {
     /// The partition.
     pub partition: PartitionId,
     /// Copies of each record.
-    pub copies: u8,
+    pub copies: Copies,
 }
 
 /// The root of one of the asker's trees.
@@ -149,14 +149,14 @@ mod tests {
 
     #[test]
     fn messages_are_pinned_because_other_versions_read_them() {
-        let tree = TreeId { partition: PartitionId(7), copies: 3 };
-        assert_eq!(hex(&TreeRoot { tree, root: 300 }), "0703ac02");
+        let tree = TreeId { partition: PartitionId(7), copies: Copies::settled(3) };
+        assert_eq!(hex(&TreeRoot { tree, root: 300 }), "070303ac02");
         let verdicts = [RootVerdict::Equal, RootVerdict::Differs, RootVerdict::Later, RootVerdict::NotOwner];
         assert_eq!(hex(&verdicts), "00010203");
-        assert_eq!(hex(&SumsRequest { tree, level: 1, nodes: vec![2] }), "0703010102");
+        assert_eq!(hex(&SumsRequest { tree, level: 1, nodes: vec![2] }), "070303010102");
         let after = Some(Blob::copy(b"k"));
         let request = RecordsRequest { tree, leaves: vec![5], after, until: None, held: vec![(1, 2)] };
-        assert_eq!(hex(&request), "0703010501016b00010102");
+        assert_eq!(hex(&request), "070303010501016b00010102");
         let records = vec![(Blob::copy(b"k"), Blob::copy(b"r"))];
         let page = RecordsPage { records, covered: None, wanted: vec![9] };
         assert_eq!(hex(&page), "01016b0172000109");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamomini::client::{BatchPut, CausalContext, Client, ClientError, Found, GetOptions, PutOptions, ScanOptions};
 use dynamomini::limits;
-use dynamomini::types::{ConflictPolicy, Consistency, NamespacePolicy};
+use dynamomini::types::{ConflictPolicy, Consistency, Copies, NamespacePolicy};
 use dynamomini::wire::rpc::ServeError;
 use tokio::time::Instant;
 
@@ -241,7 +241,7 @@ async fn in_a_batch_each_key_stands_and_fails_alone() {
     let keys: Vec<Bytes> = (0..60).map(|number| Bytes::from(format!("k{number}"))).collect();
     let owned_by_dead = |key: &Bytes| {
         let (_, partition) = view.place(&namespace("default"), key);
-        view.name_of(view.ring(1).unwrap().preference_list(partition)[0]) == dead
+        view.name_of(view.ring(Copies::settled(1)).unwrap().preference_list(partition)[0]) == dead
     };
     assert!(keys.iter().any(owned_by_dead) && !keys.iter().all(owned_by_dead));
     let options = PutOptions { timeout: Some(Duration::from_secs(4)), ..PutOptions::default() };

@@ -6,9 +6,9 @@ use dynamomini::client::Client;
 use dynamomini::client::ClientError;
 use dynamomini::client::GetOptions;
 use dynamomini::client::PutOptions;
-use dynamomini::types::Consistency;
 use dynamomini::types::Namespace;
 use dynamomini::types::NodeName;
+use dynamomini::types::{Consistency, Copies};
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::Instant;
@@ -114,7 +114,7 @@ async fn without_a_quorum_the_error_tells_all_and_the_data_comes_back_with_the_n
 fn owners(client: &Client, key: &str) -> Vec<NodeName> {
     let view = client.view();
     let (_, partition) = view.place(&Namespace::default(), key.as_bytes());
-    let owners = view.ring(3).unwrap().preference_list(partition).to_vec();
+    let owners = view.ring(Copies::settled(3)).unwrap().preference_list(partition).to_vec();
     owners.into_iter().map(|owner| view.name_of(owner)).collect()
 }
 

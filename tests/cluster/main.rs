@@ -20,6 +20,7 @@ mod processes;
 
 mod admin;
 mod bench;
+mod copies;
 mod dev;
 mod exposition;
 mod failure;

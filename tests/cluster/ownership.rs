@@ -186,10 +186,16 @@ async fn a_killed_node_is_replaced_and_another_one_removed() {
     assert_eq!(names(&owners(&cluster).await), ["n3", "n4", "n5"]);
     check(&client, "n1 was removed").await;
     let (status, refused) = ask(&cluster, "cluster leave n3 --yes").await;
-    assert!(status == Some(1) && refused["refused"].to_string().contains("2 nodes would be left"), "{refused}");
+    assert!(
+        status == Some(1) && refused["refused"].to_string().contains("there would be 2 nodes for 3 copies"),
+        "{refused}"
+    );
     let leave = Change::Leave { name: "n3".parse().unwrap() };
     let refused = client.change_layout(leave, false).await.unwrap_err().to_string();
-    assert!(refused.contains("2 nodes would be left"), "a program that shows no plan is refused as well: {refused}");
+    assert!(
+        refused.contains("there would be 2 nodes for 3 copies"),
+        "a program that shows no plan is refused as well: {refused}"
+    );
 }
 
 async fn held_copy(cluster: &Cluster, id: &str) {

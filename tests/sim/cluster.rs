@@ -61,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) strict: bool,
     /// Whether one owner is enough for a read and for a write.
     pub(crate) loose: bool,
+    /// Copies of each key where they are not three. There is a second namespace then, with three.
+    pub(crate) copies: Option<u8>,
 }
 
 /// What outlives a crash of a node that keeps its records in memory.
@@ -106,6 +108,11 @@ struct Running {
     node: Node,
 }
 
+/// The namespace that there is beside the default one where that has other than three copies.
+pub(crate) fn second() -> Namespace {
+    Namespace::new("second").unwrap()
+}
+
 pub(crate) fn address(number: usize) -> SocketAddr {
     format!("10.0.0.{number}:7600").parse().unwrap()
 }
@@ -136,7 +143,10 @@ impl Cluster {
             cluster: "simulated".parse().unwrap(),
             partitions: Partitions::new(64).unwrap(),
             members: (1..=nodes).map(member).collect(),
-            namespaces: vec![(Namespace::default(), policy)],
+            namespaces: match setup.copies {
+                Some(n) => vec![(Namespace::default(), policy.with_copies(n)), (second(), policy)],
+                None => vec![(Namespace::default(), policy)],
+            },
             node: "n1".parse().unwrap(),
             layout: Layout::default(),
         }

@@ -15,8 +15,6 @@ use crate::cluster::Cluster;
 /// How long a cluster may take to come together once all is healed. Comparisons that fail wait half a minute at most, and
 /// a tree that was just compared is compared again within the interval and its spread.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
-/// The namespace's N.
-const COPIES: u8 = 3;
 
 pub(crate) type Records = BTreeMap<(Bucket, Bytes), Bytes>;
 
@@ -39,7 +37,6 @@ pub(crate) async fn difference(cluster: &Cluster) -> Option<String> {
 
 /// The same by a view of the cluster that need not be the one it was founded with.
 pub(crate) async fn difference_by(cluster: &Cluster, view: &ClusterView) -> Option<String> {
-    let ring = view.ring(COPIES).unwrap();
     let mut held = BTreeMap::new();
     for (number, engine) in cluster.engines() {
         let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
@@ -57,6 +54,8 @@ pub(crate) async fn difference_by(cluster: &Cluster, view: &ClusterView) -> Opti
         if key.0 == Bucket::HINTS {
             return Some(format!("a hint is left: {key:?}"));
         }
+        let (namespace, _) = record::split_storage_key(&key.1).unwrap();
+        let ring = view.ring(view.copies(&namespace).unwrap()).unwrap();
         let owners = ring.preference_list(ring.partitions().of(record::position(view.hash(), &key.1).unwrap()));
         let stranger = held.iter().find(|(id, (_, records))| !owners.contains(id) && records.contains_key(&key));
         if let Some((_, (number, _))) = stranger {

@@ -8,7 +8,7 @@ use dynamomini::client::{Client, GetOptions, PutOptions, ScanOptions};
 use dynamomini::hash::ClusterHash;
 use dynamomini::record;
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Bucket, Consistency, Epoch, NodeId, NodeName};
+use dynamomini::types::{Bucket, Consistency, Copies, Epoch, NodeId, NodeName};
 use dynamomini::version::{Actor, Context, Dot, Siblings};
 use dynamomini::view::ClusterView;
 use dynamomini::wire::sync::RepairRequest;
@@ -225,7 +225,7 @@ fn a_stand_in_drops_what_it_cannot_read_when_the_owner_is_back() {
         write(&client, &mut rng, 60).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         let view = ClusterView::new(cluster.info.clone()).unwrap();
-        let ring = view.ring(3).unwrap();
+        let ring = view.ring(Copies::settled(3)).unwrap();
         let mut damaged = 0;
         for (number, engine) in cluster.engines() {
             let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());

@@ -70,6 +70,7 @@ impl Situation {
             Asked::Remove(name) => Change::Remove { name },
             Asked::Weight(name, weight) => Change::Weight { name, weight },
             Asked::Zone(name, zone) => Change::Zone { name, zone },
+            Asked::Copies(namespace, n) => Change::Copies { namespace, n },
             Asked::Split => {
                 let before = self.view.layout().last_placement().partitions;
                 let cut = || anyhow!("{} partitions are as many as there can be", before.count());

@@ -13,6 +13,7 @@ use crate::cli::table::table;
 use crate::layout::Change;
 use crate::plan::NodePlan;
 use crate::plan::Plan;
+use crate::plan::RingPlan;
 
 /// The plan as text.
 pub(super) fn text(plan: &Plan, situation: &Situation) -> String {
@@ -30,12 +31,24 @@ pub(super) fn text(plan: &Plan, situation: &Situation) -> String {
         let (now, then) = ring.max_over_mean;
         text.push_str(&format!(
             "of {} copies, {} answer now, {} at least while it goes on; max/mean {now:.3} now, {then:.3} afterwards\n",
-            ring.n, ring.live_now, ring.live_least
+            ring.copies,
+            ring.live_now,
+            least(ring)
         ));
     }
     plan.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
     plan.dangers.iter().for_each(|danger| text.push_str(&format!("not safe: {danger}\n")));
     text
+}
+
+/// How many owners answer at the worst moment; of both placements where there are to be more or fewer.
+fn least(ring: &RingPlan) -> String {
+    let (present, next) = ring.live_least;
+    if ring.copies.is_changing() {
+        format!("{present} of the present and {next} of the next")
+    } else {
+        present.min(next).to_string()
+    }
 }
 
 fn nodes(plan: &Plan) -> String {
@@ -110,7 +123,8 @@ pub(super) fn object(plan: &Plan, situation: &Situation) -> Value {
     });
     let rings = plan.rings.iter().map(|ring| {
         json!({
-            "n": ring.n, "live_now": ring.live_now, "live_least": ring.live_least,
+            "n": ring.copies.now, "n_after": ring.copies.next, "live_now": ring.live_now,
+            "live_least": ring.live_least.0, "live_least_after": ring.live_least.1,
             "max_over_mean": ring.max_over_mean.0, "max_over_mean_after": ring.max_over_mean.1,
         })
     });

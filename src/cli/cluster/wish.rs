@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use crate::cli::connect::Connect;
 use crate::cli::put::ttl;
+use crate::types::Namespace;
 use crate::types::NodeName;
 use crate::types::Zone;
 
@@ -59,7 +60,20 @@ pub(super) enum Wish<F: clap::Args> {
         /// The member.
         name: NodeName,
         /// Its zone from now on.
+        #[arg(id = "member-zone", value_name = "ZONE")]
         zone: Zone,
+        #[command(flatten)]
+        flags: F,
+    },
+    /// Keep another number of copies of each key of a namespace.
+    Copies {
+        // `--namespace` is an argument of this verb, too, and has the name of the field.
+        /// The namespace.
+        #[arg(id = "whose", value_name = "NAMESPACE")]
+        namespace: Namespace,
+        /// Copies of each key from now on: its N.
+        #[arg(value_name = "N")]
+        n: u8,
         #[command(flatten)]
         flags: F,
     },
@@ -80,7 +94,7 @@ pub(super) enum Wish<F: clap::Args> {
 #[derive(Debug, Default, Clone, clap::Args)]
 pub(super) struct Role {
     /// Its failure zone, if not the one it says it is in.
-    #[arg(long)]
+    #[arg(long = "zone", id = "member-zone", value_name = "ZONE")]
     pub(super) zone: Option<Zone>,
     /// Its share against others, if not the one it says.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::limits::WEIGHT_MAX)))]
@@ -122,6 +136,7 @@ pub(super) enum Asked {
     Replace(NodeName, NodeName),
     Weight(NodeName, u32),
     Zone(NodeName, Zone),
+    Copies(Namespace, u8),
     Split,
     Cancel,
 }
@@ -136,6 +151,7 @@ impl<F: clap::Args> Wish<F> {
             Self::Replace { old, new, flags } => (Asked::Replace(old, new), flags),
             Self::Weight { name, weight, flags } => (Asked::Weight(name, weight), flags),
             Self::Zone { name, zone, flags } => (Asked::Zone(name, zone), flags),
+            Self::Copies { namespace, n, flags } => (Asked::Copies(namespace, n), flags),
             Self::Split { flags } => (Asked::Split, flags),
             Self::Cancel { flags } => (Asked::Cancel, flags),
         }

@@ -36,19 +36,20 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 pub(crate) struct Reserved {
     /// What the owners know the write by.
     pub(crate) token: u64,
-    /// How many owners must have the write.
-    pub(crate) needed: u8,
+    /// How many owners must have the write, and how many of the other ones while ownership changes.
+    pub(crate) needed: [u8; 2],
     /// Who granted it, this node among them.
     pub(crate) granted: Vec<NodeId>,
     /// What this node's record had seen when the condition was checked here.
     pub(crate) seen: Context,
 }
 
-/// Reserves a key at `needed` owners, and while ownership changes at as many of the other ones, that all find the condition met; tries again while others hold it.
+/// Reserves a key at so many owners, and while ownership changes at so many of the other ones, that all find the condition
+/// met; tries again while others hold it.
 pub(crate) async fn reserve(
     core: &Arc<Core>,
     owners: [&[NodeId]; 2],
-    needed: u8,
+    needed: [u8; 2],
     ask: ReserveRequest,
     by: By,
 ) -> Result<Reserved, ServeError> {
@@ -114,7 +115,7 @@ impl<'a> Round<'a> {
 
     /// Waits for enough grants, this node's among them, and a moment longer for the others; what was granted in vain is
     /// released.
-    async fn run(mut self, needed: u8) -> Result<Reserved, Failure> {
+    async fn run(mut self, needed: [u8; 2]) -> Result<Reserved, Failure> {
         let (began, deadline) = (Instant::now(), self.by.deadline);
         let (mut missed, mut held, mut until) = (Vec::new(), false, deadline);
         while let Ok(Some((node, answer))) = timeout_at(until, self.asked.next()).await {
@@ -149,17 +150,17 @@ impl<'a> Round<'a> {
             return Ok(Reserved { token, needed, granted, seen });
         }
         missed.extend(self.waiting.iter().map(|node| silent(*node, false)));
-        let error = quorum_error(self.core, Verb::Write, needed, self.granted.clone(), &missed, false);
+        let error = quorum_error(self.core, Verb::Write, needed[0], self.granted.clone(), &missed, false);
         self.release();
         Err(if held { Failure::Contended(error) } else { Failure::Final(error) })
     }
 
-    fn is_enough(&self, needed: u8) -> bool {
-        let has_enough = |owners: &&[NodeId]| {
+    fn is_enough(&self, needed: [u8; 2]) -> bool {
+        let has_enough = |(owners, needed): (&&[NodeId], u8)| {
             let granted = owners.iter().filter(|owner| self.granted.contains(owner)).count();
             owners.is_empty() || granted >= usize::from(needed)
         };
-        self.owners.iter().all(has_enough) && self.seen.is_some()
+        self.owners.iter().zip(needed).all(has_enough) && self.seen.is_some()
     }
 
     /// Takes back what was granted, and what will be, in the background; what is not released lapses.

@@ -54,7 +54,7 @@ pub(crate) async fn get(
     let read_one = async |key: &Blob| {
         rpc::check_key(key)?;
         let place = core.place(&request.namespace, key);
-        let state = read(core, ring(&view, policy)?, policy, &place.slot, needed, ask).await?;
+        let state = read(core, ring(&view, &request.namespace)?, policy, &place.slot, needed, ask).await?;
         Ok(found(policy, &place, &state, core.rest.wall_ms()))
     };
     if let [key] = &request.keys[..] {

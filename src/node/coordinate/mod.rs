@@ -29,8 +29,10 @@ fn policy<'a>(view: &'a ClusterView, namespace: &Namespace) -> Result<&'a Namesp
 }
 
 /// The ring that places the keys of a namespace.
-fn ring<'a>(view: &'a ClusterView, policy: &NamespacePolicy) -> Result<&'a Ring, ServeError> {
-    view.ring(policy.n).ok_or_else(|| ServeError::Internal("a ring is missing".to_owned()))
+fn ring<'a>(view: &'a ClusterView, namespace: &Namespace) -> Result<&'a Ring, ServeError> {
+    view.copies(namespace)
+        .and_then(|copies| view.ring(copies))
+        .ok_or_else(|| ServeError::Internal("a ring is missing".to_owned()))
 }
 
 /// How many replicas must answer. More than there are nodes can never be had: that is said before anything happens.

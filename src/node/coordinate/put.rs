@@ -22,7 +22,7 @@ use crate::node::replica::{Mint, Minted};
 use crate::node::timeouts::millis;
 use crate::quorum::{Miss, PutQuorum, PutStep, Send};
 use crate::store::Health;
-use crate::types::{Condition, ConflictPolicy, NamespacePolicy, NodeId, PartitionId};
+use crate::types::{Condition, ConflictPolicy, Consistency, Copies, Namespace, NamespacePolicy, NodeId, PartitionId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{
@@ -50,13 +50,14 @@ pub(crate) async fn put(
     }
     let view = core.view();
     let policy = policy(&view, &request.namespace)?;
-    let needed = needed(&view, policy, Verb::Write, request.w)?;
+    let copies = view.copies(&request.namespace).unwrap_or(Copies::settled(policy.n));
+    let needed = needed_in_both(&view, &request.namespace, policy, request.w)?;
     let sloppy = request.sloppy.unwrap_or(policy.sloppy);
     core.meters.puts.count(request.items.len());
     let forwarded = matches!(from, Identity::Node(_));
     let PutRequest { namespace, items, w, retry, .. } = request;
     let head = PutRequest { namespace, items: Vec::new(), w, sloppy: Some(sloppy), retry };
-    let one = Coordination { core, view: &view, policy, needed, sloppy, forwarded, ask, head: &head };
+    let one = Coordination { core, view: &view, policy, copies, needed, sloppy, forwarded, ask, head: &head };
     // Mostly there is one.
     match <[PutItem; 1]>::try_from(items) {
         Ok([item]) => Ok(vec![one.put(item).await]),
@@ -69,7 +70,9 @@ struct Coordination<'a> {
     core: &'a Arc<Core>,
     view: &'a Arc<ClusterView>,
     policy: &'a NamespacePolicy,
-    needed: u8,
+    copies: Copies,
+    /// Of those whom reads ask, and of the other owners while ownership changes.
+    needed: [u8; 2],
     sloppy: bool,
     /// Whether another node sent the request here; it is not sent on again then.
     forwarded: bool,
@@ -85,10 +88,10 @@ impl Coordination<'_> {
         let core = self.core;
         let place = core.place(&self.head.namespace, &item.key);
         check_context(&item.context, &place)?;
-        let ring = ring(self.view, self.policy)?;
+        let ring = ring(self.view, &self.head.namespace)?;
         let partition = ring.partitions().of(place.position);
         let owners = ring.preference_list(partition);
-        let others = self.view.other_owners(self.policy.n, partition);
+        let others = self.view.other_owners(self.copies, partition);
         let owner = owners.contains(&core.id);
         if owner {
             past::decided(core, self.ask.deadline).await?;
@@ -135,19 +138,19 @@ impl Coordination<'_> {
         };
         let began = core.passed(self.ask.stages, Stage::PutLocal, began);
         let sloppy = self.sloppy && reserved.is_none();
-        let (view, n) = (self.view.clone(), if sloppy { self.policy.n } else { 0 });
+        let (view, copies) = (self.view.clone(), sloppy.then_some(self.copies));
         let coordinates = !owner && !others.contains(&core.id);
-        let stand_ins = StandIns { view, n, partition, coordinates };
+        let stand_ins = StandIns { view, copies, partition, coordinates };
         let takes = |node: NodeId| match &reserved {
             Some(reserved) => reserved.granted.contains(&node),
             None => core.takes_writes(node),
         };
-        let needed = reserved.as_ref().map_or(self.needed, |reserved| reserved.needed);
+        let needed = reserved.as_ref().map_or(of_both(self.needed, others), |reserved| reserved.needed);
         let begun = PutQuorum::start_in_both(needed, owners, others, takes, || stand_ins.reachable(core));
         let token = reserved.map(|reserved| reserved.token);
         let spread =
             Spread::start(core.clone(), self.ask.until(self.ask.deadline), &place, minted, token, stand_ins, begun);
-        self.finish(spread, needed, known, began).await
+        self.finish(spread, needed[0], known, began).await
     }
 
     /// The version to be named for an item.
@@ -194,7 +197,10 @@ impl Coordination<'_> {
             lease_ms: millis(lease),
         };
         // Two majorities of owners share one.
-        let needed = self.needed.max(self.policy.n / 2 + 1);
+        let majority = |policy: &NamespacePolicy| policy.n / 2 + 1;
+        let other = self.view.other_policy(&self.head.namespace);
+        let other = other.as_ref().map_or(0, majority);
+        let needed = of_both([self.needed[0].max(majority(self.policy)), self.needed[1].max(other)], others);
         let began = Instant::now();
         let reserved =
             conditional::reserve(self.core, [owners, others], needed, ask, self.ask.until(self.ask.deadline)).await;
@@ -288,7 +294,7 @@ impl Coordination<'_> {
             missed.push(Miss { node: owner, why: error.why, maybe: error.maybe });
         }
         let maybe = missed.iter().any(|miss| miss.maybe);
-        Err(quorum_error(core, Verb::Write, self.needed, [], &missed, maybe))
+        Err(quorum_error(core, Verb::Write, self.needed[0], [], &missed, maybe))
     }
 }
 
@@ -307,11 +313,29 @@ fn after_silence(error: ServeError, missed: &[Miss]) -> ServeError {
     }
 }
 
+/// How many of those whom reads ask must have a write, and of the other owners while ownership changes: all where what is
+/// asked for is above their number of copies.
+fn needed_in_both(
+    view: &ClusterView,
+    namespace: &Namespace,
+    policy: &NamespacePolicy,
+    asked: Option<Consistency>,
+) -> Result<[u8; 2], ServeError> {
+    let first = needed(view, policy, Verb::Write, asked)?;
+    let Some(other) = view.other_policy(namespace).filter(|other| other.n != policy.n) else { return Ok([first; 2]) };
+    Ok([first, needed(view, &other, Verb::Write, asked.map(|asked| asked.within(other.n)))?])
+}
+
+/// Where there are no others, since both are the same nodes, the more of both is needed.
+fn of_both(needed: [u8; 2], others: &[NodeId]) -> [u8; 2] {
+    if others.is_empty() { [needed[0].max(needed[1]); 2] } else { needed }
+}
+
 /// Who may take an owner's place, found when it is wanted.
 struct StandIns {
     view: Arc<ClusterView>,
-    /// The replica count of the namespace's ring; 0 when nobody may stand in.
-    n: u8,
+    /// The copies of the namespace; `None` when nobody may stand in.
+    copies: Option<Copies>,
     partition: PartitionId,
     /// Whether the coordinator itself stands in: it comes first then, since it has the record already.
     coordinates: bool,
@@ -319,8 +343,9 @@ struct StandIns {
 
 impl StandIns {
     fn reachable(&self, core: &Core) -> Vec<NodeId> {
-        let all = self.view.ring(self.n).map(|ring| ring.stand_ins(self.partition)).unwrap_or_default();
-        let owners = self.view.other_owners(self.n, self.partition);
+        let Some(copies) = self.copies else { return self.coordinates.then_some(core.id).into_iter().collect() };
+        let all = self.view.ring(copies).map(|ring| ring.stand_ins(self.partition)).unwrap_or_default();
+        let owners = self.view.other_owners(copies, self.partition);
         let free = |node: &NodeId| *node != core.id && !owners.contains(node) && core.takes_writes(*node);
         let others = all.into_iter().filter(free);
         self.coordinates.then_some(core.id).into_iter().chain(others).collect()

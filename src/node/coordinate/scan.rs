@@ -33,7 +33,7 @@ const AHEAD: usize = 16;
 pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, by: Ask<'_>) -> Result<ScanDone, ServeError> {
     let view = core.view();
     let policy = policy(&view, &request.namespace)?;
-    let ring = ring(&view, policy)?;
+    let ring = ring(&view, &request.namespace)?;
     let needed = needed(&view, policy, Verb::Read, request.r)?;
     core.meters.scans.one();
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);

@@ -2,7 +2,7 @@
 //!
 //! Begun anew after whatever broke it off; what is here already is seen by the trees and does not travel again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::node::core::Core;
 use crate::node::ownership::news;
 use crate::node::ownership::{ask, tasks};
 use crate::node::sync;
-use crate::types::NodeId;
+use crate::types::{Copies, NodeId};
 use crate::view::ClusterView;
 use crate::wire::layout::{LayoutReply, LayoutRequest};
 use crate::wire::sync::TreeId;
@@ -102,13 +102,13 @@ async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
 #[derive(Debug, Clone)]
 pub(super) struct Gained {
     tree: TreeId,
-    /// The present owners that are not given up.
+    /// The present owners that are not given up, without this node.
     owners: Vec<NodeId>,
     /// With how many of them the tree has to be compared, so that one is among them of each quorum that took a write.
     enough: usize,
 }
 
-/// How many trees this node is to own and does not, while they are still to be fetched.
+/// How many trees this node is to own and may lack, while they are still to be fetched.
 pub(super) fn wanted(core: &Core) -> usize {
     let view = core.view();
     match view.layout().stage() {
@@ -117,29 +117,38 @@ pub(super) fn wanted(core: &Core) -> usize {
     }
 }
 
-/// What a node is to own and does not.
+/// What this node is to own and may lack.
+///
+/// A present owner may lack what N - W of them lack. That is as good for the next quorums as it was for the present ones
+/// while N stays: so it fetches only where the number of copies changes.
 pub(super) fn gained(own: NodeId, view: &ClusterView) -> Vec<Gained> {
     let dead: BTreeSet<NodeId> = view.layout().dead().map(ClusterHash::node_id).collect();
-    // The least write quorum of each number of copies.
-    let mut quorums: BTreeMap<u8, usize> = BTreeMap::new();
-    for (_, policy) in view.namespaces() {
-        let w = policy.w.needed(policy.n).map_or(1, usize::from);
-        quorums.entry(policy.n).and_modify(|least| *least = w.min(*least)).or_insert(w);
-    }
     let mut gained = Vec::new();
-    for (copies, w) in quorums {
+    for copies in view.all_copies() {
         let (Some(now), Some(next)) = (view.ring(copies), view.other_ring(copies)) else { continue };
+        let w = least_write_quorum(view, copies);
         for partition in next.owned(own) {
             let before = now.preference_list(partition);
-            if before.contains(&own) {
+            let owns = before.contains(&own);
+            if owns && !copies.is_changing() {
                 continue;
             }
-            let owners: Vec<NodeId> = before.iter().copied().filter(|node| !dead.contains(node)).collect();
-            let enough = (before.len() + 1).saturating_sub(w).clamp(1, owners.len().max(1)).min(owners.len());
-            gained.push(Gained { tree: TreeId { partition, copies }, owners, enough });
+            let needed = (before.len() + 1).saturating_sub(w).max(1) - usize::from(owns);
+            let others = before.iter().copied().filter(|node| *node != own && !dead.contains(node));
+            let owners: Vec<NodeId> = others.collect();
+            let enough = needed.min(owners.len());
+            if enough > 0 || !owns {
+                gained.push(Gained { tree: TreeId { partition, copies }, owners, enough });
+            }
         }
     }
     gained
+}
+
+/// The least W of the namespaces with so many copies.
+fn least_write_quorum(view: &ClusterView, copies: Copies) -> usize {
+    let alike = view.namespaces().filter(|(name, _)| view.copies(name) == Some(copies));
+    alike.map(|(_, policy)| policy.w.needed(policy.n).map_or(1, usize::from)).min().unwrap_or(1)
 }
 
 /// The owners that work by the layout: they refuse writes of coordinators that do not write to this node, too.
@@ -180,4 +189,62 @@ async fn fetch(core: &Arc<Core>, view: &ClusterView, want: &Gained, ready: &BTre
         }
     }
     compared >= want.enough
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    use crate::layout::{Layout, Next};
+    use crate::types::{Namespace, NamespacePolicy, Partitions};
+    use crate::wire::rpc::{ClusterInfo, MemberInfo};
+
+    fn view(nodes: usize, now: u8, next: u8) -> ClusterView {
+        let member = |number| MemberInfo {
+            name: format!("n{number}").parse().unwrap(),
+            quic: format!("n{number}:1"),
+            zone: "z".parse().unwrap(),
+            weight: 100,
+        };
+        let mut info = ClusterInfo {
+            cluster: "test".parse().unwrap(),
+            partitions: Partitions::new(16).unwrap(),
+            members: (1..=nodes).map(member).collect(),
+            namespaces: vec![(Namespace::default(), NamespacePolicy::default().with_copies(now))],
+            node: "n1".parse().unwrap(),
+            layout: Layout::default(),
+        }
+        .founding();
+        let mut placement = info.layout.current.clone();
+        placement.copies.insert(Namespace::default(), next);
+        info.layout.next = Some(Next { since: 1, placement, stage: Stage::Copying, dead: BTreeSet::new() });
+        ClusterView::new(info).unwrap()
+    }
+
+    /// A write is at W of the present owners, whichever. Once the next ones have fetched, a quorum of them must have it.
+    #[test]
+    fn whatever_the_numbers_of_copies_no_quorum_of_the_next_owners_lacks_a_write() {
+        for (nodes, pair) in [2, 4, 6].into_iter().flat_map(|nodes| (0..25).map(move |pair| (nodes, pair))) {
+            let (now, next) = (pair / 5 + 1, pair % 5 + 1);
+            let view = view(nodes, now, next);
+            let copies = Copies { now, next };
+            let (quorum, r) = (usize::from(now / 2 + 1), usize::from(next / 2 + 1));
+            let wants = |owner: &NodeId| (*owner, gained(*owner, &view));
+            let wants: BTreeMap<NodeId, Vec<Gained>> = view.members().keys().map(wants).collect();
+            for partition in view.info().partitions.iter() {
+                let before = view.ring(copies).unwrap().preference_list(partition);
+                let after = view.other_ring(copies).unwrap().preference_list(partition);
+                let may_lack = before.len().saturating_sub(quorum);
+                let lacking = after.iter().filter(|owner| {
+                    let wanted = wants[*owner].iter().find(|want| want.tree.partition == partition);
+                    let compared = wanted.map_or(0, |want| want.enough) + usize::from(before.contains(owner));
+                    compared <= may_lack
+                });
+                let lacking = lacking.count().min(may_lack);
+                assert!(r.min(after.len()) > lacking, "{nodes} nodes, {now} to {next}: {before:?} {after:?}");
+            }
+        }
+    }
 }

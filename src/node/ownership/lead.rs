@@ -175,10 +175,11 @@ fn is_crowd(view: &ClusterView, down: &[&NodeName]) -> bool {
         return false;
     }
     let down: Vec<NodeId> = down.iter().map(|name| ClusterHash::node_id(name)).collect();
-    view.namespaces().any(|(_, policy)| {
-        let answers = |asked: Consistency| asked.needed(policy.n).map_or(1, usize::from);
+    view.namespaces().any(|(name, policy)| {
+        let Some(copies) = view.copies(name) else { return false };
+        let Some(ring) = view.ring_before(copies) else { return false };
+        let answers = |asked: Consistency| asked.within(copies.now).needed(copies.now).map_or(1, usize::from);
         let quorum = answers(policy.r).min(answers(policy.w));
-        let Some(ring) = view.ring_before(policy.n) else { return false };
         ring.partitions().iter().any(|partition| {
             let owners = ring.preference_list(partition);
             owners.iter().filter(|owner| down.contains(owner)).count() >= quorum.min(owners.len())

@@ -114,10 +114,10 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::PartitionId;
+    use crate::types::{Copies, PartitionId};
 
     fn tree(partition: u32) -> TreeId {
-        TreeId { partition: PartitionId(partition), copies: 3 }
+        TreeId { partition: PartitionId(partition), copies: Copies::settled(3) }
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,6 +38,7 @@ pub(crate) enum ProposeError {
 /// Has the layout changed as somebody else asks for, unless that is not safe and not forced.
 pub(crate) async fn carry_out(core: &Arc<Core>, order: &ChangeOrder, until: Instant) -> Result<Layout, ProposeError> {
     let make = |known: &Layout| {
+        core.view().check_change(&order.change)?;
         if !order.force {
             judge(core, &order.change)?;
         }

@@ -2,7 +2,6 @@
 //!
 //! Records that this node keeps hints for stay until these are delivered, also where it stands in.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,9 +94,8 @@ async fn round(core: &Arc<Core>, view: &ClusterView) {
 
 /// The trees of records that this node holds and does not own.
 fn not_owned(core: &Core, view: &ClusterView) -> Vec<TreeId> {
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
     let mut trees = Vec::new();
-    for (copies, ring) in counts.into_iter().filter_map(|copies| Some((copies, view.ring(copies)?))) {
+    for (copies, ring) in view.all_copies().filter_map(|copies| Some((copies, view.ring(copies)?))) {
         for partition in ring.partitions().iter() {
             let tree = TreeId { partition, copies };
             let owned = ring.preference_list(partition).contains(&core.id);
@@ -153,7 +151,7 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
             let (digest, size) = (record::digest(&stored)?, key.len() + stored.len());
             let slot = core.slot_in(tree.partition, key)?;
             let (owners, step) = (members.clone(), Step::Shed { digest });
-            Some((size, Reap { slot, tree, owners, step, seen: Context::new() }))
+            Some((size, Reap { slot, partition: tree.partition, owners, step, seen: Context::new() }))
         });
         let (sizes, drops): (Vec<usize>, Vec<Reap>) = drops.unzip();
         let outcomes = join_all(drops.into_iter().map(|reap| core.replica.reap(reap))).await;

@@ -116,10 +116,9 @@ fn other_owners(core: &Core, tree: TreeId) -> Vec<NodeId> {
 /// The trees that are not checked yet: those that this node owns, and those it holds something of for others.
 async fn unchecked(core: &Core) -> Result<Vec<TreeId>, String> {
     let view = core.view();
-    let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
     let mut trees = Vec::new();
     for partition in view.partitions().iter() {
-        let wanted: Vec<TreeId> = counts.iter().map(|copies| TreeId { partition, copies: *copies }).collect();
+        let wanted: Vec<TreeId> = view.all_copies().map(|copies| TreeId { partition, copies }).collect();
         let wanted: Vec<TreeId> = {
             let state = core.past.state();
             wanted.into_iter().filter(|tree| !state.checked.contains(tree)).collect()

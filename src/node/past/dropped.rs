@@ -1,12 +1,13 @@
 //! What was dropped in a tree, said to an owner whose storage went back and may hold it still.
 //!
-//! The proof: the *frontier* of a tree is the latest stamp of anything that this node dropped in it. It was dropped only
-//! while the trees of all owners were found equal, after all of that had died (see `node::reap`); so then this node
+//! The proof: the *frontier* of a namespace in a partition is the latest stamp of anything that this node dropped in it. It
+//! was dropped only while the trees of all owners were found equal, after all of that had died (see `node::reap`); so then this node
 //! had every version with a stamp up to the frontier that any owner had. Such a version that it has neither now, nor in the
 //! context of what it has, was dropped by all. Of a version with a later stamp nothing is said: it may be an
 //! acknowledged write that others have lost. The frontier lies in the storage of which it speaks, so a storage that went
 //! back itself, or lost everything, says less, and nothing wrong.
 
+use std::collections::BTreeMap;
 use std::iter::successors;
 
 use bytes::Bytes;
@@ -37,7 +38,7 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
         return Err(ServeError::Invalid(text));
     }
     let epoch = core.engine.epoch();
-    let frontier = frontier(core, TreeId { partition, copies }).await?;
+    let frontiers = frontiers(core, TreeId { partition, copies }).await?;
     let slot = |key: &[u8]| core.slot_in(partition, Bytes::copy_from_slice(key));
     let slots: Option<Vec<Slot>> = keys.iter().map(|(key, _)| slot(key)).collect();
     let slots = slots.ok_or_else(|| ServeError::Invalid(format!("some keys are not of partition {partition}")))?;
@@ -47,26 +48,37 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
         None => Some(Siblings::new()),
         Some(record) => record::decode(&core.hash, &slot.key, &record).ok(),
     });
-    let dropped = keys.iter().zip(held).map(|((_, versions), held)| dropped(versions, held.as_ref(), frontier));
+    let of = |key: &[u8]| record::namespace_of(key).and_then(|name| frontiers.get(name)).copied().unwrap_or_default();
+    let dropped = keys.iter().zip(held).map(|((key, versions), held)| dropped(versions, held.as_ref(), of(key)));
     let dropped = dropped.collect();
+    let frontier = frontiers.values().copied().max().unwrap_or_default();
     if core.engine.epoch() != epoch {
         return Err(ServeError::Unavailable("the storage has begun another epoch".to_owned()));
     }
     Ok(DroppedAnswer { frontier, dropped })
 }
 
-async fn frontier(core: &Core, tree: TreeId) -> Result<Stamp, ServeError> {
-    let slots: Vec<Slot> = lineage(tree, core.buckets).map(|tree| kept::frontier_slot(core.id, tree)).collect();
-    let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
-    let frontiers = stored.iter().map(|stored| kept::decode_frontier(&core.hash, stored.as_ref()));
-    Ok(frontiers.max().unwrap_or_default())
+/// The frontiers in a tree, by namespace.
+async fn frontiers(core: &Core, tree: TreeId) -> Result<BTreeMap<String, Stamp>, ServeError> {
+    let view = core.view();
+    let in_tree = view.copies_of_each().filter(|(_, copies)| *copies == tree.copies);
+    let mut frontiers = BTreeMap::new();
+    for (namespace, _) in in_tree {
+        let name = namespace.to_string();
+        let wholes = lineage(tree.partition, core.buckets);
+        let slots: Vec<Slot> = wholes.map(|partition| kept::frontier_slot(core.id, partition, &name)).collect();
+        let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
+        let told = stored.iter().map(|stored| kept::decode_frontier(&core.hash, stored.as_ref())).max();
+        frontiers.insert(name, told.unwrap_or_default());
+    }
+    Ok(frontiers)
 }
 
-/// The tree and those that it was cut from, back to the founding: what was said of a partition is true of its parts.
-fn lineage(tree: TreeId, founded: Partitions) -> impl Iterator<Item = TreeId> {
+/// The partition and those that it was cut from, back to the founding: what was said of a partition is true of its parts.
+fn lineage(partition: PartitionId, founded: Partitions) -> impl Iterator<Item = PartitionId> {
     let cut_from =
         move |partition: &PartitionId| Some(partition.parent()).filter(|whole| founded.around(*whole).is_some());
-    successors(Some(tree.partition), cut_from).map(move |partition| TreeId { partition, ..tree })
+    successors(Some(partition), cut_from)
 }
 
 /// Which of these versions were dropped, by an owner that holds this; nothing is known of what cannot be read.
@@ -85,11 +97,10 @@ mod tests {
     #[test]
     fn what_was_dropped_before_a_partition_was_cut_was_dropped_from_its_parts() {
         let founded = Partitions::new(16).unwrap();
-        let tree = |partition| TreeId { partition, copies: 3 };
         let part = PartitionId(4 * founded.nth(5).0 + 3);
-        let all: Vec<TreeId> = lineage(tree(part), founded).collect();
-        assert_eq!(all, [tree(part), tree(part.parent()), tree(founded.nth(5))]);
-        assert_eq!(lineage(tree(founded.nth(5)), founded).count(), 1);
+        let all: Vec<PartitionId> = lineage(part, founded).collect();
+        assert_eq!(all, [part, part.parent(), founded.nth(5)]);
+        assert_eq!(lineage(founded.nth(5), founded).count(), 1);
     }
 
     #[test]

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ClusterHash;
 use crate::store::Slot;
-use crate::types::{Bucket, Epoch, NodeId};
+use crate::types::{Bucket, Epoch, NodeId, PartitionId};
 use crate::version::Stamp;
 use crate::wire::past::Landmark;
-use crate::wire::sync::TreeId;
 
 /// What keeps these checksums apart from those of records.
 const DOMAIN: &[u8] = b"past";
@@ -55,9 +54,10 @@ pub(super) fn seen_of(key: &[u8]) -> Option<NodeId> {
     key.get(12..)?.try_into().ok().map(u64::from_be_bytes).map(NodeId)
 }
 
-/// Where the frontier of a tree is kept.
-pub(crate) fn frontier_slot(own: NodeId, tree: TreeId) -> Slot {
-    slot(own, b"frontier", &[&tree.partition.0.to_be_bytes()[..], &[tree.copies]].concat())
+/// Where the frontier of a namespace in a partition is kept: of a namespace, since what is dropped in one says nothing of
+/// another that comes to have as many copies later.
+pub(crate) fn frontier_slot(own: NodeId, partition: PartitionId, namespace: &str) -> Slot {
+    slot(own, b"frontier", &[&partition.0.to_be_bytes()[..], namespace.as_bytes()].concat())
 }
 
 /// The stored form of a frontier.
@@ -111,8 +111,13 @@ mod tests {
         let seen = seen_slot(own, other);
         assert!(seen.key.starts_with(&seen_prefix(own)));
         assert_eq!(seen_of(&seen.key), Some(other));
-        let tree = TreeId { partition: crate::types::PartitionId(17), copies: 3 };
-        let places = [seen, own_slot(own), frontier_slot(own, tree), marker::floor_slot(own), marker::check_slot(own)];
+        let places = [
+            seen,
+            own_slot(own),
+            frontier_slot(own, PartitionId(17), "default"),
+            marker::floor_slot(own),
+            marker::check_slot(own),
+        ];
         let distinct: std::collections::BTreeSet<_> = places.iter().collect();
         assert_eq!(distinct.len(), places.len());
         assert!(places.iter().all(|place| !place.key.starts_with(&marker::prefix(other))));

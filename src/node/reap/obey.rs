@@ -88,7 +88,7 @@ async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool,
         (false, false) => Step::Bury,
         (false, true) => return Ok(false),
     };
-    core.replica.reap(Reap { slot, owners, tree, step, seen: key.seen }).await
+    core.replica.reap(Reap { slot, partition: tree.partition, owners, step, seen: key.seen }).await
 }
 
 /// Whether the storage is well. It need not keep what it has flushed, as Redis does not, which syncs by rules of its own: one

@@ -62,14 +62,14 @@ fn agree(core: &Core, tree: TreeId) -> bool {
 fn is_first_somewhere(core: &Core, partition: PartitionId) -> bool {
     let view = core.view();
     let first = |copies| view.ring(copies)?.preference_list(partition).first().copied();
-    view.namespaces().any(|(_, policy)| first(policy.n) == Some(core.id))
+    view.all_copies().any(|copies| first(copies) == Some(core.id))
 }
 
 /// The owners of a record, and the tree that it is in.
 pub(crate) fn owners(core: &Core, slot: &Slot) -> Option<(Vec<NodeId>, TreeId)> {
     let (namespace, _) = record::split_storage_key(&slot.key)?;
     let view = core.view();
-    let copies = view.policy(&namespace)?.n;
+    let copies = view.copies(&namespace)?;
     let ring = view.ring(copies)?;
     let partition = core.partition_in(ring, slot);
     Some((ring.preference_list(partition).to_vec(), TreeId { partition, copies }))

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::node::past::kept;
+use crate::record;
 use crate::store::Slot;
-use crate::types::NodeId;
+use crate::types::{NodeId, PartitionId};
 use crate::version::{Context, Dot, RequestId};
 use crate::wire::rpc::ServeError;
-use crate::wire::sync::TreeId;
 
 /// Where an outcome goes. The receiver may have given up; the work was done all the same.
 pub(crate) type ReplyTo<T> = oneshot::Sender<Result<T, ServeError>>;
@@ -46,8 +46,8 @@ pub(crate) struct Reap {
     pub(crate) slot: Slot,
     /// Its owners, for any of which there may be a hint.
     pub(crate) owners: Vec<NodeId>,
-    /// The tree that it is in.
-    pub(crate) tree: TreeId,
+    /// The partition that it is in.
+    pub(crate) partition: PartitionId,
     /// What this node is to do.
     pub(crate) step: Step,
     /// What the record has seen.
@@ -55,9 +55,9 @@ pub(crate) struct Reap {
 }
 
 impl Reap {
-    /// Where the frontier of its tree is kept by this node.
+    /// Where this node keeps the frontier that it belongs to.
     pub(crate) fn frontier(&self, node: NodeId) -> Slot {
-        kept::frontier_slot(node, self.tree)
+        kept::frontier_slot(node, self.partition, record::namespace_of(&self.slot.key).unwrap_or_default())
     }
 }
 

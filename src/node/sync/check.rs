@@ -37,7 +37,11 @@ async fn read_on(core: &Arc<Core>) {
     loop {
         core.follow_epoch();
         let kept = core.sync.known();
-        let unknown = core.trees.with(|forest| next_unknown(&kept, tried, |partition| forest.is_known(partition)));
+        // Where the trees are of other partitions by now, what is kept will follow soon.
+        let unknown = core.trees.with(|forest| {
+            let is_of_these = |partition| forest.partitions().place(partition).is_some();
+            next_unknown(&kept, tried, |partition| forest.is_known(partition) || !is_of_these(partition))
+        });
         tried = unknown.or(tried);
         let Ok(count) = u32::try_from(kept.len().max(1)) else { return };
         let (partition, pause) = match unknown {

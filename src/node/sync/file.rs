@@ -16,21 +16,21 @@ use crate::limits;
 use crate::merkle::{Shape, Tree};
 use crate::node::trees::Trees;
 use crate::store;
-use crate::types::{Epoch, Namespace, PartitionId};
+use crate::types::{Copies, Epoch, Namespace, PartitionId};
 
-const MAGIC: &[u8; 8] = b"DMTREE01";
+const MAGIC: &[u8; 8] = b"DMTREE02";
 const DOMAIN: &[u8] = b"hash trees";
 
 #[derive(Serialize, Deserialize)]
 struct Kept {
     epoch: Epoch,
-    copies: Vec<(Namespace, u8)>,
+    copies: Vec<(Namespace, Copies)>,
     partitions: Vec<(PartitionId, Vec<KeptTree>)>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct KeptTree {
-    copies: u8,
+    copies: Copies,
     records: u64,
     root: u128,
     leaves: Vec<u128>,
@@ -39,7 +39,7 @@ struct KeptTree {
 /// Writes the trees that are known; they are on disk when this returns.
 pub(crate) fn save(path: &Path, hash: &ClusterHash, trees: &Trees) -> io::Result<()> {
     let copies = trees.copies();
-    let kept = |(copies, tree): (&u8, &Tree)| KeptTree {
+    let kept = |(copies, tree): (&Copies, &Tree)| KeptTree {
         copies: *copies,
         records: tree.records(),
         root: tree.root(),
@@ -115,7 +115,7 @@ fn invalidate(path: &Path) -> io::Result<()> {
     }
 }
 
-fn restore(shape: Shape, kept: KeptTree) -> Option<(u8, Tree)> {
+fn restore(shape: Shape, kept: KeptTree) -> Option<(Copies, Tree)> {
     Some((kept.copies, Tree::from_leaves(shape, kept.leaves, kept.root, kept.records)?))
 }
 
@@ -171,7 +171,7 @@ mod tests {
         trees.with(|forest| {
             forest.begin_check(PARTITION);
             let window = forest.next_page().unwrap();
-            let item = Item { key: Bytes::from_static(b"default\0k"), copies: 3, digest: Some(9) };
+            let item = Item { key: Bytes::from_static(b"default\0k"), copies: Copies::settled(3), digest: Some(9) };
             assert_eq!(forest.take_page(&window, vec![item], false), Page::Built);
         });
         trees
@@ -192,13 +192,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, view, other) = (dir.path().join("trees"), view(3), view(2));
         let (hash, grown) = (*view.hash(), grown(&view));
-        let tree = TreeId { partition: PARTITION, copies: 3 };
+        let tree = TreeId { partition: PARTITION, copies: Copies::settled(3) };
         save(&path, &hash, &grown).unwrap();
         let whole = fs::read(&path).unwrap();
         let trees = Trees::new(&view, Epoch(7));
         assert_eq!(load(&path, &hash, &trees).unwrap(), 1);
         assert_eq!(trees.root(tree), grown.root(tree));
-        assert!(trees.root(TreeId { partition: PartitionId(16 + 4), copies: 3 }).is_none(), "that one was not known");
+        let unknown = TreeId { partition: PartitionId(16 + 4), copies: Copies::settled(3) };
+        assert!(trees.root(unknown).is_none(), "that one was not known");
         assert!(!path.exists());
         assert_eq!(load(&path, &hash, &Trees::new(&view, Epoch(7))).unwrap(), 0);
 

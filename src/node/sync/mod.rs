@@ -170,9 +170,8 @@ impl Sync {
 
     /// Compares what this node owns in this view, with those who own it, too.
     fn follow(&self, own: NodeId, view: &ClusterView) {
-        let counts: BTreeSet<u8> = view.namespaces().map(|(_, policy)| policy.n).collect();
         let (mut pairs, mut owned) = (BTreeSet::new(), BTreeSet::new());
-        for (copies, ring) in counts.into_iter().filter_map(|copies| Some((copies, view.ring(copies)?))) {
+        for (copies, ring) in view.all_copies().filter_map(|copies| Some((copies, view.ring(copies)?))) {
             for partition in ring.owned(own) {
                 owned.insert(partition);
                 let others = ring.preference_list(partition).iter().filter(|peer| **peer != own);
@@ -229,7 +228,6 @@ async fn compare_on(core: &Arc<Core>) {
     loop {
         let view = core.view();
         if followed.as_ref().is_none_or(|followed| !Arc::ptr_eq(followed, &view)) {
-            core.trees.follow(&view);
             core.sync.follow(core.id, &view);
             followed = Some(view.clone());
         }
@@ -342,7 +340,7 @@ async fn bring_together(exchange: &Exchange<'_>, tree: TreeId) {
     let outcome = match exchange.run(tree).await {
         Ok(moved) => {
             let TreeId { partition, copies } = tree;
-            tracing::debug!(%peer, %partition, copies, moved.received, moved.sent, "records brought together");
+            tracing::debug!(%peer, %partition, %copies, moved.received, moved.sent, "records brought together");
             verify(exchange, tree).await
         }
         Err(error) => Err(error),
@@ -368,11 +366,11 @@ fn note_failure(core: &Core, peer: NodeId, tree: TreeId, error: &SyncError) {
     if let SyncError::Records(count, _) = error {
         core.meters.sync_refused.count(*count);
         if core.sync.note_refused(peer, tree, true) {
-            tracing::warn!(%peer, %partition, copies, %error, "replicas differ; they are tried again, silently from now on");
+            tracing::warn!(%peer, %partition, %copies, %error, "replicas differ; they are tried again, silently from now on");
             return;
         }
     }
-    tracing::debug!(%peer, %partition, copies, %error, "trees were not brought together");
+    tracing::debug!(%peer, %partition, %copies, %error, "trees were not brought together");
 }
 
 async fn verify(exchange: &Exchange<'_>, tree: TreeId) -> Result<RootVerdict, SyncError> {
@@ -387,10 +385,12 @@ mod tests {
 
     use rand::SeedableRng;
 
+    use crate::types::Copies;
+
     #[test]
     fn records_that_are_refused_again_and_again_are_worth_one_warning_until_the_trees_are_equal() {
         let sync = Sync::new(StdRng::seed_from_u64(1));
-        let tree = |partition: u32| TreeId { partition: PartitionId(partition), copies: 3 };
+        let tree = |partition: u32| TreeId { partition: PartitionId(partition), copies: Copies::settled(3) };
         let note = |peer, at, refused| sync.note_refused(NodeId(peer), tree(at), refused);
         assert_eq!([note(1, 1, true), note(1, 1, true), note(1, 2, true), note(2, 1, true)], [true, false, true, true]);
         assert!(!note(1, 1, false));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::types::{NodeId, PartitionId};
+use crate::types::{Copies, NodeId, PartitionId};
 use crate::wire::sync::TreeId;
 
 /// Pause where nothing is wrong but one side is not ready.
@@ -135,8 +135,8 @@ impl Schedule {
 
 /// The places of all comparisons with a peer.
 fn all_with(peer: NodeId) -> RangeInclusive<(NodeId, TreeId)> {
-    let first = TreeId { partition: PartitionId(0), copies: 0 };
-    let last = TreeId { partition: PartitionId(u32::MAX), copies: u8::MAX };
+    let first = TreeId { partition: PartitionId(0), copies: Copies::settled(0) };
+    let last = TreeId { partition: PartitionId(u32::MAX), copies: Copies::settled(u8::MAX) };
     (peer, first)..=(peer, last)
 }
 
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn tree(partition: u32) -> TreeId {
-        TreeId { partition: PartitionId(partition), copies: 3 }
+        TreeId { partition: PartitionId(partition), copies: Copies::settled(3) }
     }
 
     fn schedule(now: Instant) -> Schedule {

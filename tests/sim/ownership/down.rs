@@ -199,7 +199,7 @@ fn a_node_refuses_what_is_not_safe_unless_it_is_forced() {
         let cluster = found(&simulation, 3, false).await;
         let leave = Change::Leave { name: node(3) };
         let refused = cluster.order_safely(1, leave.clone()).await.unwrap_err();
-        assert!(refused.contains("2 nodes would be left for 3 copies"), "{refused}");
+        assert!(refused.contains("there would be 2 nodes for 3 copies"), "{refused}");
         let refused = cluster.order_safely(1, Change::Remove { name: node(3) }).await.unwrap_err();
         assert!(refused.contains("n3 answers"), "{refused}");
         assert_eq!(cluster.layout_of(1).layout.version, 0);

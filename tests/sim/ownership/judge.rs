@@ -13,8 +13,6 @@ use crate::replicas::difference_by;
 const CHANGE: Duration = Duration::from_secs(180);
 /// In which owners must be equal after it, and what nobody owns must be gone.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// The namespace's N.
-const COPIES: u8 = 3;
 /// The most that a node may own beyond its ideal, or one partition.
 const TOLERANCE: f64 = 1.05;
 
@@ -63,8 +61,7 @@ pub(super) async fn converged(cluster: &Cluster) {
 
 /// Who owns too much.
 pub(super) fn imbalance(view: &ClusterView) -> Option<String> {
-    let balance = view.ring(COPIES).unwrap().balance();
-    let much =
-        balance.nodes.into_iter().find(|load| f64::from(load.owned) > (load.ideal * TOLERANCE).max(load.ideal + 1.0));
+    let mut nodes = view.rings().flat_map(|ring| ring.balance().nodes);
+    let much = nodes.find(|load| f64::from(load.owned) > (load.ideal * TOLERANCE).max(load.ideal + 1.0));
     much.map(|load| format!("a node owns too much: {load:?}"))
 }

@@ -1,7 +1,8 @@
-//! Who owns data changes while clients read and write, and things go wrong at each stage. Whatever happens: no read is older
+//! Who owns data, and how many, changes while clients read and write, and things go wrong at each stage. Whatever happens: no read is older
 //! than what was acknowledged before it began, nothing acknowledged is lost, every request succeeds after some tries, and in
 //! the end all work by one layout, owners hold the same, and nobody else holds anything.
 
+mod copies;
 mod down;
 mod history;
 mod judge;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use dynamomini::hash::ClusterHash;
 use dynamomini::layout::{Change, Stage};
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Bucket, NodeName};
+use dynamomini::types::{Bucket, Copies, Namespace, NodeName};
 use dynamomini::view::ClusterView;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::{Cluster, Setup, address};
 use crate::network::Conditions;
+use crate::ownership::copies::{Beside, copies};
 use crate::ownership::history::History;
 use crate::ownership::judge::{converged, settled, settled_without};
 use crate::replicas::records;
@@ -50,6 +52,11 @@ enum What {
     /// Half of six leave at once: many partitions get owners of whom none was an owner before.
     LeaveThree,
     Replace,
+    /// The default namespace gets another number of copies; another namespace stays as it is.
+    Copies {
+        from: u8,
+        to: u8,
+    },
     /// Partitions are cut in two.
     Split,
     SplitAndJoin,
@@ -115,10 +122,22 @@ impl Course {
         }
     }
 
+    /// A change of the number of copies.
+    fn draw_copies(rng: &mut StdRng) -> Self {
+        let from = rng.random_range(1..=5);
+        let to = (from + rng.random_range(0..4)) % 5 + 1;
+        Self { what: What::Copies { from, to }, ..Self::draw(rng) }
+    }
+
+    fn setup(&self) -> Setup {
+        let copies = if let What::Copies { from, .. } = self.what { Some(from) } else { None };
+        Setup { nodes: self.founders(), copies, ..keeping(self.sloppy) }
+    }
+
     fn founders(&self) -> usize {
         match self.what {
             What::Leave => 4,
-            What::SplitAndJoin => 5,
+            What::SplitAndJoin | What::Copies { .. } => 5,
             What::LeaveThree | What::Split => 6,
             What::Join | What::JoinTwo | What::Replace => 3,
         }
@@ -140,7 +159,7 @@ impl Course {
                 cluster.start_joining(4).await;
                 cluster.start_joining(5).await;
             }
-            What::Leave | What::LeaveThree | What::Split => self.again(cluster).await,
+            What::Leave | What::LeaveThree | What::Split | What::Copies { .. } => self.again(cluster).await,
             What::SplitAndJoin => {
                 cluster.start_joining(6).await;
                 self.again(cluster).await;
@@ -168,6 +187,7 @@ impl Course {
                 order(cluster, 2, split::split()).await;
             }
             What::Leave => order(cluster, 2, Change::Leave { name: node(4) }).await,
+            What::Copies { to, .. } => order(cluster, 2, copies(to)).await,
             What::LeaveThree => {
                 for leaves in 4..=6 {
                     order(cluster, 1, Change::Leave { name: node(leaves) }).await;
@@ -279,21 +299,30 @@ fn conditions(rng: &mut StdRng) -> Conditions {
     }
 }
 
+fn keeping(sloppy: bool) -> Setup {
+    Setup { keeps: true, strict: !sloppy, ..Setup::default() }
+}
+
 async fn found(simulation: &Simulation, nodes: usize, sloppy: bool) -> Cluster {
+    found_with(simulation, Setup { nodes, ..keeping(sloppy) }).await
+}
+
+async fn found_with(simulation: &Simulation, setup: Setup) -> Cluster {
     let conditions = conditions(&mut simulation.rng("conditions"));
-    let setup = Setup { nodes, keeps: true, strict: !sloppy, ..Setup::default() };
     Cluster::start_with(simulation.clone(), conditions, setup).await
 }
 
 /// A course of events under load, then the judges. Returns the trace, and answers and refusals.
 async fn run(simulation: Simulation, course: Course) -> (u64, (u64, u64)) {
-    let mut cluster = found(&simulation, course.founders(), course.sloppy).await;
+    let mut cluster = found_with(&simulation, course.setup()).await;
     let (one, two, probe) = (cluster.client(1).await, cluster.client(2).await, cluster.pinned(3, 2).await);
     let history = History::sloppy(course.sloppy);
     history.fill(&one, 0..KEYS).await;
     let (half, pause) = (KEYS / 2, 20..250);
+    let beside = Beside::start(&one, &course).await;
     let load = async {
         tokio::join!(
+            beside.load(&simulation),
             history.writer(&one, simulation.rng("writer 1"), 0..half, pause.clone()),
             history.writer(&two, simulation.rng("writer 2"), half..KEYS, pause.clone()),
             history.reader(&two, simulation.rng("reader 1"), 0..KEYS, pause.clone()),
@@ -314,6 +343,7 @@ async fn run(simulation: Simulation, course: Course) -> (u64, (u64, u64)) {
         settled(&cluster).await;
         sleep(Duration::from_secs(3)).await;
         history.end();
+        beside.history.end();
         agreed
     };
     let (_, agreed) = tokio::join!(load, events);
@@ -327,7 +357,11 @@ async fn run(simulation: Simulation, course: Course) -> (u64, (u64, u64)) {
     if matches!(course.what, What::Split | What::SplitAndJoin) {
         assert!(split::split().apply(&layout).is_err(), "partitions were not cut: {layout:?}");
     }
+    if let What::Copies { to, .. } = course.what {
+        assert_eq!(layout.current.copies[&Namespace::default()], to, "{:?} has not come about", course.what);
+    }
     history.judge(&one).await;
+    beside.judge().await;
     let (answers, refusals) = history.counts();
     assert!(answers > 200 && history.counts_up() > 5, "{answers} answers are no load");
     (cluster.network.trace(), (answers, refusals))
@@ -462,7 +496,7 @@ fn a_storage_that_is_lost_after_copying_is_filled_again_before_it_is_read() {
             sleep(Duration::from_millis(10)).await;
         }
         let view = ClusterView::new(cluster.info.by(cluster.layout_of(4).layout)).unwrap();
-        let owned = view.ring(3).unwrap().owned(ClusterHash::node_id(&node(4)));
+        let owned = view.ring(Copies::settled(3)).unwrap().owned(ClusterHash::node_id(&node(4)));
         let owned: Vec<Bucket> = owned.map(|partition| Bucket(partition.number())).collect();
         let held = records(&engines[&4], owned.iter().copied()).await;
         assert!(!held.is_empty());
@@ -477,7 +511,7 @@ fn a_storage_that_is_lost_after_copying_is_filled_again_before_it_is_read() {
 
 /// Each key lies at two of three owners, as after writes that one of them missed, and no hint says so. Whoever is to own it
 /// must get it, whichever owner lacks it.
-async fn sparse(simulation: Simulation) {
+async fn sparse(simulation: Simulation, to_one: bool) {
     let mut cluster = found(&simulation, 3, false).await;
     let client = cluster.client(1).await;
     let history = History::default();
@@ -485,8 +519,12 @@ async fn sparse(simulation: Simulation) {
     // Until the last replica of each write has it.
     sleep(Duration::from_secs(2)).await;
     let engines = cluster.engines();
-    cluster.start_joining(4).await;
-    cluster.start_joining(5).await;
+    if to_one {
+        order(&cluster, 1, copies(1)).await;
+    } else {
+        cluster.start_joining(4).await;
+        cluster.start_joining(5).await;
+    }
     // Late enough that they are copied from before they compare their trees with each other.
     reached(&cluster, Stage::Spreading).await;
     for number in 1..=3 {
@@ -519,7 +557,7 @@ async fn sparse(simulation: Simulation) {
 #[test]
 fn what_one_owner_missed_is_fetched_from_another() {
     for seed in 700..700 + seeds(1) {
-        simulate(seed, 0.0, sparse);
+        simulate(seed, 0.0, |simulation| sparse(simulation, false));
     }
 }
 

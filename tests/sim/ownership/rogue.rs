@@ -9,10 +9,10 @@ use dynamomini::wire::layout::LayoutRequest;
 use dynamomini::wire::rpc::Request;
 use tokio::time::sleep;
 
-use crate::cluster::{Cluster, address};
+use crate::cluster::{Cluster, Setup, address};
 use crate::ownership::history::History;
 use crate::ownership::judge::imbalance;
-use crate::ownership::{KEYS, found, node};
+use crate::ownership::{KEYS, found, found_with, keeping, node};
 use crate::replicas::difference_by;
 use crate::world::{Simulation, simulate};
 
@@ -46,7 +46,8 @@ fn others(stage: Option<Stage>) -> Layout {
 
 /// What is wrong once all nodes of a cluster that so many founded have been told of this layout.
 async fn after(simulation: Simulation, founders: usize, layout: Layout) -> Vec<String> {
-    let mut cluster = found(&simulation, founders, false).await;
+    let copies = layout.current.copies.values().copied().next();
+    let mut cluster = found_with(&simulation, Setup { nodes: founders, copies, ..keeping(false) }).await;
     let client = cluster.client(1).await;
     let history = History::default();
     history.fill(&client, 0..KEYS).await;
@@ -70,6 +71,17 @@ async fn after(simulation: Simulation, founders: usize, layout: Layout) -> Vec<S
 #[test]
 fn reads_that_move_before_anything_was_copied_are_found() {
     let wrong = simulate(1, 0.0, |simulation| after(simulation, 3, others(Some(Stage::Reading))));
+    assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
+}
+
+/// A namespace with one copy is read as if it had three.
+#[test]
+fn reads_that_move_before_more_copies_were_made_are_found() {
+    let (mut now, next) = (placed(&[1, 2, 3], |_| 100), placed(&[1, 2, 3], |_| 100));
+    now.copies = [(Namespace::default(), 1)].into();
+    let next = Some(Next { since: 1, placement: next, stage: Stage::Reading, dead: Default::default() });
+    let layout = Layout { version: 1, current: now, next };
+    let wrong = simulate(4, 0.0, |simulation| after(simulation, 3, layout));
     assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
 }
 
