@@ -77,7 +77,7 @@ fn material(authority: &Authority, uri: &str) -> TlsMaterial {
 
 async fn node(authority: &Authority, info: &ClusterInfo, socket: UdpSocket, name: &NodeName) -> (Node, Env) {
     let env = Env::real();
-    let identity = StoreIdentity { cluster: info.cluster.clone(), node: name.clone(), partitions: info.partitions };
+    let identity = StoreIdentity { cluster: info.cluster.clone(), node: name.clone(), buckets: info.partitions };
     let at = socket.local_addr().unwrap();
     drop(socket);
     let bind = BindConfig {

@@ -18,9 +18,9 @@ use dynamomini::store::RedisConfig;
 use dynamomini::store::Slot;
 use dynamomini::store::StoreConfig;
 use dynamomini::store::StoreIdentity;
+use dynamomini::types::Bucket;
 use dynamomini::types::ClusterName;
 use dynamomini::types::NodeName;
-use dynamomini::types::PartitionId;
 use dynamomini::types::Partitions;
 use tokio::time::Instant;
 
@@ -68,7 +68,7 @@ async fn measure(name: &str, config: &StoreConfig, records: u64, server: Option<
     let identity = StoreIdentity {
         cluster: ClusterName::new("bench").expect("a name"),
         node: NodeName::new("n1").expect("a name"),
-        partitions: Partitions::new(PARTITIONS).expect("a count"),
+        buckets: Partitions::new(PARTITIONS).expect("a count"),
     };
     let (engine, _) = Engine::open(config, &identity, &Env::real()).await.expect("the storage opens");
     let value = Bytes::from(vec![7; 1024]);
@@ -147,7 +147,7 @@ fn slot(number: u64) -> Slot {
     let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let key = [scattered.to_be_bytes(), number.to_be_bytes()].concat();
     let partition = u32::try_from(scattered >> 58).expect("six bits");
-    Slot { partition: PartitionId(partition), key: Bytes::from(key) }
+    Slot { bucket: Bucket(partition), key: Bytes::from(key) }
 }
 
 /// CPU time of a process so far, user and system, in microseconds; clock ticks are 10 ms on Linux.

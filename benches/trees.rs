@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dynamomini::hash::ClusterHash;
 use dynamomini::merkle::{Change, Forest, Item};
-use dynamomini::types::{ClusterName, Copies, Epoch, PartitionId, Partitions};
+use dynamomini::types::{ClusterName, Copies, Epoch, Partitions};
 
 const RECORDS: u32 = 1_000_000;
 const PARTITIONS: u32 = 1024;
@@ -22,7 +22,7 @@ fn report(what: &str, began: Instant, count: u32) {
 fn change(number: u32, old: Option<u64>) -> Change {
     let key = Bytes::from(format!("default\0user/{number:06}"));
     let new = Some(u64::from(number) * 3);
-    Change { partition: PartitionId(number % PARTITIONS), key, copies: Copies::settled(3), old, new, readable: true }
+    Change { position: u64::from(number % PARTITIONS) << 54, key, copies: Copies::settled(3), old, new, readable: true }
 }
 
 fn main() {
@@ -43,7 +43,7 @@ fn main() {
         })
         .collect();
     let began = Instant::now();
-    for (partition, items) in (0..).map(PartitionId).zip(pages) {
+    for (partition, items) in Partitions::new(PARTITIONS).unwrap().iter().zip(pages) {
         forest.begin_check(partition);
         let window = forest.next_page().unwrap();
         forest.take_page(&window, items, false);
@@ -62,7 +62,7 @@ fn main() {
 
     let began = Instant::now();
     let mut roots = 0_u128;
-    for partition in (0..PARTITIONS).map(PartitionId) {
+    for partition in forest.partitions().iter() {
         roots ^= forest.tree(partition, Copies::settled(3)).unwrap().root();
     }
     assert_ne!(roots, 0, "the trees are empty");

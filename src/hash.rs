@@ -49,7 +49,12 @@ impl ClusterHash {
 
     /// Where a key lies in the hash space.
     pub fn position(&self, namespace: &Namespace, key: &[u8]) -> u64 {
-        self.parts(Domain::Position, &[namespace.as_str().as_bytes(), key])
+        self.position_in(namespace.as_str(), key)
+    }
+
+    /// The same for the namespace with this name.
+    pub fn position_in(&self, namespace: &str, key: &[u8]) -> u64 {
+        self.parts(Domain::Position, &[namespace.as_bytes(), key])
     }
 
     /// The checksum of a record's body, bound to the storage key that it belongs to, so that a record that was

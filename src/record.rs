@@ -51,6 +51,12 @@ pub fn namespace_of(stored: &[u8]) -> Option<&str> {
     std::str::from_utf8(&stored[..zero]).ok()
 }
 
+/// Where a storage key lies in the hash space. `None` when it is not one.
+pub fn position(hash: &ClusterHash, stored: &[u8]) -> Option<u64> {
+    let name = namespace_of(stored)?;
+    Some(hash.position_in(name, &stored[name.len() + 1..]))
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     context: Vec<(Actor, u64)>,
@@ -225,6 +231,7 @@ mod tests {
     fn storage_keys_split_again() {
         let ns = Namespace::new("orders").unwrap();
         let stored = storage_key(&ns, b"\0k\0");
+        assert_eq!(position(&hash(), &stored), Some(hash().position(&ns, b"\0k\0")));
         assert_eq!(split_storage_key(&stored), Some((ns, Bytes::from_static(b"\0k\0"))));
         assert_eq!(split_storage_key(&Bytes::from_static(b"nozero")), None);
     }

@@ -2,6 +2,12 @@
 //!
 //! Each is checked when it is built and cannot be wrong afterwards. Nothing here does I/O.
 
+mod partition;
+
+pub use partition::Bucket;
+pub use partition::PartitionId;
+pub use partition::Partitions;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -184,85 +190,6 @@ impl TraceId {
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
-    }
-}
-
-/// One of the Q equal parts of the hash space; the unit of ownership, scans and transfers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PartitionId(pub u32);
-
-impl PartitionId {
-    /// Not a part of the hash space: where a node keeps notes on what it owes other nodes.
-    pub const HINTS: Self = Self(u32::MAX);
-}
-
-impl fmt::Display for PartitionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-/// How many partitions the hash space has: a power of two within the limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Partitions(u32);
-
-impl Partitions {
-    /// Checks the count.
-    ///
-    /// # Errors
-    /// When it is not a power of two between [`limits::PARTITIONS_MIN`] and [`limits::PARTITIONS_MAX`].
-    pub fn new(count: u32) -> Result<Self, Invalid> {
-        if count.is_power_of_two() && (limits::PARTITIONS_MIN..=limits::PARTITIONS_MAX).contains(&count) {
-            Ok(Self(count))
-        } else {
-            let allowed = format!("a power of two from {} to {}", limits::PARTITIONS_MIN, limits::PARTITIONS_MAX);
-            Err(Invalid::new("partition count", count.to_string(), allowed))
-        }
-    }
-
-    /// The count.
-    pub fn count(self) -> u32 {
-        self.0
-    }
-
-    /// Up to how many equal nodes this count suits: there a join or leave moves little more than it must, while the load
-    /// stays balanced (measured: see [`crate::ring`]). More nodes work, and move more.
-    pub fn suits_nodes(self) -> usize {
-        // Q >= 4 n^1.5, in whole numbers.
-        let enough = |nodes: &usize| 16 * (*nodes as u64).pow(3) <= u64::from(self.0).pow(2);
-        (1..).take_while(enough).count()
-    }
-
-    /// The least count that suits so many nodes, and the largest there is for more than that.
-    pub fn for_nodes(nodes: usize) -> Self {
-        let counts =
-            (limits::PARTITIONS_MIN.trailing_zeros()..limits::PARTITIONS_MAX.trailing_zeros()).map(|bit| 1 << bit);
-        counts.map(Self).find(|count| count.suits_nodes() >= nodes).unwrap_or(Self(limits::PARTITIONS_MAX))
-    }
-
-    /// The partition that holds a position of the 64-bit hash space: its leading bits.
-    pub fn of(self, position: u64) -> PartitionId {
-        let partition = position >> (64 - self.0.trailing_zeros());
-        PartitionId(u32::try_from(partition).unwrap_or(u32::MAX))
-    }
-
-    /// All partitions in order.
-    pub fn iter(self) -> impl Iterator<Item = PartitionId> {
-        (0..self.0).map(PartitionId)
-    }
-}
-
-impl Default for Partitions {
-    fn default() -> Self {
-        Self(limits::PARTITIONS_DEFAULT)
-    }
-}
-
-impl<'de> Deserialize<'de> for Partitions {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Self::new(u32::deserialize(from)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -470,16 +397,6 @@ mod tests {
             Namespace::new("a/b").unwrap_err().to_string(),
             "namespace \"a/b\" is not valid: 1 to 64 of a-z, 0-9, '-' and '_'"
         );
-    }
-
-    #[test]
-    fn partitions_cut_the_hash_space_evenly() {
-        let partitions = Partitions::new(1024).unwrap();
-        assert_eq!(partitions.of(0), PartitionId(0));
-        assert_eq!(partitions.of(u64::MAX), PartitionId(1023));
-        assert_eq!(partitions.of(1 << 54), PartitionId(1));
-        assert!(Partitions::new(1000).is_err());
-        assert!(Partitions::new(8).is_err());
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use crate::hash::ClusterHash;
 use crate::layout::{Change, ChangeError, Layout, Placement, Role};
 use crate::limits;
-use crate::ring::{Ring, RingError, RingMember};
-use crate::types::{Copies, Invalid, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
+use crate::ring::{Counts, Ring, RingError, RingMember};
+use crate::types::{Copies, Invalid, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId, Partitions};
 use crate::wire::rpc::{ClusterInfo, MemberInfo};
 
 /// Why a cluster's description makes no cluster.
@@ -25,6 +25,16 @@ pub enum ViewError {
     /// A namespace's numbers do not fit.
     #[error("namespace {0}: {1}")]
     Namespace(Namespace, Invalid),
+    /// The layout has fewer partitions than the cluster was founded with.
+    #[error(
+        "{now} partitions in the layout, {founded} at the founding: cluster.partitions must be the same on all nodes"
+    )]
+    Partitions {
+        /// By the layout.
+        now: u32,
+        /// By the configuration.
+        founded: u32,
+    },
     /// The members are not those of the layout.
     #[error("the members are not those who have a role in the layout of version {0}")]
     Layout(u64),
@@ -75,6 +85,11 @@ impl ClusterView {
         if info.namespaces.len() > limits::NAMESPACES_MAX {
             return Err(ViewError::TooManyNamespaces(info.namespaces.len()));
         }
+        let partitions = info.layout.partitions();
+        let fewest = info.layout.current.partitions.min(info.layout.last_placement().partitions);
+        if fewest < info.partitions {
+            return Err(ViewError::Partitions { now: fewest.count(), founded: info.partitions.count() });
+        }
         let hash = ClusterHash::new(&info.cluster);
         let (mut namespaces, mut copies) = (BTreeMap::new(), BTreeMap::new());
         for (name, policy) in &info.namespaces {
@@ -86,8 +101,12 @@ impl ClusterView {
         let all_copies: BTreeSet<Copies> = copies.values().copied().collect();
         let rings = |placement: &Placement, number: fn(&Layout, Copies) -> u8| -> Result<_, RingError> {
             let counts: BTreeSet<u8> = all_copies.iter().map(|copies| number(&info.layout, *copies)).collect();
-            let members = || placement.roles.iter().map(ring_member);
-            counts.into_iter().map(|n| Ok((n, Ring::new(hash, info.partitions, n, members())?))).collect()
+            let cuts = Counts { founded: info.partitions, placed: placement.partitions };
+            let ring = |n: u8| {
+                let ring = Ring::new(hash, cuts, n, placement.roles.iter().map(ring_member))?;
+                Ok((n, ring.cut_into(partitions)))
+            };
+            counts.into_iter().map(ring).collect()
         };
         let other = info.layout.other_placement().map(|other| rings(other, other_number));
         let other = other.transpose()?.unwrap_or_default();
@@ -227,10 +246,15 @@ impl ClusterView {
         &self.info.layout
     }
 
+    /// How many partitions there are; both rings have so many.
+    pub fn partitions(&self) -> Partitions {
+        self.info.layout.partitions()
+    }
+
     /// A key's position in the hash space and its partition.
     pub fn place(&self, namespace: &Namespace, key: &[u8]) -> (u64, PartitionId) {
         let position = self.hash.position(namespace, key);
-        (position, self.info.partitions.of(position))
+        (position, self.partitions().of(position))
     }
 }
 
@@ -343,10 +367,8 @@ mod tests {
         );
         assert_eq!(reading.ring(Copies::settled(3)), changing(Some(Stage::Copying)).other_ring(Copies::settled(3)));
         assert_eq!(reading.members().len(), 7);
-        assert!(
-            reading.ring(Copies::settled(4)).is_none()
-                && reading.other_owners(Copies::settled(4), PartitionId(0)).is_empty()
-        );
+        let (none, first) = (Copies::settled(4), now.partitions().nth(0));
+        assert!(reading.ring(none).is_none() && reading.other_owners(none, first).is_empty());
     }
 
     #[test]

@@ -176,7 +176,7 @@ async fn start(
     let env = &context.env;
     let gossip = gossip(config, &endpoint, admin)?;
     let identity =
-        StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), partitions: cluster.partitions };
+        StoreIdentity { cluster: config.cluster.clone(), node: config.name.clone(), buckets: cluster.partitions };
     let (engine, warnings) = Engine::open(&store_config(config)?, &identity, env).await?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let given = &config.timeouts;

@@ -118,11 +118,15 @@ impl Args {
     /// Asks, waits if told to, and prints.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let Self { partition, wait, within, connect } = self;
-        let partition = partition.map(PartitionId);
         let only = connect.node().cloned();
         let (jobs, took) = connect.run(context, async |client, _| {
             let began = Instant::now();
             let view = client.view();
+            let count = view.partitions().count();
+            if let Some(number) = partition.filter(|number| *number >= count) {
+                bail!("there is no partition {number}: there are {count}, from 0");
+            }
+            let partition = partition.map(|number| view.partitions().nth(number));
             let names = view.info().members.iter().map(|member| member.name.clone());
             let names = names.filter(|name| only.as_ref().is_none_or(|only| only == name));
             let mut jobs = join_all(names.map(|name| Job::begin(client, name, partition))).await;
@@ -221,7 +225,7 @@ fn object(job: &Job) -> Value {
 
 fn tree(age: &TreeAge) -> Value {
     json!({
-        "partition": age.tree.partition.0, "copies": age.tree.copies.next, "peers": age.peers, "done": age.done, "refused": age.refused,
+        "partition": age.tree.partition.number(), "copies": age.tree.copies.next, "peers": age.peers, "done": age.done, "refused": age.refused,
         "age_ms": age.age_ms,
     })
 }

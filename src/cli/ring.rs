@@ -108,7 +108,7 @@ impl Owners {
             namespace: namespace.clone(),
             policy,
             position,
-            partition: partition.0,
+            partition: partition.number(),
             owners,
             others,
             reads_next,
@@ -240,7 +240,7 @@ fn balance_object(view: &ClusterView) -> Value {
     });
     json!({
         "cluster": view.info().cluster.as_str(),
-        "partitions": view.info().partitions.count(),
+        "partitions": view.partitions().count(),
         "namespaces": namespaces.collect::<Vec<_>>(),
         "rings": rings(view).into_iter().map(ring_object).collect::<Vec<_>>(),
     })
@@ -254,7 +254,7 @@ fn balance_text(view: &ClusterView) -> String {
         let sloppy = if *sloppy { "yes" } else { "no" };
         row([name.as_str(), &n.to_string(), &r.to_string(), &w.to_string(), &conflict.to_string(), sloppy, &ttl])
     }));
-    let (cluster, partitions) = (&view.info().cluster, view.info().partitions.count());
+    let (cluster, partitions) = (&view.info().cluster, view.partitions().count());
     let head =
         format!("cluster {cluster}: {} members, {partitions} partitions\n\n{}", view.members().len(), table(&rows));
     rings(view).into_iter().fold(head, |text, ring| format!("{text}\n{}", ring_text(view, ring)))

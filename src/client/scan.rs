@@ -27,7 +27,7 @@ pub struct ScanOptions {
 }
 
 /// A scan under way, by [`Scan::next`] or as a [stream](Scan::into_stream). It goes on whatever becomes of the nodes it has
-/// asked, and of the ring: its place is a partition and a key, which no change of members moves. Keys come in the order of partitions, which is the same in every scan, and sorted within each. A key
+/// asked, and of the ring: its place is a part of the hash space and a key, which no change of owners moves. Keys come in the order of partitions, which is the same in every scan, and sorted within each. A key
 /// that exists during the whole scan comes exactly once; one that is written meanwhile comes once or not at all.
 #[derive(Debug)]
 pub struct Scan {

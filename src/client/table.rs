@@ -40,17 +40,18 @@ impl Places {
         let names = view.members().values().map(|member| member.name.clone()).zip(0_u16..).collect();
         let mut owners = BTreeMap::new();
         for (copies, ring) in view.all_copies().filter_map(|copies| Some((copies, view.ring(copies)?))) {
-            let lists = (0..view.info().partitions.count()).map(|at| ring.preference_list(PartitionId(at)));
-            let width = ring.preference_list(PartitionId(0)).len();
+            let lists = view.partitions().iter().map(|partition| ring.preference_list(partition));
+            let width = ring.preference_list(view.partitions().nth(0)).len();
             let list = lists.flatten().filter_map(|node| places.get(node).copied()).collect();
             owners.insert(copies, Owners { width, list });
         }
         Self { names, owners }
     }
 
-    fn owners(&self, copies: Copies, partition: PartitionId) -> &[u16] {
+    /// Of the partition with this place among all.
+    fn owners(&self, copies: Copies, at: usize) -> &[u16] {
         let Some(owners) = self.owners.get(&copies) else { return &[] };
-        let start = usize::try_from(partition.0).unwrap_or(usize::MAX).saturating_mul(owners.width);
+        let start = at.saturating_mul(owners.width);
         owners.list.get(start..start.saturating_add(owners.width)).unwrap_or(&[])
     }
 }
@@ -67,7 +68,8 @@ impl Table {
 
     /// The places of a partition's owners, best first; none when there is no such namespace.
     pub(crate) fn owners(&self, namespace: &Namespace, partition: PartitionId) -> &[u16] {
-        self.view.copies(namespace).map_or(&[], |copies| self.places.owners(copies, partition))
+        let Some(at) = self.view.partitions().place(partition) else { return &[] };
+        self.view.copies(namespace).map_or(&[], |copies| self.places.owners(copies, at))
     }
 
     /// The target of a member.
@@ -106,15 +108,15 @@ mod tests {
         let view = ClusterView::new(info).unwrap();
         let places = Places::new(&view);
         let ids: Vec<NodeId> = view.members().keys().copied().collect();
-        for (partition, n) in (0..64).flat_map(|at| [(PartitionId(at), 3), (PartitionId(at), 1)]) {
-            let owners: Vec<NodeId> =
-                places.owners(Copies::settled(n), partition).iter().map(|at| ids[usize::from(*at)]).collect();
-            assert_eq!(owners, view.ring(Copies::settled(n)).unwrap().preference_list(partition));
+        let both = [3, 1].map(Copies::settled);
+        for ((at, partition), copies) in
+            view.partitions().iter().enumerate().flat_map(|of| both.map(|copies| (of, copies)))
+        {
+            let owners: Vec<NodeId> = places.owners(copies, at).iter().map(|at| ids[usize::from(*at)]).collect();
+            assert_eq!(owners, view.ring(copies).unwrap().preference_list(partition));
         }
-        assert!(
-            places.owners(Copies::settled(2), PartitionId(0)).is_empty()
-                && places.owners(Copies::settled(3), PartitionId(64)).is_empty()
-        );
+        let none = [(2, 0), (3, 64)].map(|(n, at)| places.owners(Copies::settled(n), at));
+        assert!(none.iter().all(|owners| owners.is_empty()));
         for (at, member) in view.members().values().enumerate() {
             assert_eq!(usize::from(places.names[&member.name]), at);
         }

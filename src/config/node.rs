@@ -261,7 +261,7 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
     })
 }
 
-/// Fewer partitions than suit the members cost movement at each join, and cannot be changed later.
+/// Fewer partitions than suit the members cost movement at each join, until they are cut.
 fn warn_of_few_partitions(settled: &mut Settled, members: usize) {
     const KEY: &str = "cluster.partitions";
     let Some(partitions) = settled.parsed(KEY).and_then(|count| Partitions::new(count).ok()) else { return };
@@ -270,7 +270,10 @@ fn warn_of_few_partitions(settled: &mut Settled, members: usize) {
         let what = format!(
             "{count} partitions suit up to {suits} nodes, and there are {members}: joins and leaves will move more data than they must"
         );
-        let fix = format!("for a new cluster of this size choose {}", Partitions::for_nodes(members).count());
+        let enough = Partitions::for_nodes(members).count();
+        let fix = format!(
+            "choose {enough} for a new cluster of this size; one that runs, and has fewer, is helped by `dynamomini cluster split`"
+        );
         settled.warnings.push(Problem::new(&settled.source(KEY), KEY, what, fix));
     }
 }

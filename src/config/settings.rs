@@ -200,7 +200,7 @@ use Fallback::Value;
 const NODE_SETTINGS: &[Setting] = &[
     Setting::new("cluster.name", CLUSTER, Required, "The cluster this node belongs to, fixed at its creation. Nodes and clients of another cluster are refused."),
     Setting::new("cluster.seeds", Kind::HostPorts, Absent, "QUIC addresses of nodes to find the cluster by. A name may stand for several. Tried for ever, so that start order does not matter."),
-    Setting::new("cluster.partitions", Kind::Number(partitions, "power of two, 16 to 65536"), Value("1024"), "Equal parts of the hash space, fixed at the cluster's creation; without [[members]] learnt from the seeds. 1024 suit up to 40 nodes, 4096 101, 16384 256, 65536 645."),
+    Setting::new("cluster.partitions", Kind::Number(partitions, "power of two, 16 to 65536"), Value("1024"), "Equal parts of the hash space at the cluster's creation; it stays as it is when `cluster split` makes more of them. Without [[members]] learnt from the seeds. 1024 suit up to 40 nodes, 4096 101, 16384 256, 65536 645."),
     Setting::new("cluster.join", Kind::Choice(&["auto", "approve"]), Value("auto"), "Whether this node asks for its share of the data by itself when it is new, or owns none until an administrator runs `dynamomini cluster join`."),
     Setting::new("node.name", NODE_NAME, Required, "This node's name: a DNS label, unique in the cluster, and the same as in its certificate."),
     Setting::new("node.zone", ZONE, Value("default"), "The failure zone (rack, hall, region); replicas are spread over zones. By default as in [[members]]."),

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::types::Consistency;
 use crate::types::Namespace;
 use crate::types::NodeName;
+use crate::types::Partitions;
 use crate::types::Zone;
 
 /// A change of who owns data.
@@ -70,6 +71,11 @@ pub enum Change {
         namespace: Namespace,
         /// Copies of each key from now on.
         n: u8,
+    },
+    /// Every partition is cut in two, and owners are chosen for each half.
+    Split {
+        /// How many there are afterwards: twice as many as before.
+        partitions: Partitions,
     },
 }
 
@@ -189,6 +195,7 @@ impl Change {
             Self::Copies { namespace, n } => {
                 placement.copies.insert(namespace.clone(), *n);
             }
+            Self::Split { partitions } => placement.cut_into(*partitions)?,
             Self::Cancel => {}
         }
         if placement == *layout.last_placement() && layout.next.as_ref().is_none_or(|next| dead == next.dead) {
@@ -230,6 +237,7 @@ impl Change {
             Self::Zone { name, zone } => format!("{name} is in zone {zone}"),
             Self::Copies { namespace, n: 1 } => format!("namespace {namespace} gets 1 copy of each key"),
             Self::Copies { namespace, n } => format!("namespace {namespace} gets {n} copies of each key"),
+            Self::Split { partitions } => format!("partitions are cut in two: {}", partitions.count()),
             Self::Cancel => "the change under way is cancelled".to_owned(),
         }
     }

@@ -17,11 +17,14 @@ impl Layout {
 }
 
 fn differences(before: &Placement, after: &Placement, dead: &BTreeSet<NodeName>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if before.partitions != after.partitions {
+        changes.push(Change::Split { partitions: after.partitions });
+    }
+    changes.extend(of_roles(&before.roles, &after.roles, dead));
     let other = |(namespace, n): &(&Namespace, &u8)| before.copies.get(*namespace) != Some(*n);
     let copies = after.copies.iter().filter(other);
-    let copies = copies.map(|(namespace, n)| Change::Copies { namespace: namespace.clone(), n: *n });
-    let mut changes = of_roles(&before.roles, &after.roles, dead);
-    changes.extend(copies);
+    changes.extend(copies.map(|(namespace, n)| Change::Copies { namespace: namespace.clone(), n: *n }));
     changes
 }
 

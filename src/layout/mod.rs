@@ -13,6 +13,10 @@
 //! 3. *Reading*, once every next owner has compared its hash trees with the present ones': reads ask the next owners.
 //!
 //! Once nobody reads from the owners before any more, the next owners are the present ones, and nobody else is written to.
+//! When partitions are cut in two there are the finer ones as soon as the change begins ([`Layout::partitions`]); by the
+//! present placement both halves of one have the owners of the whole. So a change is always between lists of owners for the
+//! same partitions.
+//!
 //! (The idea of two quorums in a change is that of joint consensus, Raft §6; Garage's layouts are the nearest relative.)
 //!
 //! Pure. It knows neither rings nor who answers: both are arguments.
@@ -48,6 +52,7 @@ use crate::limits;
 use crate::types::Copies;
 use crate::types::Namespace;
 use crate::types::NodeName;
+use crate::types::Partitions;
 
 /// How far a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,6 +124,11 @@ impl Layout {
     /// The placement by which data will be, or is, when no change is under way.
     pub fn last_placement(&self) -> &Placement {
         self.next.as_ref().map_or(&self.current, |next| &next.placement)
+    }
+
+    /// How many partitions there are: as many as the finer of its placements has.
+    pub fn partitions(&self) -> Partitions {
+        self.current.partitions.max(self.last_placement().partitions)
     }
 
     /// Copies of each key of a namespace; `configured` is what goes for one that the layout does not know.

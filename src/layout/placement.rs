@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::layout::ChangeError;
 use crate::limits;
 use crate::types::Namespace;
 use crate::types::NodeName;
+use crate::types::Partitions;
 use crate::types::Zone;
 
 /// What a member is to own.
@@ -34,12 +36,26 @@ pub struct Placement {
     pub roles: Roles,
     /// Copies of each key, by namespace. A namespace that is not here came with a later configuration, which says it.
     pub copies: BTreeMap<Namespace, u8>,
+    /// How many partitions owners are chosen for, each by itself.
+    pub partitions: Partitions,
 }
 
 impl Placement {
     /// Whether this member has a role.
     pub fn has(&self, name: &NodeName) -> bool {
         self.roles.contains_key(name)
+    }
+
+    /// Chooses owners for twice as many partitions; does nothing where there are that many already.
+    pub(super) fn cut_into(&mut self, partitions: Partitions) -> Result<(), ChangeError> {
+        let before = self.partitions;
+        if partitions > before && before.halved() != Some(partitions) {
+            let (before, after) = (before.count(), partitions.count());
+            let text = format!("{before} partitions are cut into twice as many at a time, not into {after}");
+            return Err(ChangeError::Limit(text));
+        }
+        self.partitions = before.max(partitions);
+        Ok(())
     }
 
     /// Whether nobody would own data.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::types::NodeId;
+use crate::types::Partitions;
 
 fn name(name: &str) -> NodeName {
     NodeName::new(name).unwrap()
@@ -21,7 +22,7 @@ fn roles(names: &[&str]) -> Roles {
 
 /// Placed among these members, with nothing said of copies.
 fn placed(names: &[&str]) -> Placement {
-    Placement { roles: roles(names), copies: BTreeMap::new() }
+    Placement { roles: roles(names), ..Placement::default() }
 }
 
 fn founded(names: &[&str]) -> Layout {
@@ -232,6 +233,28 @@ proptest! {
         }
         prop_assert!(decided.len() <= 1, "two layouts were decided: {decided:?}");
     }
+}
+
+#[test]
+fn partitions_are_cut_in_two_at_a_time_and_there_are_the_finer_ones_until_it_is_given_up() {
+    let count = |count| Partitions::new(count).unwrap();
+    let split = |partitions| Change::Split { partitions: count(partitions) };
+    let before = founded(&["a", "b"]);
+    assert_eq!(before.partitions(), count(1024));
+    let cut = split(2048).apply(&before).unwrap();
+    assert_eq!(
+        (cut.stage(), cut.partitions(), cut.current.partitions),
+        (Some(Stage::Spreading), count(2048), count(1024))
+    );
+    assert_eq!(cut.differences(), [split(2048)]);
+    assert!(matches!(split(2048).apply(&cut), Err(ChangeError::Nothing(_))), "asked for twice, it is done once");
+    assert!(matches!(split(512).apply(&before), Err(ChangeError::Nothing(_))), "there are more already");
+    assert!(matches!(split(4096).apply(&before), Err(ChangeError::Limit(_))));
+    let both = join("c").apply(&cut).unwrap();
+    assert_eq!(both.differences(), [split(2048), join("c")]);
+    assert_eq!(Change::Cancel.apply(&both).unwrap().partitions(), count(1024));
+    let settled = step(&step(&step(&both)));
+    assert_eq!((settled.stage(), settled.current.partitions), (None, count(2048)));
 }
 
 #[test]

@@ -82,11 +82,11 @@ impl Check {
             }
             return None;
         }
-        (change.partition == self.partition).then_some(&mut self.trees)
+        self.partition.holds(change.position).then_some(&mut self.trees)
     }
 
     fn is_ahead(&self, change: &Change) -> bool {
-        change.partition == self.partition && self.covered.as_ref().is_none_or(|covered| change.key > *covered)
+        self.partition.holds(change.position) && self.covered.as_ref().is_none_or(|covered| change.key > *covered)
     }
 }
 
@@ -145,9 +145,7 @@ impl Forest {
     fn finish(&mut self, check: Check) -> Page {
         let mut trees = check.trees;
         trees.retain(|_, tree| tree.root() != 0 || tree.records() != 0);
-        let Some(live) = usize::try_from(check.partition.0).ok().and_then(|at| self.live.get_mut(at)) else {
-            return Page::Stale;
-        };
+        let Some(live) = self.entry(check.partition) else { return Page::Stale };
         if let Some(live) = live {
             live.retain(|_, tree| tree.root() != 0 || tree.records() != 0);
         }

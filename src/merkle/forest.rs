@@ -23,8 +23,8 @@ pub(crate) type Trees = BTreeMap<Copies, Tree>;
 /// What a batch does to one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Where it lies.
-    pub partition: PartitionId,
+    /// Its position in the hash space.
+    pub position: u64,
     /// Its storage key.
     pub key: Bytes,
     /// The copies of its namespace.
@@ -46,6 +46,7 @@ pub struct Flight(u64);
 #[derive(Debug)]
 pub struct Forest {
     pub(super) hash: ClusterHash,
+    pub(super) partitions: Partitions,
     pub(super) shape: Shape,
     epoch: Epoch,
     /// By partition; `None` while nobody knows what it holds.
@@ -62,7 +63,7 @@ impl Forest {
         let shape = Shape::of(partitions);
         let live = partitions.iter().map(|_| None).collect();
         let (flights, empty) = (BTreeMap::new(), Tree::new(shape));
-        Self { hash, shape, epoch, live, flights, serial: 0, check: None, empty }
+        Self { hash, partitions, shape, epoch, live, flights, serial: 0, check: None, empty }
     }
 
     /// The shape of the trees.
@@ -101,6 +102,18 @@ impl Forest {
         self.flights.values_mut().flatten().for_each(|change| change.readable = false);
     }
 
+    /// How many partitions there are.
+    pub fn partitions(&self) -> Partitions {
+        self.partitions
+    }
+
+    /// Goes on with another count of partitions, of which nothing is known yet.
+    pub fn repartition(&mut self, partitions: Partitions) {
+        (self.partitions, self.shape) = (partitions, Shape::of(partitions));
+        (self.live, self.empty) = (partitions.iter().map(|_| None).collect(), Tree::new(self.shape));
+        self.clear();
+    }
+
     /// Forgets what is known of one partition.
     pub fn forget(&mut self, partition: PartitionId) {
         if let Some(entry) = self.entry(partition) {
@@ -128,7 +141,7 @@ impl Forest {
             if change.readable {
                 self.apply(&change);
             } else {
-                self.forget(change.partition);
+                self.forget(self.partitions.of(change.position));
             }
         }
     }
@@ -137,13 +150,13 @@ impl Forest {
     pub fn refused(&mut self, flight: &Flight) {
         // What was announced before all was forgotten may have been counted since as it was announced.
         let changes = self.flights.remove(&flight.0).into_iter().flatten();
-        changes.filter(|change| !change.readable).for_each(|change| self.forget(change.partition));
+        changes.filter(|change| !change.readable).for_each(|change| self.forget(self.partitions.of(change.position)));
     }
 
     /// Nobody knows whether the batch was stored.
     pub fn in_doubt(&mut self, flight: &Flight) {
         for change in self.flights.remove(&flight.0).into_iter().flatten() {
-            self.forget(change.partition);
+            self.forget(self.partitions.of(change.position));
         }
     }
 
@@ -159,7 +172,7 @@ impl Forest {
 
     /// The trees of each partition that is known, for keeping them.
     pub fn known(&self) -> impl Iterator<Item = (PartitionId, &BTreeMap<Copies, Tree>)> {
-        (0..).map(PartitionId).zip(&self.live).filter_map(|(partition, trees)| Some((partition, trees.as_ref()?)))
+        self.partitions.iter().zip(&self.live).filter_map(|(partition, trees)| Some((partition, trees.as_ref()?)))
     }
 
     /// Takes trees that were kept, unless the partition is known already.
@@ -176,11 +189,11 @@ impl Forest {
     }
 
     fn trees(&self, partition: PartitionId) -> Option<&Trees> {
-        self.live.get(usize::try_from(partition.0).ok()?)?.as_ref()
+        self.live.get(self.partitions.place(partition)?)?.as_ref()
     }
 
-    fn entry(&mut self, partition: PartitionId) -> Option<&mut Option<Trees>> {
-        self.live.get_mut(usize::try_from(partition.0).ok()?)
+    pub(super) fn entry(&mut self, partition: PartitionId) -> Option<&mut Option<Trees>> {
+        self.live.get_mut(self.partitions.place(partition)?)
     }
 
     fn apply(&mut self, change: &Change) {
@@ -195,7 +208,7 @@ impl Forest {
                 tree.add(tree_key, hash.tree_item(tree_key, new));
             }
         };
-        if let Some(Some(trees)) = self.entry(change.partition) {
+        if let Some(Some(trees)) = self.entry(self.partitions.of(change.position)) {
             replace(trees);
         }
         if let Some(trees) = self.check.as_mut().and_then(|check| check.stored(change)) {

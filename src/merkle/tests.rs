@@ -13,7 +13,10 @@ use crate::types::Epoch;
 use crate::types::PartitionId;
 use crate::types::Partitions;
 
-const PARTITION: PartitionId = PartitionId(3);
+/// Where the keys are that these tests write.
+const POSITION: u64 = 3 << 54;
+/// The partition of 1024 that this is in.
+const PARTITION: PartitionId = PartitionId(1024 + 3);
 
 fn hash() -> ClusterHash {
     ClusterHash::new(&ClusterName::new("demo").unwrap())
@@ -109,7 +112,7 @@ impl Bench {
                 continue;
             }
             let old = self.stored.get(&key).copied();
-            changes.push(Change { partition: PARTITION, key, copies: Copies::settled(3), old, new, readable: true });
+            changes.push(Change { position: POSITION, key, copies: Copies::settled(3), old, new, readable: true });
         }
         let flight = self.forest.begin(Epoch(1), changes.clone());
         if early {
@@ -274,7 +277,7 @@ fn a_record_that_cannot_be_read_is_missing_from_the_tree_until_it_is_overwritten
     assert_eq!(read(&mut forest, None), Page::Wrong);
     assert_eq!(forest.tree(PARTITION, Copies::settled(3)).unwrap().root(), 0);
     let change = Change {
-        partition: PARTITION,
+        position: POSITION,
         key: key(1),
         copies: Copies::settled(3),
         old: Some(9),
@@ -289,7 +292,7 @@ fn a_record_that_cannot_be_read_is_missing_from_the_tree_until_it_is_overwritten
 
 #[test]
 fn another_epoch_of_the_storage_ends_all_knowledge_and_an_earlier_one_changes_nothing() {
-    let mut forest = Forest::new(hash(), partitions(16), Epoch(5));
+    let mut forest = Forest::new(hash(), partitions(1024), Epoch(5));
     forest.begin_check(PARTITION);
     let window = forest.next_page().unwrap();
     assert_eq!(forest.take_page(&window, Vec::new(), false), Page::Built);
@@ -306,15 +309,9 @@ fn another_epoch_of_the_storage_ends_all_knowledge_and_an_earlier_one_changes_no
 /// Otherwise a page read before the batch is stored would be taken for the whole truth.
 #[test]
 fn a_batch_under_way_when_all_is_forgotten_puts_its_partition_in_doubt() {
-    let mut forest = Forest::new(hash(), partitions(16), Epoch(1));
-    let change = Change {
-        partition: PARTITION,
-        key: key(1),
-        copies: Copies::settled(3),
-        old: None,
-        new: Some(5),
-        readable: true,
-    };
+    let mut forest = Forest::new(hash(), partitions(1024), Epoch(1));
+    let change =
+        Change { position: POSITION, key: key(1), copies: Copies::settled(3), old: None, new: Some(5), readable: true };
     let flight = forest.begin(Epoch(1), vec![change]);
     forest.clear();
     forest.begin_check(PARTITION);
@@ -322,4 +319,34 @@ fn a_batch_under_way_when_all_is_forgotten_puts_its_partition_in_doubt() {
     assert_eq!(forest.take_page(&window, Vec::new(), false), Page::Built);
     forest.stored(&flight);
     assert!(!forest.is_known(PARTITION));
+}
+
+#[test]
+fn when_partitions_are_cut_nothing_is_known_of_the_parts_and_what_is_under_way_puts_its_part_in_doubt() {
+    let mut forest = Forest::new(hash(), partitions(512), Epoch(1));
+    let (whole, rest) = (partitions(512).of(POSITION), partitions(1024).of(POSITION ^ 1 << 54));
+    let read = |forest: &mut Forest, partition: PartitionId, keys: &[u8]| {
+        forest.begin_check(partition);
+        let window = forest.next_page().unwrap();
+        let item = |number: &u8| Item { key: key(*number), copies: Copies::settled(3), digest: Some(5) };
+        forest.take_page(&window, keys.iter().map(item).collect(), false)
+    };
+    assert_eq!(read(&mut forest, whole, &[]), Page::Built);
+    let change =
+        Change { position: POSITION, key: key(1), copies: Copies::settled(3), old: None, new: Some(5), readable: true };
+    let flight = forest.begin(Epoch(1), vec![change.clone()]);
+    forest.repartition(partitions(1024));
+    assert!(!forest.is_known(whole) && !forest.is_known(PARTITION));
+    assert_eq!(forest.shape(), Shape::of(partitions(1024)));
+    assert_eq!([read(&mut forest, PARTITION, &[]), read(&mut forest, rest, &[])], [Page::Built, Page::Built]);
+    forest.stored(&flight);
+    assert!(
+        !forest.is_known(PARTITION) && forest.is_known(rest),
+        "a page from before the batch was taken for the truth"
+    );
+    assert_eq!(read(&mut forest, PARTITION, &[1]), Page::Built);
+    let flight = forest.begin(Epoch(1), vec![Change { key: key(2), ..change }]);
+    forest.stored(&flight);
+    assert_eq!(read(&mut forest, PARTITION, &[1, 2]), Page::Right);
+    assert_eq!(forest.tree(rest, Copies::settled(3)).unwrap().records(), 0);
 }

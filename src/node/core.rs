@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -35,6 +36,7 @@ use crate::node::watch::Watchers;
 use crate::node::works::Work;
 use crate::node::works::Works;
 use crate::record;
+use crate::ring::Ring;
 use crate::store::{Engine, Slot};
 use crate::swim::StorageHealth;
 use crate::types::{Namespace, NodeId, NodeName, PartitionId, Partitions};
@@ -48,7 +50,8 @@ pub(crate) struct Core {
     pub(crate) id: NodeId,
     /// The cluster's hashes, which never change.
     pub(crate) hash: ClusterHash,
-    pub(crate) partitions: Partitions,
+    /// How many buckets storages have: as many as there were partitions at the founding.
+    pub(crate) buckets: Partitions,
     pub(crate) views: Views,
     pub(crate) replica: Replica,
     pub(crate) engine: Engine,
@@ -170,24 +173,36 @@ impl Core {
     /// Where a key lies.
     pub(crate) fn place(&self, namespace: &Namespace, key: &[u8]) -> Place {
         let position = self.hash.position(namespace, key);
-        let partition = self.partitions.of(position);
-        Place { position, slot: Slot { partition, key: record::storage_key(namespace, key) } }
+        let bucket = self.buckets.bucket_of(position);
+        Place { position, slot: Slot { bucket, key: record::storage_key(namespace, key) } }
     }
 
     /// The slot of a message.
     pub(crate) fn slot_of(&self, reference: SlotRef) -> Result<Slot, ServeError> {
-        self.check_partition(reference.partition)?;
+        if reference.bucket.0 >= self.buckets.count() {
+            return Err(self.unknown_part(format!("bucket {}", reference.bucket)));
+        }
         let longest = limits::KEY_MAX + limits::NAMESPACE_NAME_MAX + 1;
         if reference.key.is_empty() || reference.key.len() > longest {
             return Err(ServeError::Invalid(format!("a storage key of {} bytes", reference.key.len())));
         }
-        Ok(Slot { partition: reference.partition, key: reference.key.0 })
+        Ok(Slot { bucket: reference.bucket, key: reference.key.0 })
     }
 
-    /// Whether a stored record is in the partition that its key belongs to.
-    pub(crate) fn lies_in(&self, slot: &Slot) -> bool {
-        let place = record::split_storage_key(&slot.key).map(|(namespace, key)| self.hash.position(&namespace, &key));
-        place.is_some_and(|position| self.partitions.of(position) == slot.partition)
+    /// Whether a stored record is in the bucket that its key belongs to.
+    pub(crate) fn is_in_place(&self, slot: &Slot) -> bool {
+        record::position(&self.hash, &slot.key).is_some_and(|position| self.buckets.bucket_of(position) == slot.bucket)
+    }
+
+    /// Where a record of this partition lies. `None` when its key belongs to another.
+    pub(crate) fn slot_in(&self, partition: PartitionId, key: Bytes) -> Option<Slot> {
+        let position = record::position(&self.hash, &key).filter(|position| partition.holds(*position))?;
+        Some(Slot { bucket: self.buckets.bucket_of(position), key })
+    }
+
+    /// The partition of a record, as a ring has them.
+    pub(crate) fn partition_in(&self, ring: &Ring, slot: &Slot) -> PartitionId {
+        record::position(&self.hash, &slot.key).map_or(PartitionId::NONE, |position| ring.partitions().of(position))
     }
 
     /// Forgets the trees of a storage that has begun another epoch since. Returns whether it has.
@@ -207,13 +222,14 @@ impl Core {
 
     /// Refuses a partition that this cluster does not have.
     pub(crate) fn check_partition(&self, partition: PartitionId) -> Result<(), ServeError> {
-        let count = self.partitions.count();
-        if partition.0 < count {
-            return Ok(());
-        }
-        let text =
-            format!("there is no partition {partition} of {count}: cluster.partitions must be the same on all nodes");
-        Err(ServeError::Invalid(text))
+        let is_known = self.buckets.around(partition).is_some() && !partition.is_finer_than_any();
+        if is_known { Ok(()) } else { Err(self.unknown_part(format!("partition {partition}"))) }
+    }
+
+    fn unknown_part(&self, what: String) -> ServeError {
+        let count = self.buckets.count();
+        let text = format!("there is no {what} where there were {count} at the founding");
+        ServeError::Invalid(format!("{text}: cluster.partitions must be the same on all nodes"))
     }
 
     /// Whether a node is connected and answered in time of late; this one always is and did.
@@ -326,5 +342,5 @@ pub(crate) type ReadRank = (u8, bool, bool, Option<Duration>);
 
 /// A slot in a message.
 pub(crate) fn slot_ref(slot: &Slot) -> SlotRef {
-    SlotRef { partition: slot.partition, key: Blob(slot.key.clone()) }
+    SlotRef { bucket: slot.bucket, key: Blob(slot.key.clone()) }
 }

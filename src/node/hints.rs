@@ -21,7 +21,7 @@ use crate::node::replica::HintDone;
 use crate::node::replica::marker::{self, Marker};
 use crate::record;
 use crate::store::Slot;
-use crate::types::{NodeId, PartitionId};
+use crate::types::{Bucket, NodeId};
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::hints::HintsFor;
@@ -191,7 +191,7 @@ impl HintBudget {
             targets.into_iter().partition(|node| self.admit(*node, &slot, wall_ms));
         core.meters.hints_refused.count(refused.len());
         // Nothing is forgotten: their trees differ from this node's now.
-        refused.iter().for_each(|target| core.sync.hurry(*target, slot.partition));
+        refused.iter().for_each(|target| core.sync.hurry(*target, core.trees.partition_of(&slot.key)));
         if admitted.is_empty() {
             return;
         }
@@ -251,7 +251,7 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) -> bool {
     loop {
         let page = core
             .engine
-            .scan(PartitionId::HINTS, &prefix, after.as_deref(), limits::HINT_PAGE_MAX, limits::SCAN_PAGE_BYTES)
+            .scan(Bucket::HINTS, &prefix, after.as_deref(), limits::HINT_PAGE_MAX, limits::SCAN_PAGE_BYTES)
             .await;
         let page = match page {
             Ok(page) => page,
@@ -347,19 +347,19 @@ async fn hints(core: &Core, target: NodeId, items: Vec<(Bytes, Bytes)>) -> Resul
     for ((slot, marker), record) in places.into_iter().zip(records) {
         let Some(marker) = marker else {
             // Its place says all that is needed to make it anew, or to forget it when there is nothing to hand over.
-            tracing::warn!(%target, partition = %slot.partition, "a damaged hint is made anew");
+            tracing::warn!(%target, bucket = %slot.bucket, "a damaged hint is made anew");
             match record {
                 Some(_) => core.replica.hint(slot, vec![target]).await?,
                 None => hints.push(Hint { slot, marked: 0, record: None }),
             }
             continue;
         };
-        let readable = |record: &Bytes| core.replica.verify(&core.hash, slot.partition, &slot.key, record).is_ok();
+        let readable = |record: &Bytes| core.replica.verify(&core.hash, &slot.key, record).is_ok();
         if record.as_ref().is_none_or(readable) {
             hints.push(Hint { slot, marked: marker.digest, record });
         } else if drop_with(core, &slot).is_some() {
             // Nobody compares what a stand-in holds, so what it cannot read would lie here for ever.
-            tracing::warn!(%target, partition = %slot.partition, "what was kept for an owner cannot be read and is dropped");
+            tracing::warn!(%target, bucket = %slot.bucket, "what was kept for an owner cannot be read and is dropped");
             hints.push(Hint { slot, marked: marker.digest, record: None });
         }
     }
@@ -438,8 +438,9 @@ fn drop_with(core: &Core, slot: &Slot) -> Option<Vec<NodeId>> {
     let (namespace, _) = record::split_storage_key(&slot.key)?;
     let view = core.view();
     let copies = view.copies(&namespace)?;
-    let owners = view.ring(copies)?.preference_list(slot.partition);
-    let owners = [owners, view.other_owners(copies, slot.partition)].concat();
+    let ring = view.ring(copies)?;
+    let partition = core.partition_in(ring, slot);
+    let owners = [ring.preference_list(partition), view.other_owners(copies, partition)].concat();
     (!owners.contains(&core.id)).then_some(owners)
 }
 
@@ -450,7 +451,7 @@ mod tests {
     #[test]
     fn what_is_kept_while_hints_are_counted_is_not_lost_from_the_count() {
         let budget = HintBudget::default();
-        let slot = Slot { partition: PartitionId(1), key: Bytes::from_static(b"key") };
+        let slot = Slot { bucket: Bucket(1), key: Bytes::from_static(b"key") };
         assert!(budget.admit(NodeId(1), &slot, 700));
         budget.begin_count(NodeId(1));
         assert!(budget.admit(NodeId(1), &slot, 900));
@@ -465,7 +466,7 @@ mod tests {
     #[test]
     fn a_message_of_hints_is_bounded_in_count_and_bytes() {
         let hint = |size: usize| Hint {
-            slot: Slot { partition: PartitionId(1), key: Bytes::from_static(b"key") },
+            slot: Slot { bucket: Bucket(1), key: Bytes::from_static(b"key") },
             marked: 0,
             record: Some(Bytes::from(vec![0; size])),
         };

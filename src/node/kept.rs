@@ -38,6 +38,19 @@ impl KeptFile {
         &self.path
     }
 
+    /// Refuses a file that another version of the program wrote, where starting without its content would do harm.
+    pub(crate) fn check_version(&self) -> io::Result<()> {
+        let (name, version) = self.magic.split_at(self.magic.len() - 1);
+        let bytes = read(&self.path)?.unwrap_or_default();
+        match bytes.strip_prefix(name) {
+            Some(rest) if !rest.starts_with(version) => {
+                let text = format!("another version of the program wrote {}: run that version", self.path.display());
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn beside(&self, ending: &str) -> PathBuf {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(ending);

@@ -20,6 +20,7 @@ mod observer;
 mod oversight;
 pub mod ownership;
 mod pace;
+mod pages;
 mod past;
 mod peers;
 mod readiness;
@@ -249,7 +250,7 @@ impl Node {
         let core = Arc::new(Core {
             id,
             hash: *view.hash(),
-            partitions: view.info().partitions,
+            buckets: view.info().partitions,
             views: Views::new(view),
             replica,
             engine,

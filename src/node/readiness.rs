@@ -3,7 +3,7 @@
 use crate::node::core::Core;
 use crate::ring::Ring;
 use crate::store::Health;
-use crate::types::{Consistency, NamespacePolicy, PartitionId};
+use crate::types::{Consistency, NamespacePolicy};
 
 /// Most reasons that are told; the others are alike.
 const REASONS_MAX: usize = 8;
@@ -60,7 +60,7 @@ fn needed(policy: &NamespacePolicy) -> usize {
 /// How many partitions this node owns, and how many of them have too few nodes.
 fn count(core: &Core, ring: &Ring, policy: &NamespacePolicy, needed: usize) -> (usize, usize) {
     let (mut own, mut short) = (0, 0);
-    for partition in (0..core.partitions.count()).map(PartitionId) {
+    for partition in ring.partitions().iter() {
         let owners = ring.preference_list(partition);
         if !owners.contains(&core.id) {
             continue;

@@ -112,12 +112,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::types::PartitionId;
+    use crate::types::Bucket;
 
     const LEASE: Duration = Duration::from_secs(1);
 
     fn slot(key: &'static str) -> Slot {
-        Slot { partition: PartitionId(0), key: Bytes::from_static(key.as_bytes()) }
+        Slot { bucket: Bucket(0), key: Bytes::from_static(key.as_bytes()) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,7 +154,7 @@ mod tests {
         let table = Reservations::default();
         for number in 0..limits::RESERVATIONS_MAX {
             let key = Bytes::from(number.to_string());
-            assert!(table.reserve(&Slot { partition: PartitionId(0), key }, 1, LEASE).unwrap());
+            assert!(table.reserve(&Slot { bucket: Bucket(0), key }, 1, LEASE).unwrap());
         }
         assert!(table.reserve(&slot("k"), 1, LEASE).is_err());
         tokio::time::advance(LEASE).await;

@@ -43,13 +43,13 @@ struct State {
 impl Trees {
     /// Trees of a storage that nothing is known of yet.
     pub(crate) fn new(view: &ClusterView, epoch: Epoch) -> Self {
-        let forest = Forest::new(*view.hash(), view.info().partitions, epoch);
+        let forest = Forest::new(*view.hash(), view.partitions(), epoch);
         let state = State { forest, copies: copies(view), suspected: BTreeMap::new() };
         Self { hash: *view.hash(), state: Mutex::new(state) }
     }
 
     /// Goes on with another description of the cluster, before anything works by it. Where a namespace is to have another
-    /// number of copies, or has it now, all trees are made anew.
+    /// number of copies, or has it now, or partitions were cut, all trees are made anew.
     pub(crate) fn follow(&self, view: &ClusterView) {
         let mut state = self.lock();
         let next = copies(view);
@@ -57,6 +57,15 @@ impl Trees {
             state.copies = next;
             state.forest.clear();
         }
+        if state.forest.partitions() != view.partitions() {
+            state.forest.repartition(view.partitions());
+        }
+    }
+
+    /// The partition of a stored key, as the trees have them.
+    pub(crate) fn partition_of(&self, key: &[u8]) -> PartitionId {
+        let partitions = self.lock().forest.partitions();
+        record::position(&self.hash, key).map_or(PartitionId::NONE, |position| partitions.of(position))
     }
 
     /// The copies of each namespace, as the trees are arranged by them.
@@ -72,7 +81,7 @@ impl Trees {
     /// Announces a batch to the trees before it is stored.
     pub(crate) fn begin(&self, epoch: Epoch, changed: Vec<Changed>) -> Landing<'_> {
         let mut state = self.lock();
-        let changes = changed.into_iter().filter_map(|changed| state.change(changed)).collect();
+        let changes = changed.into_iter().filter_map(|changed| state.change(&self.hash, changed)).collect();
         let flight = state.forest.begin(epoch, changes);
         drop(state);
         Landing { trees: self, flight: Some(flight) }
@@ -82,7 +91,7 @@ impl Trees {
     pub(crate) fn suspect(&self, partition: PartitionId) {
         let mut state = self.lock();
         let resting = state.suspected.get(&partition).is_some_and(|at| at.elapsed() < SUSPECT_REST);
-        if !resting && partition != PartitionId::HINTS {
+        if !resting {
             state.suspected.retain(|_, at| at.elapsed() < SUSPECT_REST);
             state.suspected.insert(partition, Instant::now());
             state.forest.forget(partition);
@@ -127,7 +136,7 @@ impl Trees {
 }
 
 impl State {
-    fn change(&self, changed: Changed) -> Option<Change> {
+    fn change(&self, hash: &ClusterHash, changed: Changed) -> Option<Change> {
         let Changed { slot, before, after } = changed;
         let copies = copies_of(&self.copies, &slot.key)?;
         let old = match before {
@@ -135,7 +144,8 @@ impl State {
             Before::Nothing | Before::Unreadable => None,
         };
         let readable = before != Before::Unreadable;
-        Some(Change { partition: slot.partition, key: slot.key, copies, old, new: after, readable })
+        let position = record::position(hash, &slot.key)?;
+        Some(Change { position, key: slot.key, copies, old, new: after, readable })
     }
 }
 

@@ -34,6 +34,19 @@ pub(super) fn judge(plan: &mut Plan, view: &ClusterView, change: &Change, facts:
         plan.notes
             .push(format!("with {n} copies, one node owns {ratio:.2} times what is its share by weight and zones"));
     }
+    let owners = plan.nodes.iter().filter(|node| node.weight.1.is_some_and(|weight| weight > 0)).count();
+    let partitions = view.partitions();
+    if owners > partitions.suits_nodes() {
+        let (count, suits) = (partitions.count(), partitions.suits_nodes());
+        let text =
+            format!("{count} partitions suit up to {suits} nodes: with more of them (`cluster split`) less would move");
+        plan.notes.push(text);
+    }
+    if matches!(change, Change::Split { .. }) {
+        let text =
+            "each node reads its storage once, for the hash trees of the smaller partitions, before anything is copied";
+        plan.notes.push(text.to_owned());
+    }
     if plan.next.next.as_ref().is_some_and(|next| next.since < plan.next.version) {
         plan.notes.push(
             "a change is under way: this one joins it, and both begin again with what is still to be copied".to_owned(),

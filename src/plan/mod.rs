@@ -142,7 +142,7 @@ impl Plan {
         let planned = ClusterView::new(view.info().by(next.clone()))?;
         let rings = rings(&planned);
         let changes = next.differences();
-        let per_copy = bytes_per_copy(view, facts);
+        let per_copy = bytes_per_copy(&planned, facts);
         let nodes = nodes(&planned, &rings, facts, per_copy);
         let mut plan = Self {
             rings: rings.iter().map(|rings| ring_plan(&planned, rings, facts)).collect(),

@@ -113,6 +113,22 @@ fn a_plan_while_a_change_is_under_way_shows_both() {
 }
 
 #[test]
+fn a_split_moves_part_of_the_data_once_and_is_counted_in_the_parts() {
+    let nodes = [("n1", "a"), ("n2", "a"), ("n3", "a"), ("n4", "a"), ("n5", "a"), ("n6", "a")];
+    let (view, facts) = (view(&nodes), facts(&nodes.map(|(name, _)| name)));
+    let split = Change::Split { partitions: Partitions::new(128).unwrap() };
+    let plan = Plan::of(&view, &split, &facts).unwrap();
+    assert!(plan.dangers.is_empty() && plan.notes.len() == 1, "{:?} {:?}", plan.dangers, plan.notes);
+    assert_eq!((&plan.changes, plan.rings[0].live_least), (&vec![split], (3, 3)));
+    let owned: u32 = plan.nodes.iter().map(|node| node.owned.0).sum();
+    assert_eq!(owned, 3 * 128, "what is owned now is counted in the parts, too");
+    // Of the new half of all copies, one in two has another owner where three of six own each.
+    assert!((64..=140).contains(&plan.copies), "{} copies", plan.copies);
+    // Six nodes hold 64 MiB each in 384 copies of the parts: a MiB each.
+    assert_eq!(plan.bytes, Some(plan.copies << 20));
+}
+
+#[test]
 fn more_copies_are_made_where_they_lack_and_what_protects_less_is_named() {
     let copies = |n| Change::Copies { namespace: "default".parse().unwrap(), n };
     let six = [("n1", "a"), ("n2", "a"), ("n3", "b"), ("n4", "b"), ("n5", "c"), ("n6", "c")];

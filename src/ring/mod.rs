@@ -30,6 +30,12 @@
 //!
 //! An empty ring, or one whose members all have weight 0, is valid: its lists are empty.
 //!
+//! # Partitions that were cut
+//!
+//! Q may be doubled ([`Counts`]). The ring for 2Q leaves half of the data where the one for Q has it, and keeps what holds
+//! above as if there had been 2Q from the beginning; a function that kept all of it would keep its unevenness, too. Until
+//! owners are placed by the new count, both halves of a partition go where the whole went ([`Ring::cut_into`]).
+//!
 //! It deliberately knows nothing of who is alive, of transfers, or of how members are learnt.
 
 mod balance;
@@ -100,10 +106,28 @@ pub enum RingError {
     },
 }
 
+/// How many partitions owners are placed by, and how many there were when the cluster was founded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// At the founding.
+    pub founded: Partitions,
+    /// Now; no fewer.
+    pub placed: Partitions,
+}
+
+impl Counts {
+    /// Of a cluster whose partitions were never cut.
+    pub fn new(partitions: Partitions) -> Self {
+        Self { founded: partitions, placed: partitions }
+    }
+}
+
 /// The owners of every partition for one set of members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ring {
     hash: ClusterHash,
+    counts: Counts,
+    /// How many there are: those that owners are placed by, or parts of them.
     partitions: Partitions,
     replicas: u8,
     members: Vec<RingMember>,
@@ -121,7 +145,7 @@ impl Ring {
     /// and [`limits::REPLICAS_MAX`]. Fewer nodes or zones than replicas are no error: see the module's documentation.
     pub fn new(
         hash: ClusterHash,
-        partitions: Partitions,
+        counts: Counts,
         replicas: u8,
         members: impl IntoIterator<Item = RingMember>,
     ) -> Result<Self, RingError> {
@@ -131,11 +155,19 @@ impl Ring {
         check(replicas, &members)?;
         let usable: Vec<&RingMember> = members.iter().filter(|member| member.weight > 0).collect();
         let width = usable.len().min(usize::from(replicas));
-        let shares = share::Shares::new(&hash, partitions, width, &usable);
-        let sets = place::place(&hash, partitions, &usable, &shares);
-        let lists = order::order(&hash, &usable, &shares, sets);
+        let shares = share::Shares::new(&hash, counts.placed, width, &usable);
+        let sets = place::place(&hash, counts, &usable, &shares);
+        let lists = order::order(&hash, counts, &usable, &shares, sets);
         let owners = lists.into_iter().flatten().map(|node| usable[node].id).collect();
-        Ok(Self { hash, partitions, replicas, members, width, owners })
+        Ok(Self { hash, counts, partitions: counts.placed, replicas, members, width, owners })
+    }
+
+    /// The same owners for so many partitions, where those were cut: each part goes where the whole went.
+    #[must_use]
+    pub fn cut_into(mut self, partitions: Partitions) -> Self {
+        let owners = partitions.iter().flat_map(|partition| self.preference_list(partition).to_vec()).collect();
+        (self.partitions, self.owners) = (partitions, owners);
+        self
     }
 
     /// The ring with one more member.
@@ -144,7 +176,7 @@ impl Ring {
     /// As [`Ring::new`]; [`RingError::DuplicateNode`] when the node is a member already.
     pub fn add(&self, member: RingMember) -> Result<Self, RingError> {
         let members = self.members.iter().cloned().chain([member]);
-        Self::new(self.hash, self.partitions, self.replicas, members)
+        self.of(members)
     }
 
     /// The ring without one member; without its last member a ring is empty.
@@ -156,7 +188,11 @@ impl Ring {
             return Err(RingError::NotAMember(node));
         }
         let members = self.members.iter().filter(|member| member.id != node).cloned();
-        Self::new(self.hash, self.partitions, self.replicas, members)
+        self.of(members)
+    }
+
+    fn of(&self, members: impl IntoIterator<Item = RingMember>) -> Result<Self, RingError> {
+        Ok(Self::new(self.hash, self.counts, self.replicas, members)?.cut_into(self.partitions))
     }
 
     /// How many partitions the hash space has.
@@ -179,10 +215,11 @@ impl Ring {
         self.partitions.of(self.hash.position(namespace, key))
     }
 
-    /// The owners of a partition, distinct, the first being the preferred coordinator. Empty when the ring has no
-    /// member with weight, or no such partition.
+    /// The owners of a partition, or of the one that it was cut from: distinct, the first being the preferred coordinator.
+    /// Empty when the ring has no member with weight, and for a partition that is more than one of this ring's.
     pub fn preference_list(&self, partition: PartitionId) -> &[NodeId] {
-        let Ok(index) = usize::try_from(partition.0) else { return &[] };
+        let around = self.partitions.around(partition);
+        let Some(index) = around.and_then(|partition| self.partitions.place(partition)) else { return &[] };
         let start = index.saturating_mul(self.width);
         self.owners.get(start..start.saturating_add(self.width)).unwrap_or(&[])
     }
@@ -197,12 +234,13 @@ impl Ring {
     /// is shared by all.
     pub fn stand_ins(&self, partition: PartitionId) -> Vec<NodeId> {
         let owners = self.preference_list(partition);
+        let Some(placed) = self.counts.placed.around(partition) else { return Vec::new() };
         let zones: Vec<&Zone> = self.members.iter().filter(|m| owners.contains(&m.id)).map(|m| &m.zone).collect();
         let mut others: Vec<(bool, u64, NodeId, NodeId)> = self
             .members
             .iter()
             .filter(|m| m.weight > 0 && !owners.contains(&m.id))
-            .map(|m| (zones.contains(&&m.zone), score::stand_in(&self.hash, partition, m), m.seat, m.id))
+            .map(|m| (zones.contains(&&m.zone), score::stand_in(&self.hash, placed, m), m.seat, m.id))
             .collect();
         others.sort_unstable();
         others.into_iter().map(|(.., id)| id).collect()

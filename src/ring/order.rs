@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 use crate::hash::ClusterHash;
+use crate::ring::Counts;
 use crate::ring::RingMember;
 use crate::ring::score::Scores;
 use crate::ring::score::Use;
 use crate::ring::share;
 use crate::ring::share::Shares;
-use crate::types::Partitions;
 
 /// Orders the owners of each partition, which are indices of `members`.
 pub(super) fn order(
     hash: &ClusterHash,
+    counts: Counts,
     members: &[&RingMember],
     shares: &Shares,
     mut sets: Vec<Vec<usize>>,
@@ -24,18 +25,15 @@ pub(super) fn order(
     if shares.width < 2 {
         return sets;
     }
-    let Some(partitions) = u32::try_from(sets.len()).ok().and_then(|count| Partitions::new(count).ok()) else {
-        return sets;
-    };
     // Weights have had their say in who owns how much; among owners of a partition all are equal.
     let scores: Vec<Scores> =
-        members.iter().map(|member| Scores::new(hash, partitions, member.seat, 1, Use::Order)).collect();
-    for (partition, owners) in partitions.iter().zip(&mut sets) {
-        owners.sort_by_cached_key(|&node| (scores[node].of(partition.0), node));
+        members.iter().map(|member| Scores::new(hash, counts, member.seat, 1, Use::Order)).collect();
+    for (partition, owners) in (0..).zip(&mut sets) {
+        owners.sort_by_cached_key(|&node| (scores[node].of(partition), node));
     }
     let mut firsts = Firsts::new(shares, &sets);
-    for partition in partitions.iter() {
-        firsts.settle(partition.0, &sets, &scores);
+    for partition in 0..counts.placed.count() {
+        firsts.settle(partition, &sets, &scores);
     }
     firsts.complete(&sets);
     for (owners, first) in sets.iter_mut().zip(&firsts.of) {

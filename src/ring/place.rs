@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use crate::hash::ClusterHash;
 use crate::limits;
+use crate::ring::Counts;
 use crate::ring::RingMember;
 use crate::ring::score::Scores;
 use crate::ring::score::Use;
@@ -21,17 +22,13 @@ use crate::ring::share::Shares;
 use crate::types::Partitions;
 
 /// The owners (indices of `members`) of each partition, in no particular order.
-pub(super) fn place(
-    hash: &ClusterHash,
-    partitions: Partitions,
-    members: &[&RingMember],
-    shares: &Shares,
-) -> Vec<Vec<usize>> {
-    let scores = members.iter().map(|m| Scores::new(hash, partitions, m.seat, m.weight, Use::Own)).collect();
+pub(super) fn place(hash: &ClusterHash, counts: Counts, members: &[&RingMember], shares: &Shares) -> Vec<Vec<usize>> {
+    let partitions = counts.placed;
+    let scores = members.iter().map(|m| Scores::new(hash, counts, m.seat, m.weight, Use::Own)).collect();
     let mut placement = Placement::new(scores, partitions, shares);
     let mut unplaced = Vec::new();
-    for partition in partitions.iter() {
-        placement.settle(partition.0, &mut unplaced);
+    for partition in 0..partitions.count() {
+        placement.settle(partition, &mut unplaced);
     }
     unplaced.sort_unstable();
     for partition in unplaced {

@@ -5,14 +5,18 @@
 //! spacing). Every node has equally many good scores, which takes away about two thirds of the variance of its load, and
 //! with it what capacities have to correct.
 //!
+//! When every partition is cut in two, one half keeps the scores of the whole and the other gets new ones, a permutation
+//! of their own ([`Counts`]). So half of the data stays where it was, and loads vary no more than where there were as many
+//! partitions from the beginning.
+//!
 //! Floating point is used with addition, multiplication and division alone, which IEEE 754 defines to the bit: all
 //! machines compute the same. Library functions such as `ln` differ between platforms, so there is one of our own.
 
 use crate::hash::ClusterHash;
+use crate::ring::Counts;
 use crate::ring::RingMember;
 use crate::types::NodeId;
 use crate::types::PartitionId;
-use crate::types::Partitions;
 
 /// What a score decides; each use has numbers of its own.
 #[derive(Clone, Copy)]
@@ -30,45 +34,73 @@ pub(super) enum Use {
 
 /// Rounds of the permutation; two mix well enough already, the rest is margin.
 const ROUNDS: u32 = 4;
+/// Random numbers behind one permutation: two for each round, and one for what is below the spacing.
+const DRAWS: u32 = 2 * ROUNDS + 1;
 /// Bits of a uniform number; with the odd lowest bit that is added they fill the mantissa of an `f64`.
 const UNIFORM_BITS: u32 = 52;
 
 /// The scores of one node for all partitions.
 pub(super) struct Scores {
+    /// By how often partitions had been cut when those were made that they are for.
+    generations: Vec<Permutation>,
+    weight: f64,
+}
+
+/// The scores for the partitions that were made at one time.
+struct Permutation {
     rounds: [(u64, u64); ROUNDS as usize],
     rest: u64,
+    /// How many partitions there are of them, as a power of two.
     bits: u32,
-    weight: f64,
 }
 
 impl Scores {
     /// Prepares the scores of a node for one use.
-    pub(super) fn new(hash: &ClusterHash, partitions: Partitions, node: NodeId, weight: u32, purpose: Use) -> Self {
-        let draw = |n: u32| hash.placement(n, node, purpose as u32);
-        // An odd factor can be undone modulo a power of two, so each round is a permutation.
-        let rounds = [0, 1, 2, 3].map(|round| (draw(2 * round) | 1, draw(2 * round + 1)));
-        let bits = partitions.count().trailing_zeros();
-        Self { rounds, rest: draw(2 * ROUNDS), bits, weight: f64::from(weight) }
+    pub(super) fn new(hash: &ClusterHash, counts: Counts, node: NodeId, weight: u32, purpose: Use) -> Self {
+        let founded = counts.founded.count().trailing_zeros();
+        let cuts = counts.placed.count().trailing_zeros().saturating_sub(founded);
+        let generation = |cut: u32| {
+            let draw = |n: u32| hash.placement(cut * DRAWS + n, node, purpose as u32);
+            // An odd factor can be undone modulo a power of two, so each round is a permutation.
+            let rounds = [0, 1, 2, 3].map(|round| (draw(2 * round) | 1, draw(2 * round + 1)));
+            // Each cut makes as many new ones as there were before.
+            Permutation { rounds, rest: draw(2 * ROUNDS), bits: founded + cut.saturating_sub(1) }
+        };
+        Self { generations: (0..=cuts).map(generation).collect(), weight: f64::from(weight) }
     }
 
     /// The score of a partition: the lower, the better. Scores are the bits of positive floating point numbers, which
     /// are ordered as the numbers are.
     pub(super) fn of(&self, partition: u32) -> u64 {
+        // The even half of a partition counts as the partition itself, the odd one as new.
+        let mut cut = self.generations.len() - 1;
+        let mut number = partition;
+        while cut > 0 && number.is_multiple_of(2) {
+            number /= 2;
+            cut -= 1;
+        }
+        let number = if cut > 0 { number / 2 } else { number };
+        exponential(self.generations[cut].uniform(number), self.weight).to_bits()
+    }
+}
+
+impl Permutation {
+    fn uniform(&self, number: u32) -> u64 {
         let mask = (1_u64 << self.bits) - 1;
-        let mut stratum = u64::from(partition);
+        let mut stratum = u64::from(number);
         for (factor, summand) in self.rounds {
             stratum = stratum.wrapping_mul(factor).wrapping_add(summand) & mask;
             stratum ^= stratum >> (self.bits / 2);
         }
         let rest_bits = UNIFORM_BITS - self.bits;
-        let rest = scramble(self.rest ^ u64::from(partition)) >> (64 - rest_bits);
-        exponential(stratum << rest_bits | rest, self.weight).to_bits()
+        let rest = scramble(self.rest ^ u64::from(number)) >> (64 - rest_bits);
+        stratum << rest_bits | rest
     }
 }
 
 /// The score by which a member stands in for an owner of the partition: the lower, the sooner.
 pub(super) fn stand_in(hash: &ClusterHash, partition: PartitionId, member: &RingMember) -> u64 {
-    let uniform = hash.placement(partition.0, member.seat, Use::StandIn as u32) >> (64 - UNIFORM_BITS);
+    let uniform = hash.placement(partition.number(), member.seat, Use::StandIn as u32) >> (64 - UNIFORM_BITS);
     exponential(uniform, f64::from(member.weight)).to_bits()
 }
 
@@ -120,6 +152,7 @@ fn ln(x: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::types::ClusterName;
+    use crate::types::Partitions;
 
     #[test]
     fn the_logarithm_agrees_with_the_library() {
@@ -136,10 +169,31 @@ mod tests {
         let hash = ClusterHash::new(&ClusterName::new("test").unwrap());
         for count in [16, 32, 1024, 65_536] {
             let partitions = Partitions::new(count).unwrap();
-            let scores = Scores::new(&hash, partitions, NodeId(7), 1, Use::Own);
+            let scores = Scores::new(&hash, Counts::new(partitions), NodeId(7), 1, Use::Own);
             let mut all: Vec<f64> = (0..count).map(|p| f64::from_bits(scores.of(p))).collect();
             all.sort_by(f64::total_cmp);
             for (rank, score) in all.iter().enumerate() {
+                let stratum = (1.0 - (-score).exp()) * f64::from(count);
+                assert!((stratum - rank as f64 - 0.5).abs() <= 0.5 + 1e-6, "rank {rank} lies in stratum {stratum}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_even_halves_of_partitions_keep_their_scores_and_the_others_are_spread_by_themselves() {
+        let hash = ClusterHash::new(&ClusterName::new("test").unwrap());
+        let founded = Partitions::new(64).unwrap();
+        let scores = |placed: u32| {
+            let counts = Counts { founded, placed: Partitions::new(placed).unwrap() };
+            Scores::new(&hash, counts, NodeId(7), 1, Use::Own)
+        };
+        let (before, cut, twice) = (scores(64), scores(128), scores(256));
+        assert!((0..64).all(|p| cut.of(2 * p) == before.of(p) && twice.of(4 * p) == before.of(p)));
+        assert!((0..64).all(|p| twice.of(4 * p + 2) == cut.of(2 * p + 1)));
+        for (scores, count) in [(&cut, 64), (&twice, 128)] {
+            let mut new: Vec<f64> = (0..count).map(|p| f64::from_bits(scores.of(2 * p + 1))).collect();
+            new.sort_by(f64::total_cmp);
+            for (rank, score) in new.iter().enumerate() {
                 let stratum = (1.0 - (-score).exp()) * f64::from(count);
                 assert!((stratum - rank as f64 - 0.5).abs() <= 0.5 + 1e-6, "rank {rank} lies in stratum {stratum}");
             }

@@ -24,7 +24,13 @@ fn member(n: u32, zone: u32, weight: u32) -> RingMember {
 }
 
 fn ring(partitions: u32, replicas: u8, members: &[RingMember]) -> Ring {
-    Ring::new(hash(), Partitions::new(partitions).unwrap(), replicas, members.iter().cloned()).unwrap()
+    cut_ring(partitions, partitions, replicas, members)
+}
+
+/// The ring of a cluster that was founded with fewer partitions.
+fn cut_ring(founded: u32, placed: u32, replicas: u8, members: &[RingMember]) -> Ring {
+    let counts = Counts { founded: Partitions::new(founded).unwrap(), placed: Partitions::new(placed).unwrap() };
+    Ring::new(hash(), counts, replicas, members.iter().cloned()).unwrap()
 }
 
 /// How the nth node of a cluster is given a zone and a weight.
@@ -74,7 +80,7 @@ fn check_lists(ring: &Ring) {
 /// Panics when a node holds more than 5 % above its ideal and more than one partition above it.
 fn check_balance(ring: &Ring, what: &str) {
     // Without any owner nothing is divided by this.
-    let width = ring.preference_list(PartitionId(0)).len().max(1);
+    let width = ring.preference_list(ring.partitions().nth(0)).len().max(1);
     for load in ring.balance().nodes {
         let owned = f64::from(load.owned);
         assert!(owned <= (load.ideal * 1.05).max(load.ideal + 1.0) + 1e-6, "{what}: {load:?} owns too much");
@@ -99,14 +105,16 @@ fn lists_are_distinct_spread_over_zones_and_balanced_at_every_size() {
 
 /// Copies moved by joins and leaves of single nodes, as a multiple of what the node owns or ought to own.
 fn movement(shape: Shape, partitions: u32, nodes: u32) -> f64 {
-    let all = cluster(shape, 0..nodes + 1);
-    let large = ring(partitions, 3, &all);
+    movement_of(&ring(partitions, 3, &cluster(shape, 0..nodes + 1)), nodes)
+}
+
+fn movement_of(large: &Ring, nodes: u32) -> f64 {
     let changed = [0, nodes / 2, nodes];
     let moved = changed.map(|n| {
         let node = id(&format!("n{n}"));
         let small = large.remove(node).unwrap();
         let load = large.balance().nodes.into_iter().find(|load| load.node == node).unwrap();
-        let (join, leave) = (small.moves_to(&large), large.moves_to(&small));
+        let (join, leave) = (small.moves_to(large), large.moves_to(&small));
         assert!(join.total >= join.least && leave.total >= leave.least);
         let join = join.total as f64 / load.ideal.max(f64::from(load.owned));
         join.max(leave.total as f64 / f64::from(load.owned))
@@ -130,6 +138,48 @@ fn a_join_or_leave_of_a_large_cluster_moves_little_with_the_partitions_that_suit
         let partitions = Partitions::for_nodes(nodes);
         let ratio = movement(SHAPES[0].1, partitions.count(), u32::try_from(nodes).unwrap());
         assert!(ratio <= 1.3, "{nodes} nodes, {} partitions: {ratio:.2} times the least", partitions.count());
+    }
+}
+
+#[test]
+fn where_partitions_were_cut_both_halves_have_the_owners_of_the_whole_until_owners_are_placed_anew() {
+    for (_, shape) in SHAPES {
+        let whole = ring(64, 3, &cluster(shape, 0..9));
+        let cut = whole.clone().cut_into(Partitions::new(128).unwrap());
+        for partition in cut.partitions().iter() {
+            assert_eq!(cut.preference_list(partition), whole.preference_list(partition.parent()));
+            assert_eq!(whole.preference_list(partition), whole.preference_list(partition.parent()));
+            assert_eq!(cut.stand_ins(partition), whole.stand_ins(partition.parent()));
+        }
+        assert_eq!(cut.balance().max_over_mean, whole.balance().max_over_mean);
+        let joined = cut.add(member(9, 0, 1)).unwrap();
+        assert_eq!(joined, whole.add(member(9, 0, 1)).unwrap().cut_into(cut.partitions()));
+    }
+}
+
+#[test]
+fn placing_owners_by_cut_partitions_moves_about_half_of_the_data_once() {
+    for (name, shape) in SHAPES {
+        for nodes in [4, 10, 40, 100] {
+            let members = cluster(shape, 0..nodes);
+            let before = ring(1024, 3, &members).cut_into(Partitions::new(2048).unwrap());
+            let after = cut_ring(1024, 2048, 3, &members);
+            check_lists(&after);
+            check_balance(&after, &format!("{name} with {nodes} nodes"));
+            let moved = before.moves_to(&after).total as f64 / (3.0 * 2048.0);
+            assert!(moved < 0.55, "{name} with {nodes} nodes: {moved:.3} of all copies move");
+        }
+    }
+}
+
+#[test]
+fn a_large_cluster_with_cut_partitions_moves_as_little_as_one_that_was_founded_with_as_many() {
+    for (nodes, placed) in [(64, 2048), (101, 4096)] {
+        let all = cluster(SHAPES[0].1, 0..nodes + 1);
+        let cut = cut_ring(1024, placed, 3, &all);
+        check_balance(&cut, &format!("{nodes} nodes"));
+        let (ratio, before) = (movement_of(&cut, nodes), movement_of(&ring(1024, 3, &all), nodes));
+        assert!(ratio <= 1.3 && before > 1.3, "{nodes} nodes: {ratio:.2} times the least, and {before:.2} before");
     }
 }
 
@@ -180,9 +230,9 @@ fn rings_without_owners_have_empty_lists() {
 #[test]
 fn the_last_member_can_leave_and_a_weightless_one_owns_nothing() {
     let one = ring(16, 3, &[member(1, 0, 5)]);
-    assert_eq!(one.preference_list(PartitionId(3)), &[id("n1")]);
-    assert_eq!(one.preference_list(PartitionId(16)), &[]);
-    assert_eq!(one.preference_list(PartitionId(u32::MAX)), &[]);
+    assert_eq!(one.preference_list(one.partitions().nth(3)), &[id("n1")]);
+    assert_eq!(one.preference_list(PartitionId(1)), &[], "that is the whole hash space");
+    assert_eq!(one.preference_list(PartitionId(0)), &[]);
     assert_eq!(one.remove(id("n1")).unwrap(), ring(16, 3, &[]));
     let two = one.add(member(2, 1, 0)).unwrap();
     assert_eq!(two.owned(id("n2")).count(), 0);
@@ -191,8 +241,9 @@ fn the_last_member_can_leave_and_a_weightless_one_owns_nothing() {
 
 #[test]
 fn impossible_rings_are_refused_with_a_reason() {
-    let build =
-        |replicas, members: Vec<RingMember>| Ring::new(hash(), Partitions::default(), replicas, members).unwrap_err();
+    let build = |replicas, members: Vec<RingMember>| {
+        Ring::new(hash(), Counts::new(Partitions::default()), replicas, members).unwrap_err()
+    };
     let node = id("n1");
     assert_eq!(build(3, vec![member(1, 0, 1), member(1, 1, 2)]), RingError::DuplicateNode(node));
     assert_eq!(build(3, vec![member(1, 0, 1001)]), RingError::Weight { node, weight: 1001 });
@@ -307,6 +358,6 @@ proptest! {
 fn two_nodes_in_one_seat_make_no_ring() {
     let one = member(1, 0, 1);
     let two = RingMember { id: id("n2"), ..one.clone() };
-    let made = Ring::new(hash(), Partitions::new(16).unwrap(), 3, [one.clone(), two.clone()]);
+    let made = Ring::new(hash(), Counts::new(Partitions::new(16).unwrap()), 3, [one.clone(), two.clone()]);
     assert!(matches!(made, Err(RingError::DuplicateSeat(..))), "{made:?}");
 }

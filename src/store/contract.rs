@@ -16,10 +16,10 @@ use crate::store::ScanPage;
 use crate::store::Slot;
 use crate::store::StoreError;
 use crate::store::StoreIdentity;
+use crate::types::Bucket;
 use crate::types::ClusterName;
 use crate::types::Epoch;
 use crate::types::NodeName;
-use crate::types::PartitionId;
 use crate::types::Partitions;
 
 /// A storage's owner for tests.
@@ -27,28 +27,28 @@ pub(crate) fn identity(node: &str) -> StoreIdentity {
     StoreIdentity {
         cluster: ClusterName::new("contract").unwrap(),
         node: NodeName::new(node).unwrap(),
-        partitions: Partitions::new(64).unwrap(),
+        buckets: Partitions::new(64).unwrap(),
     }
 }
 
 /// A slot.
-pub(crate) fn slot(partition: u32, key: impl AsRef<[u8]>) -> Slot {
-    Slot { partition: PartitionId(partition), key: Bytes::copy_from_slice(key.as_ref()) }
+pub(crate) fn slot(bucket: u32, key: impl AsRef<[u8]>) -> Slot {
+    Slot { bucket: Bucket(bucket), key: Bytes::copy_from_slice(key.as_ref()) }
 }
 
 /// A put.
-pub(crate) fn put(partition: u32, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Mutation {
-    Mutation::Put { slot: slot(partition, key), value: Bytes::copy_from_slice(value.as_ref()) }
+pub(crate) fn put(bucket: u32, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Mutation {
+    Mutation::Put { slot: slot(bucket, key), value: Bytes::copy_from_slice(value.as_ref()) }
 }
 
 /// A deletion.
-pub(crate) fn delete(partition: u32, key: impl AsRef<[u8]>) -> Mutation {
-    Mutation::Delete { slot: slot(partition, key) }
+pub(crate) fn delete(bucket: u32, key: impl AsRef<[u8]>) -> Mutation {
+    Mutation::Delete { slot: slot(bucket, key) }
 }
 
 /// Reads one record.
-pub(crate) async fn get(engine: &Engine, partition: u32, key: impl AsRef<[u8]>) -> Option<Bytes> {
-    engine.get_many(&[slot(partition, key)]).await.unwrap().remove(0)
+pub(crate) async fn get(engine: &Engine, bucket: u32, key: impl AsRef<[u8]>) -> Option<Bytes> {
+    engine.get_many(&[slot(bucket, key)]).await.unwrap().remove(0)
 }
 
 /// Waits until the condition holds, at most ten seconds of the runtime's clock.
@@ -106,7 +106,7 @@ async fn gets_answer_in_order_and_say_what_is_missing(engine: &Engine) {
     for (n, value) in (0..50u32).rev().zip(values) {
         assert_eq!(value.as_deref(), (n < 40).then(|| n.to_be_bytes()).as_ref().map(|bytes| &bytes[..]), "{n}");
     }
-    assert_eq!(get(engine, 9, "order-1").await, None, "a key was found in another partition");
+    assert_eq!(get(engine, 9, "order-1").await, None, "a key was found in another bucket");
     assert_eq!(engine.get_many(&[]).await.unwrap(), Vec::<Option<Bytes>>::new());
     engine.write(engine.epoch(), Vec::new()).await.unwrap();
 }
@@ -122,17 +122,17 @@ async fn keys_and_values_may_hold_any_bytes(engine: &Engine) {
     }
     let mut ordered: Vec<_> = keys.to_vec();
     ordered.sort();
-    let page = engine.scan(PartitionId(4), b"", None, 100, usize::MAX).await.unwrap();
+    let page = engine.scan(Bucket(4), b"", None, 100, usize::MAX).await.unwrap();
     let found: Vec<_> = page.items.iter().map(|(key, _)| &key[..]).collect();
     assert_eq!(found, ordered);
-    let page = engine.scan(PartitionId(4), b"\xff", Some(b"\xff"), 100, usize::MAX).await.unwrap();
+    let page = engine.scan(Bucket(4), b"\xff", Some(b"\xff"), 100, usize::MAX).await.unwrap();
     assert_eq!(page.items.len(), 2, "keys that begin with 0xff, behind 0xff");
 
     let large: Vec<u8> = (0..=250).cycle().take(limits::VALUE_MAX).collect();
     engine.write(engine.epoch(), vec![put(5, "large", &large), put(5, "empty", "")]).await.unwrap();
     assert_eq!(get(engine, 5, "large").await.unwrap(), large);
     assert_eq!(get(engine, 5, "empty").await.unwrap(), Bytes::new());
-    engine.delete_partition(PartitionId(5)).await.unwrap();
+    engine.delete_bucket(Bucket(5)).await.unwrap();
 }
 
 async fn later_changes_of_a_batch_hold(engine: &Engine) {
@@ -143,7 +143,7 @@ async fn later_changes_of_a_batch_hold(engine: &Engine) {
     assert_eq!(get(engine, 6, "b").await.as_deref(), Some(&b"3"[..]));
     assert_eq!(get(engine, 6, "c").await, None);
     engine.write(engine.epoch(), vec![delete(6, "a"), delete(6, "never was")]).await.unwrap();
-    let page = engine.scan(PartitionId(6), b"", None, 10, usize::MAX).await.unwrap();
+    let page = engine.scan(Bucket(6), b"", None, 10, usize::MAX).await.unwrap();
     let items = vec![(Bytes::from_static(b"b"), Bytes::from_static(b"3"))];
     assert_eq!(page, ScanPage { items, ..ScanPage::default() });
 }
@@ -164,8 +164,8 @@ async fn misuse_is_refused_and_writes_nothing(engine: &Engine) {
         assert!(matches!(engine.write(engine.epoch(), bad).await, Err(StoreError::Misuse(_))));
     }
     assert_eq!(get(engine, 7, "x").await, None);
-    assert!(matches!(engine.delete_partition(PartitionId(64)).await, Err(StoreError::Misuse(_))));
-    assert!(matches!(engine.scan(PartitionId(1), b"", None, 0, 1).await, Err(StoreError::Misuse(_))));
+    assert!(matches!(engine.delete_bucket(Bucket(64)).await, Err(StoreError::Misuse(_))));
+    assert!(matches!(engine.scan(Bucket(1), b"", None, 0, 1).await, Err(StoreError::Misuse(_))));
 }
 
 async fn scans_are_ordered_and_paged(engine: &Engine) {
@@ -181,16 +181,16 @@ async fn scans_are_ordered_and_paged(engine: &Engine) {
             assert_eq!((&found[..], value.len()), (&key(n)[..], n as usize));
         }
     }
-    let page = engine.scan(PartitionId(10), b"p/", None, 1000, 900).await.unwrap();
+    let page = engine.scan(Bucket(10), b"p/", None, 1000, 900).await.unwrap();
     let held = |items: &[(Bytes, Bytes)]| items.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
     assert!(page.more && held(&page.items) >= 900, "the page ended before it was full");
     assert!(held(&page.items[..page.items.len() - 1]) < 900, "the page went on after it was full");
-    let page = engine.scan(PartitionId(10), b"p/", Some(b"a"), 1, usize::MAX).await.unwrap();
+    let page = engine.scan(Bucket(10), b"p/", Some(b"a"), 1, usize::MAX).await.unwrap();
     assert_eq!(page.items[0].0, key(0), "a cursor before the prefix");
-    let page = engine.scan(PartitionId(10), b"p/", Some(b"q"), 10, usize::MAX).await.unwrap();
+    let page = engine.scan(Bucket(10), b"p/", Some(b"q"), 10, usize::MAX).await.unwrap();
     assert_eq!(page, ScanPage::default(), "a cursor behind the prefix");
     assert_eq!(scan_all(engine, 10, b"", 100, usize::MAX).await.len(), 302);
-    assert_eq!(engine.scan(PartitionId(12), b"", None, 10, 10).await.unwrap(), ScanPage::default());
+    assert_eq!(engine.scan(Bucket(12), b"", None, 10, 10).await.unwrap(), ScanPage::default());
 }
 
 /// Records that stay are found exactly once while others come and go around the cursor.
@@ -247,9 +247,9 @@ async fn partitions_are_deleted_apart(engine: &Engine) {
         engine.write(engine.epoch(), batch).await.unwrap();
     }
     engine.write(engine.epoch(), vec![put(30, "\u{0}", "below"), put(32, "\u{0}", "above")]).await.unwrap();
-    assert_eq!(engine.delete_partition(PartitionId(31)).await.unwrap(), 1500);
-    assert_eq!(engine.delete_partition(PartitionId(31)).await.unwrap(), 0);
-    assert_eq!(engine.scan(PartitionId(31), b"", None, 10, 10).await.unwrap(), ScanPage::default());
+    assert_eq!(engine.delete_bucket(Bucket(31)).await.unwrap(), 1500);
+    assert_eq!(engine.delete_bucket(Bucket(31)).await.unwrap(), 0);
+    assert_eq!(engine.scan(Bucket(31), b"", None, 10, 10).await.unwrap(), ScanPage::default());
     assert_eq!(get(engine, 31, "0-0").await, None);
     assert!(get(engine, 30, "\u{0}").await.is_some() && get(engine, 32, "\u{0}").await.is_some());
     engine.write(engine.epoch(), vec![put(31, "again", "x")]).await.unwrap();
@@ -264,7 +264,7 @@ async fn sizes_count_records(engine: &Engine) {
     let after = engine.size().await.unwrap();
     assert_eq!(after.keys, before.keys + 1);
     assert!(after.bytes > 0);
-    engine.delete_partition(PartitionId(40)).await.unwrap();
+    engine.delete_bucket(Bucket(40)).await.unwrap();
     assert_eq!(engine.size().await.unwrap().keys, before.keys);
 }
 
@@ -285,7 +285,7 @@ async fn renewed_epochs_refuse_the_old(engine: &Engine) {
 /// All records with the prefix, page by page.
 pub(crate) async fn scan_all(
     engine: &Engine,
-    partition: u32,
+    bucket: u32,
     prefix: &[u8],
     limit: usize,
     bytes: usize,
@@ -293,7 +293,7 @@ pub(crate) async fn scan_all(
     let mut items: Vec<(Bytes, Bytes)> = Vec::new();
     loop {
         let after = items.last().map(|(key, _)| key.clone());
-        let page = engine.scan(PartitionId(partition), prefix, after.as_deref(), limit, bytes).await.unwrap();
+        let page = engine.scan(Bucket(bucket), prefix, after.as_deref(), limit, bytes).await.unwrap();
         assert!(page.items.len() <= limit);
         assert!(!page.items.is_empty() || !page.more, "an empty page promised more");
         items.extend(page.items);
@@ -306,9 +306,9 @@ pub(crate) async fn scan_all(
 /// Everything an engine holds.
 pub(crate) async fn contents(engine: &Engine) -> BTreeMap<(u32, Bytes), Bytes> {
     let mut all = BTreeMap::new();
-    for partition in 0..64 {
-        for (key, value) in scan_all(engine, partition, b"", 1000, usize::MAX).await {
-            all.insert((partition, key), value);
+    for bucket in 0..64 {
+        for (key, value) in scan_all(engine, bucket, b"", 1000, usize::MAX).await {
+            all.insert((bucket, key), value);
         }
     }
     all

@@ -20,14 +20,14 @@ use crate::store::StoreIdentity;
 use crate::store::StoreSize;
 use crate::store::epoch;
 use crate::store::records::Records;
+use crate::types::Bucket;
 use crate::types::Epoch;
-use crate::types::PartitionId;
 use crate::types::Partitions;
 
 /// Records in memory.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    partitions: Partitions,
+    buckets: Partitions,
     env: Env,
     state: Arc<Mutex<State>>,
 }
@@ -50,7 +50,7 @@ impl Memory {
     /// An empty storage.
     pub fn new(identity: &StoreIdentity, env: &Env) -> Self {
         let state = State { epoch: epoch::fresh(env, &[]), closed: false, records: Records::default() };
-        Self { partitions: identity.partitions, env: env.clone(), state: Arc::new(Mutex::new(state)) }
+        Self { buckets: identity.buckets, env: env.clone(), state: Arc::new(Mutex::new(state)) }
     }
 
     /// All it holds now, to be put back one day.
@@ -63,7 +63,7 @@ impl Memory {
     pub fn put_back(copy: MemoryCopy, identity: &StoreIdentity, env: &Env) -> Self {
         let MemoryCopy { epoch, records } = copy;
         let state = State { epoch, closed: false, records };
-        Self { partitions: identity.partitions, env: env.clone(), state: Arc::new(Mutex::new(state)) }
+        Self { buckets: identity.buckets, env: env.clone(), state: Arc::new(Mutex::new(state)) }
     }
 
     /// Loses everything, as a disk that was replaced: the epoch is new.
@@ -74,8 +74,8 @@ impl Memory {
         state.epoch
     }
 
-    pub(super) fn partitions(&self) -> Partitions {
-        self.partitions
+    pub(super) fn buckets(&self) -> Partitions {
+        self.buckets
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -108,11 +108,11 @@ impl Memory {
         Ok(self.open()?.records.scan(range))
     }
 
-    pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
+    pub(super) async fn delete_bucket(&self, bucket: Bucket) -> Result<u64, StoreError> {
         let mut state = self.open()?;
-        let keys = state.records.keys(partition);
+        let keys = state.records.keys(bucket);
         let gone = keys.len() as u64;
-        state.records.apply(keys.into_iter().map(|key| Mutation::Delete { slot: Slot { partition, key } }).collect());
+        state.records.apply(keys.into_iter().map(|key| Mutation::Delete { slot: Slot { bucket, key } }).collect());
         Ok(gone)
     }
 

@@ -29,10 +29,10 @@ use bytes::Bytes;
 
 use crate::env::Env;
 use crate::limits;
+use crate::types::Bucket;
 use crate::types::ClusterName;
 use crate::types::Epoch;
 use crate::types::NodeName;
-use crate::types::PartitionId;
 use crate::types::Partitions;
 
 pub use config::Durability;
@@ -67,9 +67,9 @@ pub use simulated::Simulated;
 /// Where a record lies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot {
-    /// Its partition.
-    pub partition: PartitionId,
-    /// Its key within the partition: 1 to [`limits::STORE_KEY_MAX`] bytes of any value.
+    /// Its bucket.
+    pub bucket: Bucket,
+    /// Its key within the bucket: 1 to [`limits::STORE_KEY_MAX`] bytes of any value.
     pub key: Bytes,
 }
 
@@ -99,7 +99,7 @@ impl Mutation {
     }
 }
 
-/// Part of a partition's records.
+/// Part of a bucket's records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScanPage {
     /// Keys and values in ascending order of keys.
@@ -139,14 +139,14 @@ pub struct StoreIdentity {
     pub cluster: ClusterName,
     /// The node.
     pub node: NodeName,
-    /// The cluster's number of partitions.
-    pub partitions: Partitions,
+    /// How many buckets there are: as many as partitions when the cluster was founded.
+    pub buckets: Partitions,
 }
 
 impl std::fmt::Display for StoreIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { cluster, node, partitions } = self;
-        write!(f, "node {node} of cluster {cluster} with {} partitions", partitions.count())
+        let Self { cluster, node, buckets } = self;
+        write!(f, "node {node} of cluster {cluster} with {} partitions", buckets.count())
     }
 }
 
@@ -239,7 +239,7 @@ impl Engine {
     pub async fn get_many(&self, slots: &[Slot]) -> Result<Vec<Option<Bytes>>, StoreError> {
         check_count(slots.len())?;
         each!(self, engine => {
-            slots.iter().try_for_each(|slot| check_slot(slot, engine.partitions()))?;
+            slots.iter().try_for_each(|slot| check_slot(slot, engine.buckets()))?;
             engine.get_many(slots).await
         })
     }
@@ -253,12 +253,12 @@ impl Engine {
     pub async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
         check_count(batch.len())?;
         each!(self, engine => {
-            batch.iter().try_for_each(|mutation| check_mutation(mutation, engine.partitions()))?;
+            batch.iter().try_for_each(|mutation| check_mutation(mutation, engine.buckets()))?;
             engine.write(epoch, batch).await
         })
     }
 
-    /// Reads a partition's records whose keys begin with `prefix`, in order, from behind the key `after`. The page
+    /// Reads a bucket's records whose keys begin with `prefix`, in order, from behind the key `after`. The page
     /// ends after `limit` records, or after the record with which keys and values fill `bytes`. Damaged places are passed
     /// over and told.
     ///
@@ -266,28 +266,28 @@ impl Engine {
     /// As [`Engine::get_many`].
     pub async fn scan(
         &self,
-        partition: PartitionId,
+        bucket: Bucket,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
         bytes: usize,
     ) -> Result<ScanPage, StoreError> {
-        let range = ScanRange::new(partition, prefix, after, limit, bytes)?;
+        let range = ScanRange::new(bucket, prefix, after, limit, bytes)?;
         each!(self, engine => {
-            check_partition(partition, engine.partitions())?;
+            check_bucket(bucket, engine.buckets())?;
             engine.scan(range).await
         })
     }
 
-    /// Deletes all records of a partition and returns how many there were. Not atomic: after an error, or beside
+    /// Deletes all records of a bucket and returns how many there were. Not atomic: after an error, or beside
     /// concurrent writes, some may be left.
     ///
     /// # Errors
     /// As [`Engine::get_many`].
-    pub async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
+    pub async fn delete_bucket(&self, bucket: Bucket) -> Result<u64, StoreError> {
         each!(self, engine => {
-            check_partition(partition, engine.partitions())?;
-            engine.delete_partition(partition).await
+            check_bucket(bucket, engine.buckets())?;
+            engine.delete_bucket(bucket).await
         })
     }
 
@@ -348,7 +348,7 @@ impl Engine {
 /// What a scan asks for, checked.
 #[derive(Debug, Clone)]
 struct ScanRange {
-    partition: PartitionId,
+    bucket: Bucket,
     prefix: Bytes,
     after: Option<Bytes>,
     limit: usize,
@@ -357,7 +357,7 @@ struct ScanRange {
 
 impl ScanRange {
     fn new(
-        partition: PartitionId,
+        bucket: Bucket,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
@@ -371,7 +371,7 @@ impl ScanRange {
         }
         // A cursor before the prefix begins nothing that the prefix does not.
         let after = after.filter(|after| *after >= prefix).map(Bytes::copy_from_slice);
-        Ok(Self { partition, prefix: Bytes::copy_from_slice(prefix), after, limit, bytes })
+        Ok(Self { bucket, prefix: Bytes::copy_from_slice(prefix), after, limit, bytes })
     }
 }
 
@@ -382,27 +382,27 @@ fn check_count(count: usize) -> Result<(), StoreError> {
     Err(StoreError::Misuse(format!("{count} operations in one call: at most {}", limits::STORE_CALL_MAX)))
 }
 
-fn check_partition(partition: PartitionId, partitions: Partitions) -> Result<(), StoreError> {
-    if partition.0 < partitions.count() || partition == PartitionId::HINTS {
+fn check_bucket(bucket: Bucket, buckets: Partitions) -> Result<(), StoreError> {
+    if bucket.0 < buckets.count() || bucket == Bucket::HINTS {
         return Ok(());
     }
-    Err(StoreError::Misuse(format!("partition {partition} of {}", partitions.count())))
+    Err(StoreError::Misuse(format!("bucket {bucket} of {}", buckets.count())))
 }
 
-fn check_slot(slot: &Slot, partitions: Partitions) -> Result<(), StoreError> {
+fn check_slot(slot: &Slot, buckets: Partitions) -> Result<(), StoreError> {
     if slot.key.is_empty() || slot.key.len() > limits::STORE_KEY_MAX {
         return Err(StoreError::Misuse(format!("a key of {} bytes: 1 to {}", slot.key.len(), limits::STORE_KEY_MAX)));
     }
-    check_partition(slot.partition, partitions)
+    check_bucket(slot.bucket, buckets)
 }
 
-fn check_mutation(mutation: &Mutation, partitions: Partitions) -> Result<(), StoreError> {
+fn check_mutation(mutation: &Mutation, buckets: Partitions) -> Result<(), StoreError> {
     if let Mutation::Put { value, .. } = mutation
         && value.len() > limits::RECORD_MAX
     {
         return Err(StoreError::Misuse(format!("a value of {} bytes: at most {}", value.len(), limits::RECORD_MAX)));
     }
-    check_slot(mutation.slot(), partitions)
+    check_slot(mutation.slot(), buckets)
 }
 
 /// The smallest key above every key that begins with `prefix`; `None` when there is no such key.

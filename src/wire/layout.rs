@@ -82,29 +82,32 @@ pub struct Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     use crate::layout::Next;
     use crate::layout::Placement;
     use crate::layout::Role;
     use crate::layout::Stage;
     use crate::types::Namespace;
     use crate::types::NodeName;
-
-    fn hex<T: Serialize>(message: &T) -> String {
-        postcard::to_stdvec(message).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+    use crate::types::Partitions;
+    use crate::wire::golden::hex;
 
     #[test]
     fn messages_are_pinned_because_other_versions_read_them() {
         let (name, namespace) = (NodeName::new("a").unwrap(), Namespace::new("s").unwrap());
         let role = Role { quic: "q".to_owned(), zone: "z".parse().unwrap(), weight: 100, seat: name.clone() };
-        let placement =
-            |n| Placement { roles: [(name.clone(), role.clone())].into(), copies: [(namespace.clone(), n)].into() };
+        let partitions = Partitions::new(2048).unwrap();
+        let placement = |n| Placement {
+            roles: [(name.clone(), role.clone())].into(),
+            copies: [(namespace.clone(), n)].into(),
+            partitions,
+        };
         let next = Next { since: 4, placement: placement(3), stage: Stage::Copying, dead: [name.clone()].into() };
         let layout = Layout { version: 5, current: placement(2), next: Some(next) };
         let order = ChangeOrder { change: Change::Copies { namespace, n: 3 }, force: false };
         let placed = |n: &str| format!("0101610171017a640161010173{n}");
-        assert_eq!(hex(&layout), format!("05{}0104{}01010161", placed("02"), placed("03")));
+        assert_eq!(hex(&layout), format!("05{}0104{}01010161", placed("028010"), placed("038010")));
         assert_eq!(hex(&LayoutRequest::Change(order)), "050701730300");
+        let order = ChangeOrder { change: Change::Split { partitions }, force: false };
+        assert_eq!(hex(&LayoutRequest::Change(order)), "0508801000");
     }
 }

@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(hex(&Landmark { starts: 1, life: 2, mark: 300 }), "0102ac02");
         let dot = Dot { actor: Actor { node: NodeId(1), epoch: Epoch(2) }, counter: 3 };
         let keys = vec![(Blob::copy(b"k"), vec![(dot, Stamp(4))])];
-        let slot = SlotRef { partition: PartitionId(7), key: Blob::copy(b"k") };
+        let slot = SlotRef { bucket: crate::types::Bucket(7), key: Blob::copy(b"k") };
         let landmark = Some(Landmark { starts: 1, life: 2, mark: 3 });
         let sight = Sight { landmark, held: vec![Held { slot, dots: vec![dot] }] };
         assert_eq!(hex(&sight), "010102030107016b01010203");

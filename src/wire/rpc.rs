@@ -12,6 +12,7 @@ use crate::layout::Layout;
 use crate::layout::Placement;
 use crate::layout::Role;
 use crate::limits;
+use crate::types::Bucket;
 use crate::types::{ClusterName, Condition, Consistency, Namespace, NamespacePolicy, NodeId, NodeName, PartitionId};
 use crate::types::{Partitions, TraceId, Zone};
 use crate::version::{Context, Dot, RequestId, Stamp};
@@ -204,11 +205,11 @@ pub struct ScanRequest {
     pub keys_only: bool,
 }
 
-/// A place in a scan: it stays valid when owners change, since partitions and keys do not move in it.
+/// A place in a scan: it stays valid when owners change and when partitions are cut, since neither moves a key in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanCursor {
-    /// The partition to go on with.
-    pub partition: PartitionId,
+    /// The part of the hash space to go on with.
+    pub bucket: Bucket,
     /// The last key that was returned from it, if any.
     pub after: Option<Blob>,
 }
@@ -248,8 +249,8 @@ pub struct ReserveRequest {
 /// The place of a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SlotRef {
-    /// The partition.
-    pub partition: PartitionId,
+    /// The part of the storage.
+    pub bucket: Bucket,
     /// The storage key within it.
     pub key: Blob,
 }
@@ -385,7 +386,7 @@ pub enum Fetched {
 pub struct ClusterInfo {
     /// Its name.
     pub cluster: ClusterName,
-    /// Partitions of the hash space.
+    /// Partitions of the hash space when the cluster was founded.
     pub partitions: Partitions,
     /// The members, sorted by name.
     pub members: Vec<MemberInfo>,
@@ -407,7 +408,7 @@ impl ClusterInfo {
         };
         let roles = self.members.iter().map(role).collect();
         let copies = self.namespaces.iter().map(|(name, policy)| (name.clone(), policy.n)).collect();
-        self.layout = Layout::founding(Placement { roles, copies });
+        self.layout = Layout::founding(Placement { roles, copies, partitions: self.partitions });
         self
     }
 

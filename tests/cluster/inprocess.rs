@@ -192,7 +192,7 @@ impl Cluster {
         let env = Env::real();
         let name = self.members[at].name.clone();
         let identity =
-            StoreIdentity { cluster: self.info.cluster.clone(), node: name.clone(), partitions: self.info.partitions };
+            StoreIdentity { cluster: self.info.cluster.clone(), node: name.clone(), buckets: self.info.partitions };
         let config = self.engine(at);
         // A node that was killed may hold its files for a moment longer.
         let engine =

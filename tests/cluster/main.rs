@@ -31,5 +31,6 @@ mod reap;
 mod refusals;
 mod renewal;
 mod restart;
+mod split;
 mod storage;
 mod sync;

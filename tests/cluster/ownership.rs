@@ -21,14 +21,14 @@ fn value_of(key: usize) -> String {
     format!("value {key} {}", "x".repeat(200))
 }
 
-async fn fill(client: &Client) {
+pub(crate) async fn fill(client: &Client) {
     for key in 0..KEYS {
         client.put(format!("k{key}"), value_of(key), PutOptions::default()).await.unwrap();
     }
 }
 
 /// Reads all keys through whoever owns them now.
-async fn check(client: &Client, when: &str) {
+pub(crate) async fn check(client: &Client, when: &str) {
     for key in 0..KEYS {
         let found = client.get(format!("k{key}")).await.unwrap_or_else(|error| panic!("{when}: k{key}: {error}"));
         let values: Vec<&[u8]> = found.siblings.iter().map(|sibling| &sibling.value[..]).collect();
@@ -76,7 +76,7 @@ fn names(owners: &[(String, u64)]) -> Vec<&str> {
     owners.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-async fn task(cluster: &Cluster, id: &str) -> Option<Value> {
+pub(crate) async fn task(cluster: &Cluster, id: &str) -> Option<Value> {
     let listed = done(cluster, "tasks list").await;
     listed["tasks"].as_array().unwrap().iter().find(|task| task["id"] == id).cloned()
 }

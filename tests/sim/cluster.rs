@@ -217,11 +217,8 @@ impl Cluster {
         let world = self.simulation.world(&name, self.lives);
         let endpoint = self.endpoint(&world.env(), &format!("dynamomini://node/{name}"), address(number));
         let cluster = ClusterInfo { node: name.parse().unwrap(), ..self.info.clone() };
-        let identity = StoreIdentity {
-            cluster: cluster.cluster.clone(),
-            node: cluster.node.clone(),
-            partitions: cluster.partitions,
-        };
+        let identity =
+            StoreIdentity { cluster: cluster.cluster.clone(), node: cluster.node.clone(), buckets: cluster.partitions };
         let engine = match (copy, kept.flatten()) {
             (Some(copy), _) => Engine::Memory(Memory::put_back(copy, &identity, &world.env())),
             (None, Some(kept)) => kept,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dynamomini::client::{Client, PutOptions};
 use dynamomini::store::{DiskFaults, Durability};
-use dynamomini::types::PartitionId;
+use dynamomini::types::Bucket;
 
 use crate::cluster::{Cluster, Setup};
 use crate::network::Conditions;
@@ -25,7 +25,7 @@ async fn kept(cluster: &Cluster, client: &Client) -> u64 {
 /// Records on the disk of the node that was away.
 fn arrived(cluster: &Cluster) -> u64 {
     let slots = cluster.host(AWAY).disk.slots();
-    slots.iter().filter(|slot| slot.partition != PartitionId::HINTS).count() as u64
+    slots.iter().filter(|slot| slot.bucket != Bucket::HINTS).count() as u64
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dynamomini::client::{CausalContext, Client, GetOptions, PutOptions};
 use dynamomini::hash::ClusterHash;
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Consistency, NodeName, PartitionId};
+use dynamomini::types::{Bucket, Consistency, NodeName};
 use dynamomini::version::Dot;
 use rand::RngExt;
 
@@ -93,12 +93,12 @@ async fn forget_all(cluster: &mut Cluster) {
         cluster.start_node_on(number, Some(copy)).await;
     }
     for (number, engine) in cluster.engines() {
-        let page = engine.scan(PartitionId::HINTS, &id(number), None, 1_000, usize::MAX).await.unwrap();
+        let page = engine.scan(Bucket::HINTS, &id(number), None, 1_000, usize::MAX).await.unwrap();
         let known = page
             .items
             .into_iter()
             .filter(|(key, _)| [&b"seen"[..], b"frontier"].iter().any(|kind| key[8..].starts_with(kind)));
-        let forget = known.map(|(key, _)| Mutation::Delete { slot: Slot { partition: PartitionId::HINTS, key } });
+        let forget = known.map(|(key, _)| Mutation::Delete { slot: Slot { bucket: Bucket::HINTS, key } });
         engine.write(engine.epoch(), forget.collect()).await.unwrap();
     }
 }

@@ -8,7 +8,7 @@ use dynamomini::client::{CausalContext, Client, GetOptions, PutOptions};
 use dynamomini::hash::ClusterHash;
 use dynamomini::record;
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Consistency, PartitionId};
+use dynamomini::types::{Bucket, Consistency};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -38,12 +38,12 @@ async fn dead(cluster: &Cluster, engine: &Engine) -> Vec<(Slot, Bytes)> {
     let hash = ClusterHash::new(&cluster.info.cluster);
     let wall_ms = EPOCH_MS + u64::try_from(cluster.simulation.elapsed().as_millis()).unwrap();
     let mut dead = Vec::new();
-    for partition in cluster.info.partitions.iter() {
-        let page = engine.scan(partition, b"", None, 1_000, usize::MAX).await.unwrap();
-        assert!(!page.more, "the page is not the whole partition");
+    for bucket in cluster.info.partitions.buckets() {
+        let page = engine.scan(bucket, b"", None, 1_000, usize::MAX).await.unwrap();
+        assert!(!page.more, "the page is not the whole bucket");
         for (key, stored) in page.items {
             if record::decode(&hash, &key, &stored).unwrap().live(wall_ms).count() == 0 {
-                dead.push((Slot { partition, key }, stored));
+                dead.push((Slot { bucket, key }, stored));
             }
         }
     }
@@ -204,8 +204,8 @@ fn dropping_by_the_clock_alone_is_found_out() {
         assert_eq!(wrong(&cluster.client(2).await, &Model::default()).await, None);
         for engine in [1, 2].map(|number| cluster.engines().remove(&number).unwrap()) {
             let dead = dead(&cluster, &engine).await.into_iter().map(|(slot, _)| slot);
-            let page = engine.scan(PartitionId::HINTS, b"", None, 1_000, usize::MAX).await.unwrap();
-            let hints = page.items.into_iter().map(|(key, _)| Slot { partition: PartitionId::HINTS, key });
+            let page = engine.scan(Bucket::HINTS, b"", None, 1_000, usize::MAX).await.unwrap();
+            let hints = page.items.into_iter().map(|(key, _)| Slot { bucket: Bucket::HINTS, key });
             let slots: BTreeSet<Slot> = dead.chain(hints).collect();
             assert!(!slots.is_empty());
             let drop_all = slots.into_iter().map(|slot| Mutation::Delete { slot }).collect();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynamomini::hash::ClusterHash;
 use dynamomini::record;
 use dynamomini::store::Engine;
-use dynamomini::types::{NodeId, NodeName, PartitionId};
+use dynamomini::types::{Bucket, NodeId, NodeName};
 use dynamomini::view::ClusterView;
 
 use crate::cluster::Cluster;
@@ -16,15 +16,15 @@ use crate::cluster::Cluster;
 /// a tree that was just compared is compared again within the interval and its spread.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-pub(crate) type Records = BTreeMap<(PartitionId, Bytes), Bytes>;
+pub(crate) type Records = BTreeMap<(Bucket, Bytes), Bytes>;
 
-/// All that a node stores of these partitions.
-pub(crate) async fn records(engine: &Engine, partitions: impl Iterator<Item = PartitionId>) -> Records {
+/// All that a node stores in these buckets.
+pub(crate) async fn records(engine: &Engine, buckets: impl Iterator<Item = Bucket>) -> Records {
     let mut records = Records::new();
-    for partition in partitions {
-        let page = engine.scan(partition, b"", None, 1_000, usize::MAX).await.unwrap();
-        assert!(!page.more, "the page is not the whole partition");
-        records.extend(page.items.into_iter().map(|(key, record)| ((partition, key), record)));
+    for bucket in buckets {
+        let page = engine.scan(bucket, b"", None, 1_000, usize::MAX).await.unwrap();
+        assert!(!page.more, "the page is not the whole bucket");
+        records.extend(page.items.into_iter().map(|(key, record)| ((bucket, key), record)));
     }
     records
 }
@@ -37,26 +37,26 @@ pub(crate) async fn difference(cluster: &Cluster) -> Option<String> {
 
 /// The same by a view of the cluster that need not be the one it was founded with.
 pub(crate) async fn difference_by(cluster: &Cluster, view: &ClusterView) -> Option<String> {
-    let partitions = view.info().partitions;
     let mut held = BTreeMap::new();
     for (number, engine) in cluster.engines() {
         let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
-        let all = partitions.iter().chain([PartitionId::HINTS]);
+        let all = view.info().partitions.buckets().chain([Bucket::HINTS]);
         let mut records = records(&engine, all).await;
         // What a node notes there of itself is no hint: its storage is tried so.
         // Those for nodes that are no members have nobody to go to.
         let target = |key: &Bytes| NodeId(u64::from_be_bytes(key[..8].try_into().unwrap()));
         let is_hint = |key: &Bytes| target(key) != id && view.members().contains_key(&target(key));
-        records.retain(|(partition, key), _| *partition != PartitionId::HINTS || is_hint(key));
+        records.retain(|(bucket, key), _| *bucket != Bucket::HINTS || is_hint(key));
         held.insert(id, (number, records));
     }
     let keys: BTreeSet<_> = held.values().flat_map(|(_, records)| records.keys().cloned()).collect();
     for key in keys {
-        if key.0 == PartitionId::HINTS {
+        if key.0 == Bucket::HINTS {
             return Some(format!("a hint is left: {key:?}"));
         }
         let (namespace, _) = record::split_storage_key(&key.1).unwrap();
-        let owners = view.ring(view.copies(&namespace).unwrap()).unwrap().preference_list(key.0);
+        let ring = view.ring(view.copies(&namespace).unwrap()).unwrap();
+        let owners = ring.preference_list(ring.partitions().of(record::position(view.hash(), &key.1).unwrap()));
         let stranger = held.iter().find(|(id, (_, records))| !owners.contains(id) && records.contains_key(&key));
         if let Some((_, (number, _))) = stranger {
             return Some(format!("n{number} holds {key:?}, which is not its own"));

@@ -8,7 +8,7 @@ use dynamomini::client::{Client, GetOptions, PutOptions, ScanOptions};
 use dynamomini::hash::ClusterHash;
 use dynamomini::record;
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Consistency, Copies, Epoch, NodeId, NodeName, PartitionId};
+use dynamomini::types::{Bucket, Consistency, Copies, Epoch, NodeId, NodeName};
 use dynamomini::version::{Actor, Context, Dot, Siblings};
 use dynamomini::view::ClusterView;
 use dynamomini::wire::sync::RepairRequest;
@@ -107,9 +107,9 @@ fn one_seed_gives_one_trace_with_anti_entropy_at_work() {
 async fn lose_hints(cluster: &Cluster) -> bool {
     let mut any = false;
     for (_, engine) in cluster.engines() {
-        let hints = records(&engine, [PartitionId::HINTS].into_iter()).await;
+        let hints = records(&engine, [Bucket::HINTS].into_iter()).await;
         any |= !hints.is_empty();
-        let delete = |(partition, key)| Mutation::Delete { slot: Slot { partition, key } };
+        let delete = |(bucket, key)| Mutation::Delete { slot: Slot { bucket, key } };
         engine.write(engine.epoch(), hints.into_keys().map(delete).collect()).await.unwrap();
     }
     any
@@ -174,9 +174,9 @@ fn a_scan_does_not_leave_out_what_one_replica_cannot_read() {
         quiet(&client, &cluster).await;
         let view = ClusterView::new(cluster.info.clone()).unwrap();
         let engines = cluster.engines();
-        let all = records(&engines[&1], view.info().partitions.iter()).await;
-        let ((partition, key), record) = all.into_iter().next().unwrap();
-        let slot = Slot { partition, key };
+        let all = records(&engines[&1], view.info().partitions.buckets()).await;
+        let ((bucket, key), record) = all.into_iter().next().unwrap();
+        let slot = Slot { bucket, key };
         for number in [1, 2] {
             damage(&engines[&number], &slot, &record).await;
         }
@@ -201,9 +201,9 @@ fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
         quiet(&client, &cluster).await;
         let engine = cluster.engines().remove(&1).unwrap();
         let view = ClusterView::new(cluster.info.clone()).unwrap();
-        let all = records(&engine, view.info().partitions.iter()).await;
-        let ((partition, key), record) = all.into_iter().next().unwrap();
-        let slot = Slot { partition, key: key.clone() };
+        let all = records(&engine, view.info().partitions.buckets()).await;
+        let ((bucket, key), record) = all.into_iter().next().unwrap();
+        let slot = Slot { bucket, key: key.clone() };
         damage(&engine, &slot, &record).await;
         let (_, key) = dynamomini::record::split_storage_key(&key).unwrap();
         // All three are asked, and one cannot answer; by the time the client tries again it may be repaired.
@@ -229,9 +229,10 @@ fn a_stand_in_drops_what_it_cannot_read_when_the_owner_is_back() {
         let mut damaged = 0;
         for (number, engine) in cluster.engines() {
             let id = ClusterHash::node_id(&NodeName::new(format!("n{number}")).unwrap());
-            for ((partition, key), record) in records(&engine, view.info().partitions.iter()).await {
+            for ((bucket, key), record) in records(&engine, view.info().partitions.buckets()).await {
+                let partition = ring.partitions().of(record::position(view.hash(), &key).unwrap());
                 if !ring.preference_list(partition).contains(&id) {
-                    damage(&engine, &Slot { partition, key }, &record).await;
+                    damage(&engine, &Slot { bucket, key }, &record).await;
                     damaged += 1;
                 }
             }
@@ -315,7 +316,7 @@ fn a_repair_says_which_comparisons_can_never_agree_instead_of_waiting_for_them()
         let hash = ClusterHash::new(&cluster.info.cluster);
         let position = hash.position(&Default::default(), b"wide");
         let slot = Slot {
-            partition: cluster.info.partitions.of(position),
+            bucket: cluster.info.partitions.bucket_of(position),
             key: record::storage_key(&Default::default(), b"wide"),
         };
         for (number, from) in [(1, 1_000), (2, 2_000)] {
@@ -329,7 +330,7 @@ fn a_repair_says_which_comparisons_can_never_agree_instead_of_waiting_for_them()
         }
         let name = NodeName::new("n1").unwrap();
         tokio::time::sleep(Duration::from_secs(120)).await;
-        let begin = RepairRequest { partition: Some(slot.partition), since_ms: None };
+        let begin = RepairRequest { partition: Some(cluster.info.partitions.of(position)), since_ms: None };
         let begun = client.repair(&name, begin).await.unwrap();
         tokio::time::sleep(Duration::from_secs(120)).await;
         let look = RepairRequest { since_ms: Some(begun.since_ms), ..begin };

@@ -71,6 +71,11 @@ impl Situation {
             Asked::Weight(name, weight) => Change::Weight { name, weight },
             Asked::Zone(name, zone) => Change::Zone { name, zone },
             Asked::Copies(namespace, n) => Change::Copies { namespace, n },
+            Asked::Split => {
+                let before = self.view.layout().last_placement().partitions;
+                let cut = || anyhow!("{} partitions are as many as there can be", before.count());
+                Change::Split { partitions: before.halved().ok_or_else(cut)? }
+            }
             Asked::Cancel => Change::Cancel,
         })
     }

@@ -31,6 +31,7 @@ Examples:
   dynamomini cluster replace n2 n5 --yes --wait --within 10m
   dynamomini cluster weight n1 50
   dynamomini cluster copies default 5
+  dynamomini cluster plan split
   dynamomini cluster cancel"
 )]
 pub(crate) struct Args {

@@ -77,6 +77,12 @@ pub(super) enum Wish<F: clap::Args> {
         #[command(flatten)]
         flags: F,
     },
+    /// Cut every partition in two, for a cluster that has outgrown them: half of the data gets other owners, once, and from
+    /// then on joins and leaves move less.
+    Split {
+        #[command(flatten)]
+        flags: F,
+    },
     /// Give up the change that is under way: owners stay who they are.
     Cancel {
         #[command(flatten)]
@@ -131,6 +137,7 @@ pub(super) enum Asked {
     Weight(NodeName, u32),
     Zone(NodeName, Zone),
     Copies(Namespace, u8),
+    Split,
     Cancel,
 }
 
@@ -145,6 +152,7 @@ impl<F: clap::Args> Wish<F> {
             Self::Weight { name, weight, flags } => (Asked::Weight(name, weight), flags),
             Self::Zone { name, zone, flags } => (Asked::Zone(name, zone), flags),
             Self::Copies { namespace, n, flags } => (Asked::Copies(namespace, n), flags),
+            Self::Split { flags } => (Asked::Split, flags),
             Self::Cancel { flags } => (Asked::Cancel, flags),
         }
     }

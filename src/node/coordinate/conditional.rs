@@ -186,7 +186,7 @@ impl<'a> Round<'a> {
 
 async fn release_one(core: &Arc<Core>, node: NodeId, ask: &ReserveRequest, trace: TraceId) {
     if node == core.id {
-        core.reservations.release(&Slot { partition: ask.slot.partition, key: ask.slot.key.0.clone() }, ask.token);
+        core.reservations.release(&Slot { bucket: ask.slot.bucket, key: ask.slot.key.0.clone() }, ask.token);
         return;
     }
     let request = Request::Release { slot: ask.slot.clone(), token: ask.token };
@@ -253,7 +253,7 @@ async fn check(core: &Core, slot: &Slot, ask: &ReserveRequest) -> Result<Context
             check_forgotten(core, ask).await?;
             Siblings::new()
         }
-        Some(record) => core.replica.decode(&core.hash, slot.partition, &slot.key, &record)?,
+        Some(record) => core.replica.decode(&core.hash, &slot.key, &record)?,
     };
     let met = match ask.condition {
         Condition::IfAbsent => state.live(core.rest.wall_ms()).next().is_none(),

@@ -147,7 +147,7 @@ async fn read(
         GetStep::Wait | GetStep::GiveUp => return Err(full.error(needed)),
     }
     let state = full.merged();
-    full.repair(ring.preference_list(slot.partition), &state);
+    full.repair(ring.preference_list(core.partition_in(ring, slot)), &state);
     Ok(state)
 }
 
@@ -160,7 +160,8 @@ fn candidates(
     slot: &Slot,
     needed: u8,
 ) -> (Vec<(NodeId, Role)>, Duration) {
-    let owners = ring.preference_list(slot.partition);
+    let partition = core.partition_in(ring, slot);
+    let owners = ring.preference_list(partition);
     let (mut up, mut down) = (Vec::with_capacity(owners.len()), Vec::new());
     for &node in owners {
         match core.read_rank(node) {
@@ -175,7 +176,7 @@ fn candidates(
     if policy.sloppy && !down.is_empty() {
         // For one that catches up nobody stands in: it takes its writes itself.
         let lost = down.iter().filter(|node| !core.is_catching_up(**node)).count();
-        let stand_ins = ring.stand_ins(slot.partition).into_iter().filter(|node| core.is_up(*node));
+        let stand_ins = ring.stand_ins(partition).into_iter().filter(|node| core.is_up(*node));
         candidates.extend(stand_ins.take(lost).map(|node| (node, Role::StandIn)));
     }
     candidates.extend(down.into_iter().map(|node| (node, Role::LostOwner)));
@@ -310,7 +311,8 @@ impl<'a> Asking<'a> {
                     digest
                 }
                 Err(error) => {
-                    self.core.replica.note_unreadable(self.slot.partition, &error);
+                    let partition = self.core.trees.partition_of(&self.slot.key);
+                    self.core.replica.note_unreadable(partition, &error);
                     return self.fail(node, format!("holds a record that cannot be read: {error}"));
                 }
             },
@@ -424,7 +426,7 @@ pub(crate) async fn fetch(
     };
     let answer = |(slot, record): (&Slot, Option<Bytes>)| {
         let Some(record) = record else { return Ok(Fetched::Missing) };
-        core.replica.verify(&core.hash, slot.partition, &slot.key, &record)?;
+        core.replica.verify(&core.hash, &slot.key, &record)?;
         match record::digest(&record) {
             Some(digest) if digest_only => Ok(Fetched::Digest(digest)),
             _ => Ok(Fetched::Record(Blob(record))),

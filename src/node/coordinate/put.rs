@@ -89,8 +89,9 @@ impl Coordination<'_> {
         let place = core.place(&self.head.namespace, &item.key);
         check_context(&item.context, &place)?;
         let ring = ring(self.view, &self.head.namespace)?;
-        let owners = ring.preference_list(place.slot.partition);
-        let others = self.view.other_owners(self.copies, place.slot.partition);
+        let partition = ring.partitions().of(place.position);
+        let owners = ring.preference_list(partition);
+        let others = self.view.other_owners(self.copies, partition);
         let owner = owners.contains(&core.id);
         if owner {
             past::decided(core, self.ask.deadline).await?;
@@ -139,7 +140,7 @@ impl Coordination<'_> {
         let sloppy = self.sloppy && reserved.is_none();
         let (view, copies) = (self.view.clone(), sloppy.then_some(self.copies));
         let coordinates = !owner && !others.contains(&core.id);
-        let stand_ins = StandIns { view, copies, partition: place.slot.partition, coordinates };
+        let stand_ins = StandIns { view, copies, partition, coordinates };
         let takes = |node: NodeId| match &reserved {
             Some(reserved) => reserved.granted.contains(&node),
             None => core.takes_writes(node),

@@ -1,11 +1,13 @@
-//! Coordinating a scan: partition after partition, each read at R replicas whose ordered pages are merged.
+//! Coordinating a scan: bucket after bucket, each read at R replicas of all its partitions, whose ordered pages are merged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 use futures_util::stream;
 use tokio::time::Instant;
 
@@ -19,12 +21,12 @@ use crate::node::peers::PeerError;
 use crate::quorum::Miss;
 use crate::record::{self, RecordError};
 use crate::ring::Ring;
-use crate::types::{Namespace, NamespacePolicy, NodeId, PartitionId};
+use crate::types::{Bucket, Namespace, NamespacePolicy, NodeId, PartitionId};
 use crate::version::Siblings;
 use crate::wire::blob::Blob;
 use crate::wire::rpc::{GetDone, PageRequest, ScanCursor, ScanDone, ScanRequest, ServeError, Verb};
 
-/// Partitions that are read ahead of the one being returned: most hold little.
+/// Buckets that are read ahead of the one being returned: most hold little.
 const AHEAD: usize = 16;
 
 /// Reads one page.
@@ -37,15 +39,15 @@ pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, by: Ask<'_>) ->
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
     let ScanRequest { namespace, prefix, cursor, keys_only, .. } = request;
     let prefix = record::storage_key(&namespace, &prefix);
-    let start = cursor.unwrap_or(ScanCursor { partition: PartitionId(0), after: None });
-    let partitions = core.partitions.count();
+    let start = cursor.unwrap_or(ScanCursor { bucket: Bucket(0), after: None });
+    let buckets = core.buckets.count();
     let scan = Scan { core, ring, policy, needed, namespace, prefix, limit, by, keys_only };
 
     let mut done = ScanDone { items: Vec::new(), next: None };
     let mut bytes = 0;
-    let pages = stream::iter(start.partition.0..partitions).map(|partition| {
-        let after = start.after.clone().filter(|_| partition == start.partition.0);
-        scan.partition(PartitionId(partition), after)
+    let pages = stream::iter((start.bucket.0..buckets).map(Bucket)).map(|bucket| {
+        let after = start.after.clone().filter(|_| bucket == start.bucket);
+        scan.bucket(bucket, after)
     });
     let mut pages = std::pin::pin!(pages.buffered(AHEAD));
     let began = Instant::now();
@@ -56,19 +58,19 @@ pub(crate) async fn scan(core: &Arc<Core>, request: ScanRequest, by: Ask<'_>) ->
             bytes += key.len() + found.siblings.iter().map(|sibling| sibling.value.len()).sum::<usize>();
             done.items.push((Blob(key.clone()), found));
             if done.items.len() >= limit || bytes >= limits::SCAN_PAGE_BYTES {
-                done.next = Some(ScanCursor { partition: page.partition, after: Some(Blob(key)) });
+                done.next = Some(ScanCursor { bucket: page.bucket, after: Some(Blob(key)) });
                 return Ok(done);
             }
         }
-        let next = page.partition.0 + 1;
-        if !page.unfinished && next < partitions && Instant::now() >= enough {
+        let next = page.bucket.0 + 1;
+        if !page.unfinished && next < buckets && Instant::now() >= enough {
             // What there is by now, or just how far it came, is better than an answer that comes too late.
-            done.next = Some(ScanCursor { partition: PartitionId(next), after: None });
+            done.next = Some(ScanCursor { bucket: Bucket(next), after: None });
             return Ok(done);
         }
         if page.unfinished {
             let after = page.after.map(Blob);
-            done.next = Some(ScanCursor { partition: page.partition, after });
+            done.next = Some(ScanCursor { bucket: page.bucket, after });
             return Ok(done);
         }
     }
@@ -90,9 +92,9 @@ struct Scan<'a> {
 /// A replica's page: keys with what it holds of them, and whether there may be more.
 type States = (Vec<(Bytes, Siblings)>, bool);
 
-/// What a partition gave.
+/// What a bucket gave.
 struct Page {
-    partition: PartitionId,
+    bucket: Bucket,
     items: Vec<(Bytes, GetDone)>,
     /// The last user key that was looked at, when there is more behind it.
     after: Option<Bytes>,
@@ -100,10 +102,12 @@ struct Page {
 }
 
 impl Scan<'_> {
-    /// Reads a page of one partition and keeps what a client sees.
-    async fn partition(&self, partition: PartitionId, after: Option<Blob>) -> Result<Page, ServeError> {
+    /// Reads a page of one bucket and keeps what a client sees. Partitions may be cut between two pages, buckets not.
+    async fn bucket(&self, bucket: Bucket, after: Option<Blob>) -> Result<Page, ServeError> {
         let after = after.map(|key| record::storage_key(&self.namespace, &key));
-        let replies = self.replies(partition, after).await?;
+        let partitions = self.ring.partitions().within(bucket, self.core.buckets);
+        let replies = try_join_all(partitions.map(|partition| self.replies(partition, after.clone()).boxed())).await?;
+        let replies: Vec<States> = replies.into_iter().flatten().collect();
         // Beyond the end of the shortest unfinished page some replica's keys are not known yet.
         let unfinished = replies.iter().filter(|(_, more)| *more);
         let horizon = unfinished.filter_map(|(items, _)| items.last().map(|(key, _)| key.clone())).min();
@@ -124,7 +128,7 @@ impl Scan<'_> {
         });
         let items = items.collect();
         let after = horizon.as_ref().and_then(record::split_storage_key).map(|(_, key)| key);
-        Ok(Page { partition, items, unfinished: after.is_some(), after })
+        Ok(Page { bucket, items, unfinished: after.is_some(), after })
     }
 
     /// Pages from `needed` replicas. One that cannot read all of its page has not answered: what it leaves out must not pass
@@ -188,7 +192,7 @@ pub(crate) async fn page(
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).clamp(1, limits::SCAN_PAGE_MAX);
     let after = request.after.as_ref().map(|after| &after[..]);
     let began = Instant::now();
-    let page = core.engine.scan(request.partition, &request.prefix, after, limit, limits::SCAN_PAGE_BYTES).await;
+    let page = core.scan(request.partition, &request.prefix, after, (limit, limits::SCAN_PAGE_BYTES)).await;
     core.meters.stored(Call::Scan, began.elapsed(), &page);
     let page = page.map_err(|error| crate::node::replica::storage_error(&error))?;
     if page.damaged > 0 {
@@ -196,7 +200,7 @@ pub(crate) async fn page(
         return Err(ServeError::Unavailable("the storage's files have a damaged place there".to_owned()));
     }
     for (key, record) in &page.items {
-        core.replica.verify(&core.hash, request.partition, key, record)?;
+        core.replica.verify(&core.hash, key, record)?;
     }
     past::still_reads(core, epoch)?;
     Ok((page.items, page.more))

@@ -36,8 +36,10 @@ pub(super) struct Files(Option<(KeptFile, KeptFile)>);
 impl Files {
     pub(super) fn open(data_dir: Option<&Path>) -> io::Result<(Self, Option<KeptLayout>, Option<Vote>)> {
         let Some(dir) = data_dir else { return Ok((Self(None), None, None)) };
-        let layouts = KeptFile::new(dir, "layout", b"DMLAYOU1");
-        let votes = KeptFile::secret(dir, "vote", b"DMVOTE01");
+        let layouts = KeptFile::new(dir, "layout", b"DMLAYOU2");
+        // Founded anew, the node would own what it owned before all changes.
+        layouts.check_version()?;
+        let votes = KeptFile::secret(dir, "vote", b"DMVOTE02");
         let layout = layouts.load()?.and_then(|body| decoded(&layouts, &body));
         let vote = votes.load()?.and_then(|body| decoded(&votes, &body));
         Ok((Self(Some((layouts, votes))), layout, vote))
@@ -83,6 +85,18 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn a_layout_of_another_version_of_the_program_is_refused_and_left_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("layout");
+        std::fs::write(&path, b"DMLAYOU1 and so on").unwrap();
+        let refused = Files::open(Some(dir.path())).unwrap_err();
+        assert!(refused.to_string().contains("another version"), "{refused}");
+        assert!(path.exists());
+        std::fs::write(&path, b"junk").unwrap();
+        Files::open(Some(dir.path())).unwrap();
+    }
 
     #[tokio::test]
     async fn whoever_writes_next_waits_for_a_write_that_nobody_waits_for_any_more() {

@@ -10,7 +10,7 @@ use crate::node::core::Core;
 use crate::node::reap;
 use crate::node::replica::HintDone;
 use crate::node::replica::marker::{self, Marker};
-use crate::types::{NodeId, PartitionId};
+use crate::types::{Bucket, NodeId};
 use crate::view::ClusterView;
 use crate::wire::rpc::ServeError;
 
@@ -35,7 +35,7 @@ async fn targets(core: &Core) -> Result<Vec<NodeId>, ServeError> {
     let mut targets = Vec::new();
     let mut after: Option<Vec<u8>> = None;
     loop {
-        let page = core.engine.scan(PartitionId::HINTS, &[], after.as_deref(), 1, limits::SCAN_PAGE_BYTES).await;
+        let page = core.engine.scan(Bucket::HINTS, &[], after.as_deref(), 1, limits::SCAN_PAGE_BYTES).await;
         let page = page.map_err(|error| ServeError::Unavailable(error.to_string()))?;
         let Some((key, _)) = page.items.first() else { return Ok(targets) };
         let Some(target) = key.first_chunk::<8>() else { return Ok(targets) };
@@ -50,7 +50,7 @@ async fn redirect_one(core: &Arc<Core>, target: NodeId) -> Result<usize, ServeEr
     let (mut after, mut redirected) = (None, 0);
     loop {
         let (most, bytes) = (limits::HINT_PAGE_MAX, limits::SCAN_PAGE_BYTES);
-        let page = core.engine.scan(PartitionId::HINTS, &prefix, after.as_deref(), most, bytes).await;
+        let page = core.engine.scan(Bucket::HINTS, &prefix, after.as_deref(), most, bytes).await;
         let page = page.map_err(|error| ServeError::Unavailable(error.to_string()))?;
         after = page.items.last().map(|(key, _)| key.clone());
         for (key, value) in page.items {

@@ -16,7 +16,6 @@ use crate::node::ownership::tasks;
 use crate::node::replica::{Reap, Step};
 use crate::node::sync;
 use crate::record;
-use crate::store::Slot;
 use crate::types::NodeId;
 use crate::version::Context;
 use crate::view::ClusterView;
@@ -144,15 +143,15 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
             return Err("owners are changing".to_owned());
         }
         let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
-        let page = core.engine.scan(tree.partition, &[], after.as_deref(), most, bytes).await;
+        let page = core.scan(tree.partition, &[], after.as_deref(), (most, bytes)).await;
         let page = page.map_err(|error| error.to_string())?;
         after = page.items.last().map(|(key, _)| key.clone());
         let counted = |key: &[u8]| crate::node::trees::copies_of(&copies, key) == Some(tree.copies);
         let drops = page.items.into_iter().filter(|(key, _)| counted(key)).filter_map(|(key, stored)| {
             let (digest, size) = (record::digest(&stored)?, key.len() + stored.len());
-            let slot = Slot { partition: tree.partition, key };
+            let slot = core.slot_in(tree.partition, key)?;
             let (owners, step) = (members.clone(), Step::Shed { digest });
-            Some((size, Reap { slot, owners, step, seen: Context::new() }))
+            Some((size, Reap { slot, partition: tree.partition, owners, step, seen: Context::new() }))
         });
         let (sizes, drops): (Vec<usize>, Vec<Reap>) = drops.unzip();
         let outcomes = join_all(drops.into_iter().map(|reap| core.replica.reap(reap))).await;

@@ -19,7 +19,6 @@ use crate::node::peers::unexpected;
 use crate::node::sync::records::{Found, Range, walk};
 use crate::node::sync::{Descended, descend};
 use crate::record;
-use crate::store::Slot;
 use crate::types::NodeId;
 use crate::version::{Dot, Stamp};
 use crate::wire::blob::Blob;
@@ -116,7 +115,7 @@ fn other_owners(core: &Core, tree: TreeId) -> Vec<NodeId> {
 async fn unchecked(core: &Core) -> Result<Vec<TreeId>, String> {
     let view = core.view();
     let mut trees = Vec::new();
-    for partition in core.partitions.iter() {
+    for partition in view.partitions().iter() {
         let wanted: Vec<TreeId> = view.all_copies().map(|copies| TreeId { partition, copies }).collect();
         let wanted: Vec<TreeId> = {
             let state = core.past.state();
@@ -128,7 +127,7 @@ async fn unchecked(core: &Core) -> Result<Vec<TreeId>, String> {
         let (owned, others): (Vec<TreeId>, Vec<TreeId>) = wanted.into_iter().partition(owns);
         trees.extend(owned);
         if !others.is_empty() {
-            let page = core.engine.scan(partition, &[], None, 1, 1).await.map_err(|error| error.to_string())?;
+            let page = core.scan(partition, &[], None, (1, 1)).await.map_err(|error| error.to_string())?;
             if page.items.is_empty() {
                 core.past.state().checked.extend(others);
             } else {
@@ -188,7 +187,7 @@ async fn forget(core: &Core, tree: TreeId, peer: NodeId, keys: Vec<(Blob, Vec<(D
         if dots.is_empty() {
             continue;
         }
-        let slot = Slot { partition: tree.partition, key: key.0 };
+        let Some(slot) = core.slot_in(tree.partition, key.0) else { continue };
         let forgotten = core.replica.forget(slot, dots).await.map_err(|error| error.to_string())?;
         core.meters.went_back_dropped.count(usize::from(forgotten));
     }

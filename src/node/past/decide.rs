@@ -17,7 +17,7 @@ use crate::node::past::kept::{self, Own};
 use crate::node::past::{Phase, TICK, witness};
 use crate::node::replica::storage_error;
 use crate::store::{Mutation, StoreError};
-use crate::types::{NodeId, PartitionId};
+use crate::types::{Bucket, NodeId};
 use crate::wire::past::{Held, Landmark, Sight};
 use crate::wire::rpc::{Reply, Request, ServeError};
 
@@ -316,7 +316,7 @@ async fn seen(core: &Core) -> Result<BTreeMap<NodeId, Landmark>, StoreError> {
     let (mut all, mut after): (BTreeMap<NodeId, Landmark>, Option<Bytes>) = (BTreeMap::new(), None);
     loop {
         let (most, bytes) = (limits::SCAN_PAGE_MAX, limits::SCAN_PAGE_BYTES);
-        let page = core.engine.scan(PartitionId::HINTS, &prefix, after.as_deref(), most, bytes).await?;
+        let page = core.engine.scan(Bucket::HINTS, &prefix, after.as_deref(), most, bytes).await?;
         after = page.items.last().map(|(key, _)| key.clone());
         let read = |(key, stored): (Bytes, Bytes)| Some((kept::seen_of(&key)?, kept::decode(&core.hash, &stored)?));
         all.extend(page.items.into_iter().filter_map(read));

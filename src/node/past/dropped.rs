@@ -8,6 +8,9 @@
 //! back itself, or lost everything, says less, and nothing wrong.
 
 use std::collections::BTreeMap;
+use std::iter::successors;
+
+use bytes::Bytes;
 
 use crate::limits;
 use crate::node::core::Core;
@@ -15,6 +18,7 @@ use crate::node::past::kept;
 use crate::node::replica::storage_error;
 use crate::record;
 use crate::store::Slot;
+use crate::types::{PartitionId, Partitions};
 use crate::version::{Dot, Siblings, Stamp};
 use crate::wire::past::{DroppedAnswer, DroppedRequest};
 use crate::wire::rpc::ServeError;
@@ -35,8 +39,9 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
     }
     let epoch = core.engine.epoch();
     let frontiers = frontiers(core, TreeId { partition, copies }).await?;
-    let slot = |key: &[u8]| Slot { partition, key: bytes::Bytes::copy_from_slice(key) };
-    let slots: Vec<Slot> = keys.iter().map(|(key, _)| slot(key)).collect();
+    let slot = |key: &[u8]| core.slot_in(partition, Bytes::copy_from_slice(key));
+    let slots: Option<Vec<Slot>> = keys.iter().map(|(key, _)| slot(key)).collect();
+    let slots = slots.ok_or_else(|| ServeError::Invalid(format!("some keys are not of partition {partition}")))?;
     // In this order: what is dropped between the two is not found, and not behind the frontier.
     let records = core.replica.fetch(slots.clone()).await?;
     let held = slots.iter().zip(records).map(|(slot, record)| match record {
@@ -57,11 +62,23 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
 async fn frontiers(core: &Core, tree: TreeId) -> Result<BTreeMap<String, Stamp>, ServeError> {
     let view = core.view();
     let in_tree = view.copies_of_each().filter(|(_, copies)| *copies == tree.copies);
-    let names: Vec<String> = in_tree.map(|(name, _)| name.to_string()).collect();
-    let slots: Vec<Slot> = names.iter().map(|name| kept::frontier_slot(core.id, tree.partition, name)).collect();
-    let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
-    let frontiers = stored.iter().map(|stored| kept::decode_frontier(&core.hash, stored.as_ref()));
-    Ok(names.into_iter().zip(frontiers).collect())
+    let mut frontiers = BTreeMap::new();
+    for (namespace, _) in in_tree {
+        let name = namespace.to_string();
+        let wholes = lineage(tree.partition, core.buckets);
+        let slots: Vec<Slot> = wholes.map(|partition| kept::frontier_slot(core.id, partition, &name)).collect();
+        let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
+        let told = stored.iter().map(|stored| kept::decode_frontier(&core.hash, stored.as_ref())).max();
+        frontiers.insert(name, told.unwrap_or_default());
+    }
+    Ok(frontiers)
+}
+
+/// The partition and those that it was cut from, back to the founding: what was said of a partition is true of its parts.
+fn lineage(partition: PartitionId, founded: Partitions) -> impl Iterator<Item = PartitionId> {
+    let cut_from =
+        move |partition: &PartitionId| Some(partition.parent()).filter(|whole| founded.around(*whole).is_some());
+    successors(Some(partition), cut_from)
 }
 
 /// Which of these versions were dropped, by an owner that holds this; nothing is known of what cannot be read.
@@ -76,6 +93,15 @@ mod tests {
     use super::*;
     use crate::types::{Epoch, NodeId};
     use crate::version::{Actor, Context};
+
+    #[test]
+    fn what_was_dropped_before_a_partition_was_cut_was_dropped_from_its_parts() {
+        let founded = Partitions::new(16).unwrap();
+        let part = PartitionId(4 * founded.nth(5).0 + 3);
+        let all: Vec<PartitionId> = lineage(part, founded).collect();
+        assert_eq!(all, [part, part.parent(), founded.nth(5)]);
+        assert_eq!(lineage(founded.nth(5), founded).count(), 1);
+    }
 
     #[test]
     fn only_what_is_behind_the_frontier_and_was_never_seen_there_was_dropped() {

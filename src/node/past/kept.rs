@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::ClusterHash;
 use crate::store::Slot;
-use crate::types::{Epoch, NodeId, PartitionId};
+use crate::types::{Bucket, Epoch, NodeId, PartitionId};
 use crate::version::Stamp;
 use crate::wire::past::Landmark;
 
@@ -31,7 +31,7 @@ fn slot(own: NodeId, kind: &[u8], rest: &[u8]) -> Slot {
     key.put_u64(own.0);
     key.put_slice(kind);
     key.put_slice(rest);
-    Slot { partition: PartitionId::HINTS, key: key.freeze() }
+    Slot { bucket: Bucket::HINTS, key: key.freeze() }
 }
 
 /// Where a storage says how far it has come.
@@ -114,7 +114,7 @@ mod tests {
         let places = [
             seen,
             own_slot(own),
-            frontier_slot(own, PartitionId(1), "default"),
+            frontier_slot(own, PartitionId(17), "default"),
             marker::floor_slot(own),
             marker::check_slot(own),
         ];

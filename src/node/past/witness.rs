@@ -60,7 +60,7 @@ impl Witness {
 
 /// Not a part of a whole message, which would be kept with it.
 fn copy(slot: &Slot) -> Slot {
-    Slot { partition: slot.partition, key: Bytes::copy_from_slice(&slot.key) }
+    Slot { bucket: slot.bucket, key: Bytes::copy_from_slice(&slot.key) }
 }
 
 /// What a node's storage held when this node last saw anything of it.

@@ -76,7 +76,7 @@ pub(crate) async fn obey(core: &Arc<Core>, order: ReapOrder) -> Result<ReapAnswe
 
 async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool, ServeError> {
     let slot = core.slot_of(key.slot)?;
-    let (Some((owners, _)), true) = (owners(core, &slot), key.seen.is_valid() && core.lies_in(&slot)) else {
+    let (Some((owners, tree)), true) = (owners(core, &slot), key.seen.is_valid() && core.is_in_place(&slot)) else {
         return Ok(false);
     };
     let owner = owners.contains(&core.id);
@@ -88,7 +88,7 @@ async fn step(core: &Arc<Core>, key: DeadRecord, dropping: bool) -> Result<bool,
         (false, false) => Step::Bury,
         (false, true) => return Ok(false),
     };
-    core.replica.reap(Reap { slot, owners, step, seen: key.seen }).await
+    core.replica.reap(Reap { slot, partition: tree.partition, owners, step, seen: key.seen }).await
 }
 
 /// Whether the storage is well. It need not keep what it has flushed, as Redis does not, which syncs by rules of its own: one

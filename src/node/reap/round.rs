@@ -89,7 +89,7 @@ async fn agreed(
 async fn drop_all(core: &Arc<Core>, members: &[NodeId], keys: &[DeadRecord], lives: &Lives) -> usize {
     let owned_by = |member: NodeId| {
         let owned = move |key: &&DeadRecord| {
-            let slot = Slot { partition: key.slot.partition, key: key.slot.key.0.clone() };
+            let slot = Slot { bucket: key.slot.bucket, key: key.slot.key.0.clone() };
             owners(core, &slot).is_some_and(|(owners, _)| owners.contains(&member))
         };
         keys.iter().filter(owned).cloned().collect::<Vec<DeadRecord>>()

@@ -21,15 +21,15 @@ const PAUSE: u32 = 9;
 /// Reads each partition once, and tries to drop what is dead.
 pub(crate) async fn seek(core: &Arc<Core>) -> Result<(), StoreError> {
     let mut found = Vec::new();
-    for partition in core.partitions.iter() {
+    for partition in core.view().partitions().iter() {
         let mut after: Option<Bytes> = None;
         while is_first_somewhere(core, partition) {
             let began = Instant::now();
             let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
-            let page = core.engine.scan(partition, &[], after.as_deref(), most, bytes).await?;
+            let page = core.scan(partition, &[], after.as_deref(), (most, bytes)).await?;
             after = page.items.last().map(|(key, _)| key.clone());
             for (key, record) in page.items {
-                let slot = Slot { partition, key };
+                let Some(slot) = core.slot_in(partition, key) else { continue };
                 let first = owners(core, &slot)
                     .is_some_and(|(owners, tree)| owners.first() == Some(&core.id) && agree(core, tree));
                 if let Some(Dead { digest, seen }) = dead(core, &slot, &record).filter(|_| first) {
@@ -70,6 +70,7 @@ pub(crate) fn owners(core: &Core, slot: &Slot) -> Option<(Vec<NodeId>, TreeId)> 
     let (namespace, _) = record::split_storage_key(&slot.key)?;
     let view = core.view();
     let copies = view.copies(&namespace)?;
-    let owners = view.ring(copies)?.preference_list(slot.partition).to_vec();
-    Some((owners, TreeId { partition: slot.partition, copies }))
+    let ring = view.ring(copies)?;
+    let partition = core.partition_in(ring, slot);
+    Some((ring.preference_list(partition).to_vec(), TreeId { partition, copies }))
 }

@@ -17,7 +17,7 @@ use crate::node::replica::marker::{self, Marker};
 use crate::node::replica::op::{Apply, Forget, HintDone, Mint, Minted, Op, Reap, Step};
 use crate::record::{self, RecordError};
 use crate::store::{Mutation, Slot};
-use crate::types::{Epoch, NodeId, PartitionId};
+use crate::types::{Bucket, Epoch, NodeId};
 use crate::version::{Actor, Clock, Context, Dot, NewVersion, Put, Siblings, Stamp};
 use crate::wire::rpc::ServeError;
 
@@ -163,7 +163,7 @@ pub(crate) struct Stored {
 /// Decodes what was read.
 pub(crate) fn decode(hash: &ClusterHash, slots: &[Slot], stored: Vec<Option<Bytes>>) -> Vec<Stored> {
     let decode = |(slot, bytes): (&Slot, Option<Bytes>)| {
-        let record = bytes.as_ref().filter(|_| slot.partition != PartitionId::HINTS);
+        let record = bytes.as_ref().filter(|_| slot.bucket != Bucket::HINTS);
         let state = record.map(|record| record::decode(hash, &slot.key, record));
         Stored { bytes, state }
     };
@@ -210,7 +210,7 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
             Some(record) => Mutation::Put { slot: slot.clone(), value: record.clone() },
             None => Mutation::Delete { slot: slot.clone() },
         });
-        if slot.partition != PartitionId::HINTS {
+        if slot.bucket != Bucket::HINTS {
             let after = after.and_then(|record| record::digest(record));
             changed.push(Changed { slot: slot.clone(), before: cell.before, after });
         }

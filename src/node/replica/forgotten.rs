@@ -102,11 +102,11 @@ pub(crate) fn decode_floor(hash: &ClusterHash, stored: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ClusterName, Epoch, NodeId, PartitionId};
+    use crate::types::{Bucket, ClusterName, Epoch, NodeId};
     use crate::version::Dot;
 
     fn slot(number: usize) -> Slot {
-        Slot { partition: PartitionId(0), key: Bytes::from(number.to_string()) }
+        Slot { bucket: Bucket(0), key: Bytes::from(number.to_string()) }
     }
 
     fn context(actors: u64, counter: u64) -> Context {

@@ -1,4 +1,4 @@
-//! Hint markers: "this owner lacks this record", kept beside the data in a partition of their own.
+//! Hint markers: "this owner lacks this record", kept beside the data in a bucket of their own.
 //!
 //! A marker holds no value: the record itself lies at its ordinary place, also on a node that only stands in. The
 //! marker and its record are written in one batch.
@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::store::Slot;
-use crate::types::{Epoch, NodeId, PartitionId};
+use crate::types::{Bucket, Epoch, NodeId};
 
 const FIXED: usize = 8 + 4;
 
@@ -40,7 +40,7 @@ pub(crate) fn check_slot(own: NodeId) -> Slot {
     let mut key = BytesMut::with_capacity(FIXED);
     key.put_u64(own.0);
     key.put_slice(b"check");
-    Slot { partition: PartitionId::HINTS, key: key.freeze() }
+    Slot { bucket: Bucket::HINTS, key: key.freeze() }
 }
 
 /// The place of the least count of this node's dots, which is no marker either.
@@ -48,16 +48,16 @@ pub(crate) fn floor_slot(own: NodeId) -> Slot {
     let mut key = BytesMut::with_capacity(FIXED + 1);
     key.put_u64(own.0);
     key.put_slice(b"floor");
-    Slot { partition: PartitionId::HINTS, key: key.freeze() }
+    Slot { bucket: Bucket::HINTS, key: key.freeze() }
 }
 
 /// The place of the marker for this target and record.
 pub(crate) fn slot(target: NodeId, of: &Slot) -> Slot {
     let mut key = BytesMut::with_capacity(FIXED + of.key.len());
     key.put_u64(target.0);
-    key.put_u32(of.partition.0);
+    key.put_u32(of.bucket.0);
     key.put_slice(&of.key);
-    Slot { partition: PartitionId::HINTS, key: key.freeze() }
+    Slot { bucket: Bucket::HINTS, key: key.freeze() }
 }
 
 /// Bytes that a marker of this record takes, about.
@@ -73,8 +73,8 @@ pub(crate) fn prefix(target: NodeId) -> [u8; 8] {
 
 /// The record that a marker at this key speaks of. `None` when the key is damaged.
 pub(crate) fn record_slot(marker_key: &Bytes) -> Option<Slot> {
-    let partition = marker_key.get(8..FIXED)?.try_into().ok().map(u32::from_be_bytes)?;
-    Some(Slot { partition: PartitionId(partition), key: marker_key.slice(FIXED..) })
+    let bucket = marker_key.get(8..FIXED)?.try_into().ok().map(u32::from_be_bytes)?;
+    Some(Slot { bucket: Bucket(bucket), key: marker_key.slice(FIXED..) })
 }
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_marker_leads_back_to_its_record() {
-        let record = Slot { partition: PartitionId(7), key: Bytes::from_static(b"default\0key") };
+        let record = Slot { bucket: Bucket(7), key: Bytes::from_static(b"default\0key") };
         let marker = slot(NodeId(9), &record);
         assert!(marker.key.starts_with(&prefix(NodeId(9))));
         assert_eq!(record_slot(&marker.key), Some(record));

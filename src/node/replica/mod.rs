@@ -162,29 +162,17 @@ impl Replica {
     }
 
     /// Checks a record that was read. An unreadable one is counted and reported as if the replica could not answer.
-    pub(crate) fn verify(
-        &self,
-        hash: &ClusterHash,
-        partition: PartitionId,
-        key: &[u8],
-        record: &Bytes,
-    ) -> Result<(), ServeError> {
-        record::check(hash, key, record).map_err(|error| self.unreadable(partition, &error))
+    pub(crate) fn verify(&self, hash: &ClusterHash, key: &[u8], record: &Bytes) -> Result<(), ServeError> {
+        record::check(hash, key, record).map_err(|error| self.unreadable(key, &error))
     }
 
     /// Decodes a record that was read, with the same care.
-    pub(crate) fn decode(
-        &self,
-        hash: &ClusterHash,
-        partition: PartitionId,
-        key: &[u8],
-        record: &Bytes,
-    ) -> Result<Siblings, ServeError> {
-        record::decode(hash, key, record).map_err(|error| self.unreadable(partition, &error))
+    pub(crate) fn decode(&self, hash: &ClusterHash, key: &[u8], record: &Bytes) -> Result<Siblings, ServeError> {
+        record::decode(hash, key, record).map_err(|error| self.unreadable(key, &error))
     }
 
-    fn unreadable(&self, partition: PartitionId, error: &RecordError) -> ServeError {
-        self.note_unreadable(partition, error);
+    fn unreadable(&self, key: &[u8], error: &RecordError) -> ServeError {
+        self.note_unreadable(self.trees.partition_of(key), error);
         ServeError::Unavailable(format!("the record stored here cannot be read: {error}"))
     }
 

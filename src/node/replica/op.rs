@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use crate::node::past::kept;
 use crate::record;
 use crate::store::Slot;
-use crate::types::NodeId;
+use crate::types::{NodeId, PartitionId};
 use crate::version::{Context, Dot, RequestId};
 use crate::wire::rpc::ServeError;
 
@@ -46,6 +46,8 @@ pub(crate) struct Reap {
     pub(crate) slot: Slot,
     /// Its owners, for any of which there may be a hint.
     pub(crate) owners: Vec<NodeId>,
+    /// The partition that it is in.
+    pub(crate) partition: PartitionId,
     /// What this node is to do.
     pub(crate) step: Step,
     /// What the record has seen.
@@ -55,7 +57,7 @@ pub(crate) struct Reap {
 impl Reap {
     /// Where this node keeps the frontier that it belongs to.
     pub(crate) fn frontier(&self, node: NodeId) -> Slot {
-        kept::frontier_slot(node, self.slot.partition, record::namespace_of(&self.slot.key).unwrap_or_default())
+        kept::frontier_slot(node, self.partition, record::namespace_of(&self.slot.key).unwrap_or_default())
     }
 }
 

@@ -19,7 +19,7 @@ use crate::node::replica::marker;
 use crate::node::replica::op::{Apply, HintDone, Mint, Minted, Op, Reap, Step};
 use crate::record;
 use crate::store::{Mutation, Slot, UNREADABLE};
-use crate::types::{ClusterName, Epoch, NodeId, PartitionId};
+use crate::types::{Bucket, ClusterName, Epoch, NodeId};
 use crate::version::{Actor, Clock, Context, Dot, RequestId, Siblings};
 use crate::wire::rpc::ServeError;
 
@@ -39,7 +39,7 @@ struct Bench {
 }
 
 fn key(name: &'static str) -> Slot {
-    Slot { partition: PartitionId(1), key: Bytes::from_static(name.as_bytes()) }
+    Slot { bucket: Bucket(1), key: Bytes::from_static(name.as_bytes()) }
 }
 
 impl Bench {
@@ -102,7 +102,7 @@ impl Bench {
 
     /// The digests of what is stored, without markers.
     fn digests(&self) -> BTreeMap<Slot, u64> {
-        let records = self.stored.iter().filter(|(slot, _)| slot.partition != PartitionId::HINTS);
+        let records = self.stored.iter().filter(|(slot, _)| slot.bucket != Bucket::HINTS);
         records.map(|(slot, record)| (slot.clone(), record::digest(record).unwrap())).collect()
     }
 

@@ -35,7 +35,11 @@ async fn read_on(core: &Arc<Core>) {
     loop {
         core.follow_epoch();
         let kept = core.sync.known();
-        let unknown = core.trees.with(|forest| next_unknown(&kept, tried, |partition| forest.is_known(partition)));
+        // Where the trees are of other partitions by now, what is kept will follow soon.
+        let unknown = core.trees.with(|forest| {
+            let is_of_these = |partition| forest.partitions().place(partition).is_some();
+            next_unknown(&kept, tried, |partition| forest.is_known(partition) || !is_of_these(partition))
+        });
         tried = unknown.or(tried);
         let Ok(count) = u32::try_from(kept.len().max(1)) else { return };
         let (partition, pause) = match unknown {
@@ -103,7 +107,7 @@ async fn read(core: &Arc<Core>, partition: PartitionId, pause: Option<u32>) -> R
 
 async fn page(core: &Core, window: &Window) -> Result<(Vec<Item>, bool, u64), StoreError> {
     let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
-    let page = core.engine.scan(window.partition, &[], window.after.as_deref(), most, bytes).await?;
+    let page = core.scan(window.partition, &[], window.after.as_deref(), (most, bytes)).await?;
     let copies = core.trees.copies();
     let mut items = Vec::with_capacity(page.items.len());
     let mut unreadable = page.damaged;

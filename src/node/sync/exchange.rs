@@ -195,10 +195,8 @@ impl Exchange<'_> {
     async fn take(&self, tree: TreeId, page: &RecordsPage, failed: &mut (usize, String)) -> u64 {
         let core = self.core;
         let applied = page.records.iter().map(|(key, record)| async move {
-            let slot = Slot { partition: tree.partition, key: key.0.clone() };
-            if !core.lies_in(&slot) {
-                return Err(ServeError::Invalid("it does not belong to its partition".to_owned()));
-            }
+            let slot = core.slot_in(tree.partition, key.0.clone());
+            let slot = slot.ok_or_else(|| ServeError::Invalid("it does not belong to its partition".to_owned()))?;
             core.replica.apply(Apply { slot, record: record.0.clone(), hints: Vec::new() }).await
         });
         note(join_all(applied).await, failed)
@@ -219,7 +217,8 @@ impl Exchange<'_> {
         let own = own.into_iter().filter(|own| wanted.contains(&own.tree_key));
         let own = own.filter(|own| covered.as_ref().is_none_or(|covered| own.key <= *covered));
         let mut sent = 0;
-        for slots in messages(own.map(|own| (Slot { partition: tree.partition, key: own.key }, own.size))) {
+        let own = own.filter_map(|own| Some((self.core.slot_in(tree.partition, own.key)?, own.size)));
+        for slots in messages(own) {
             let records = self.core.replica.fetch(slots.clone()).await;
             let records = records.map_err(|error| SyncError::Here(error.to_string()))?;
             let mut writes = Vec::new();
@@ -228,7 +227,7 @@ impl Exchange<'_> {
                 let Some(record) = record else { continue };
                 // What came from there and superseded all that was here need not go back.
                 let known = theirs.get(&*slot.key).copied().flatten();
-                let verify = || self.core.replica.verify(&self.core.hash, slot.partition, &slot.key, &record);
+                let verify = || self.core.replica.verify(&self.core.hash, &slot.key, &record);
                 if known == record::digest(&record) || verify().is_err() {
                     continue;
                 }
@@ -306,12 +305,12 @@ fn note(outcomes: Vec<Result<(), ServeError>>, failed: &mut (usize, String)) -> 
 mod tests {
     use super::*;
 
-    use crate::types::PartitionId;
+    use crate::types::Bucket;
 
     #[test]
     fn no_more_is_read_at_once_than_goes_into_one_message() {
         let counts = |sizes: &[usize]| -> Vec<usize> {
-            let slot = |at: usize| Slot { partition: PartitionId(1), key: at.to_string().into() };
+            let slot = |at: usize| Slot { bucket: Bucket(1), key: at.to_string().into() };
             let records: Vec<(Slot, usize)> = sizes.iter().enumerate().map(|(at, size)| (slot(at), *size)).collect();
             let messages = messages(records.iter().cloned());
             assert!(messages.iter().flatten().eq(records.iter().map(|(slot, _)| slot)), "order or content is lost");

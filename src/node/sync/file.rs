@@ -141,7 +141,7 @@ mod tests {
     use crate::wire::rpc::{ClusterInfo, MemberInfo};
     use crate::wire::sync::TreeId;
 
-    const PARTITION: PartitionId = PartitionId(3);
+    const PARTITION: PartitionId = PartitionId(16 + 3);
 
     fn view(copies: u8) -> ClusterView {
         let member = |name: &str| MemberInfo {
@@ -198,10 +198,8 @@ mod tests {
         let trees = Trees::new(&view, Epoch(7));
         assert_eq!(load(&path, &hash, &trees).unwrap(), 1);
         assert_eq!(trees.root(tree), grown.root(tree));
-        assert!(
-            trees.root(TreeId { partition: PartitionId(4), copies: Copies::settled(3) }).is_none(),
-            "that one was not known"
-        );
+        let unknown = TreeId { partition: PartitionId(16 + 4), copies: Copies::settled(3) };
+        assert!(trees.root(unknown).is_none(), "that one was not known");
         assert!(!path.exists());
         assert_eq!(load(&path, &hash, &Trees::new(&view, Epoch(7))).unwrap(), 0);
 

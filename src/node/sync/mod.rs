@@ -177,7 +177,7 @@ impl Sync {
             }
         }
         let owned: Arc<[PartitionId]> = owned.into_iter().collect();
-        let all = || view.info().partitions.iter().collect();
+        let all = || view.partitions().iter().collect();
         *lock(&self.known) = if view.version() == 0 { owned.clone() } else { all() };
         *lock(&self.owned) = owned;
         self.schedule().follow(&pairs, Instant::now());

@@ -50,7 +50,7 @@ pub(crate) async fn walk(
     loop {
         // No more than goes into a message, where most of what is read goes into it.
         let (most, bytes) = (limits::SYNC_RECORDS_MAX, limits::SYNC_BYTES);
-        let page = core.engine.scan(partition, &[], after.as_deref(), most, bytes).await?;
+        let page = core.scan(partition, &[], after.as_deref(), (most, bytes)).await?;
         let last = page.items.last().map(|(key, _)| key.clone());
         scanned += page.items.len();
         for (key, record) in page.items {

@@ -48,8 +48,8 @@ use crate::store::epoch::Seal;
 use crate::store::health::Pulse;
 use crate::store::health::Trouble;
 use crate::store::memo::MemoFile;
+use crate::types::Bucket;
 use crate::types::Epoch;
-use crate::types::PartitionId;
 use crate::types::Partitions;
 
 pub(super) struct Core {
@@ -58,7 +58,7 @@ pub(super) struct Core {
     pub(super) memo: MemoFile,
     pub(super) options: EmbeddedOptions,
     pub(super) hash: ClusterHash,
-    pub(super) partitions: Partitions,
+    pub(super) buckets: Partitions,
     pub(super) env: Env,
     pub(super) pulse: Pulse,
     pub(super) boot: u64,
@@ -112,12 +112,12 @@ impl Core {
         })
     }
 
-    /// Reads a page of a partition.
+    /// Reads a page of a bucket.
     pub(super) fn scan(&self, range: &ScanRange) -> Result<ScanPage, StoreError> {
         let page = self.read(|db| db.scan(range))?;
         if page.is_damaged() {
             // Whoever overwrites what the files have lost must not be told that it is here all the same.
-            self.recent.forget(range.partition);
+            self.recent.forget(range.bucket);
         }
         Ok(page)
     }
@@ -141,20 +141,15 @@ impl Core {
         })
     }
 
-    /// Deletes up to [`limits::STORE_DELETE_STEP`] records of a partition from behind a key. Returns how many there
+    /// Deletes up to [`limits::STORE_DELETE_STEP`] records of a bucket from behind a key. Returns how many there
     /// were, and the last of them.
-    pub(super) fn delete_some(
-        &self,
-        partition: PartitionId,
-        after: Option<Bytes>,
-    ) -> Result<(u64, Option<Bytes>), StoreError> {
+    pub(super) fn delete_some(&self, bucket: Bucket, after: Option<Bytes>) -> Result<(u64, Option<Bytes>), StoreError> {
         self.check_writable()?;
         let range =
-            ScanRange { partition, prefix: Bytes::new(), after, limit: limits::STORE_DELETE_STEP, bytes: usize::MAX };
+            ScanRange { bucket, prefix: Bytes::new(), after, limit: limits::STORE_DELETE_STEP, bytes: usize::MAX };
         let keys = self.read(|db| db.keys(&range))?;
         let Some(last) = keys.last().cloned() else { return Ok((0, None)) };
-        let deletions: Vec<_> =
-            keys.into_iter().map(|key| Mutation::Delete { slot: Slot { partition, key } }).collect();
+        let deletions: Vec<_> = keys.into_iter().map(|key| Mutation::Delete { slot: Slot { bucket, key } }).collect();
         self.commit(self.write_mode(), &deletions, |batch| {
             batch.apply(&deletions);
             Ok(())

@@ -66,12 +66,12 @@ impl Machine {
     fn batch(&mut self) -> Vec<Mutation> {
         let rng = &mut self.rng;
         let mut change = || {
-            let (partition, key) = (rng.random_range(0..4), format!("k{}", rng.random_range(0..24)));
+            let (bucket, key) = (rng.random_range(0..4), format!("k{}", rng.random_range(0..24)));
             if rng.random_bool(0.2) {
-                return contract::delete(partition, key);
+                return contract::delete(bucket, key);
             }
             // Some of them are long enough to be kept apart from their keys.
-            contract::put(partition, key, vec![rng.random::<u8>(); rng.random_range(0..6000)])
+            contract::put(bucket, key, vec![rng.random::<u8>(); rng.random_range(0..6000)])
         };
         (0..5).map(|_| change()).collect()
     }
@@ -87,7 +87,7 @@ impl Machine {
             let batch = self.batch();
             let mut next = history.states[number - 1].clone();
             for mutation in &batch {
-                let slot = (mutation.slot().partition.0, mutation.slot().key.clone());
+                let slot = (mutation.slot().bucket.0, mutation.slot().key.clone());
                 match mutation {
                     Mutation::Put { value, .. } => drop(next.insert(slot, value.clone())),
                     Mutation::Delete { .. } => drop(next.remove(&slot)),

@@ -1,7 +1,7 @@
 //! What the embedded engine keeps in its database: one keyspace of records, and among them a few facts.
 //!
-//! A record's key is its partition, big-endian, before the key within the partition: so a partition is one range. The
-//! facts stand where no partition is. These are the operations themselves, blocking and without policy: durability,
+//! A record's key is its bucket, big-endian, before the key within the bucket: so a bucket is one range. The
+//! facts stand where no bucket is. These are the operations themselves, blocking and without policy: durability,
 //! repair and epochs are decided by the callers in this folder. Two things that fjall would do by itself are done
 //! here: it asks its one worker for a new memtable by a bounded queue that the worker fills, too, and waits for it
 //! without end, dead or alive. So the queue is kept short, and whoever has to wait is told so.
@@ -36,10 +36,10 @@ use crate::store::embedded::fault::Fault;
 use crate::store::embedded::journal;
 use crate::store::epoch::Seal;
 use crate::store::prefix_end;
-use crate::types::PartitionId;
+use crate::types::Bucket;
 
-/// A partition that no cluster has: above [`limits::PARTITIONS_MAX`] and below [`PartitionId::HINTS`].
-const FACTS: PartitionId = PartitionId(0x6661_6374);
+/// A bucket that no cluster has: above [`limits::PARTITIONS_MAX`] and below [`Bucket::HINTS`].
+const FACTS: Bucket = Bucket(0x6661_6374);
 const IDENTITY: &[u8] = b"identity";
 const SEAL: &[u8] = b"seal";
 const ROOM: &[u8] = b"room";
@@ -149,7 +149,7 @@ impl Db {
         let now = self.database.snapshot();
         let mut values = Vec::with_capacity(slots.len());
         for slot in slots {
-            values.push(self.value(&now, &record_key(slot.partition, &slot.key))?);
+            values.push(self.value(&now, &record_key(slot.bucket, &slot.key))?);
         }
         Ok(values)
     }
@@ -166,7 +166,7 @@ impl Db {
         }
     }
 
-    /// Reads a page of a partition, past damaged places if there are any.
+    /// Reads a page of a bucket, past damaged places if there are any.
     pub(super) fn scan(&self, range: &ScanRange) -> Result<ScanPage> {
         match self.whole_page(range) {
             Err(fault) if fault.is_damage() => self.salvage(range),
@@ -259,7 +259,7 @@ impl Batch<'_> {
     pub(super) fn apply(&mut self, mutations: &[Mutation]) {
         for mutation in mutations {
             let slot = mutation.slot();
-            let key = record_key(slot.partition, &slot.key);
+            let key = record_key(slot.bucket, &slot.key);
             match mutation {
                 Mutation::Put { value, .. } => self.put(&key, value),
                 Mutation::Delete { .. } => self.remove(&key),
@@ -307,8 +307,8 @@ fn keyspace_options() -> KeyspaceCreateOptions {
 
 /// Where a range lies in the keyspace.
 pub(super) fn bounds(range: &ScanRange) -> (Bound<UserKey>, Bound<UserKey>) {
-    let first = UserKey::from(record_key(range.partition, range.after.as_ref().unwrap_or(&range.prefix)));
-    let end = prefix_end(&record_key(range.partition, &range.prefix)).map(UserKey::from);
+    let first = UserKey::from(record_key(range.bucket, range.after.as_ref().unwrap_or(&range.prefix)));
+    let end = prefix_end(&record_key(range.bucket, &range.prefix)).map(UserKey::from);
     let lower = if range.after.is_some() { Bound::Excluded(first) } else { Bound::Included(first) };
     (lower, end.map_or(Bound::Unbounded, Bound::Excluded))
 }
@@ -317,9 +317,9 @@ pub(super) const PARTITION_BYTES: usize = size_of::<u32>();
 /// About what an entry of a memtable takes beside its key and value.
 const ENTRY_OVERHEAD: usize = 64;
 
-pub(super) fn record_key(partition: PartitionId, key: &[u8]) -> Vec<u8> {
+pub(super) fn record_key(bucket: Bucket, key: &[u8]) -> Vec<u8> {
     let mut whole = Vec::with_capacity(PARTITION_BYTES + key.len());
-    whole.extend_from_slice(&partition.0.to_be_bytes());
+    whole.extend_from_slice(&bucket.0.to_be_bytes());
     whole.extend_from_slice(key);
     whole
 }

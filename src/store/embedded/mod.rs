@@ -47,8 +47,8 @@ use crate::store::StoreIdentity;
 use crate::store::StoreSize;
 use crate::store::Warning;
 use crate::store::embedded::core::Core;
+use crate::types::Bucket;
 use crate::types::Epoch;
-use crate::types::PartitionId;
 use crate::types::Partitions;
 
 /// How long closing waits for the keeper to finish what it is doing.
@@ -105,8 +105,8 @@ impl Embedded {
         Ok((Self { core, scope: Arc::new(StopOnDrop(scope)) }, warnings))
     }
 
-    pub(super) fn partitions(&self) -> Partitions {
-        self.core.partitions
+    pub(super) fn buckets(&self) -> Partitions {
+        self.core.buckets
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -136,12 +136,12 @@ impl Embedded {
         self.run(move |core| core.scan(&range)).await
     }
 
-    pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
+    pub(super) async fn delete_bucket(&self, bucket: Bucket) -> Result<u64, StoreError> {
         let (mut gone, mut after) = (0, None);
         loop {
             self.wait_for_room().await?;
             // One hop per step, so that writes that wait get their turn between them.
-            let (step, last) = self.run(move |core| core.delete_some(partition, after)).await?;
+            let (step, last) = self.run(move |core| core.delete_some(bucket, after)).await?;
             gone += step;
             if last.is_none() {
                 return Ok(gone);

@@ -72,7 +72,7 @@ impl Opening {
             memo: memo_file,
             options: self.options,
             hash,
-            partitions: self.identity.partitions,
+            buckets: self.identity.buckets,
             env: self.env,
             pulse: Pulse::default(),
             boot: seal.mark.boot,

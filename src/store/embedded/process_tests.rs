@@ -131,8 +131,8 @@ async fn child_whose_files_may_not_grow() {
         assert!(get(&engine, 4, number.to_be_bytes()).await.is_some(), "{number} of {small}");
     }
     assert_eq!(get(&engine, 3, 19u32.to_be_bytes()).await.map(|value| value.len()), Some(3 << 20));
-    for partition in [4, 5] {
-        assert_eq!(get(&engine, partition, small.to_be_bytes()).await, None, "a refused batch was written");
+    for bucket in [4, 5] {
+        assert_eq!(get(&engine, bucket, small.to_be_bytes()).await, None, "a refused batch was written");
     }
     say("full");
     eventually("the storage is well", async || engine.health() == Health::Ok).await;

@@ -25,7 +25,7 @@ use crate::store::epoch;
 use crate::store::epoch::Mark;
 use crate::store::epoch::Seal;
 use crate::store::files::create_directory;
-use crate::types::PartitionId;
+use crate::types::Bucket;
 
 impl Core {
     /// Writes what can be read of a database into a new one beside it. Returns how many places could not be read; none
@@ -43,8 +43,8 @@ impl Core {
     fn copy(&self, old: &Db, path: &Path) -> Result<u64, Fault> {
         let new = Db::open(path, self.options)?;
         let mut lost = 0;
-        for partition in self.partitions.iter().chain([PartitionId::HINTS]) {
-            lost += copy_partition(old, &new, partition)?;
+        for bucket in self.buckets.buckets().chain([Bucket::HINTS]) {
+            lost += copy_bucket(old, &new, bucket)?;
         }
         if lost == 0 {
             return Ok(0);
@@ -73,17 +73,17 @@ impl Core {
     }
 }
 
-/// Copies one partition; returns how many places of it could not be read.
-fn copy_partition(old: &Db, new: &Db, partition: PartitionId) -> Result<u64, Fault> {
+/// Copies one bucket; returns how many places of it could not be read.
+fn copy_bucket(old: &Db, new: &Db, bucket: Bucket) -> Result<u64, Fault> {
     let (mut lost, mut after) = (0, None);
     loop {
         let (limit, bytes) = (limits::STORE_DELETE_STEP, limits::SCAN_PAGE_BYTES);
-        let page = old.scan(&ScanRange { partition, prefix: Bytes::new(), after, limit, bytes })?;
+        let page = old.scan(&ScanRange { bucket, prefix: Bytes::new(), after, limit, bytes })?;
         lost += page.damaged;
         after = page.items.last().map(|(key, _)| key.clone());
         let (good, bad): (Vec<_>, Vec<_>) = page.items.into_iter().partition(|(_, value)| *value != UNREADABLE);
         lost += bad.len() as u64;
-        let put = |(key, value)| Mutation::Put { slot: Slot { partition, key }, value };
+        let put = |(key, value)| Mutation::Put { slot: Slot { bucket, key }, value };
         while new.make_room()? {
             // What waits anyway; and it fails when the worker that makes room has.
             new.sync()?;

@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::limits;
 use crate::store::Mutation;
 use crate::store::Slot;
-use crate::types::PartitionId;
+use crate::types::Bucket;
 
 const SHARDS: usize = 64;
 /// Counters of changes; records share them, so that a read beside the change of another is now and then not kept.
@@ -119,15 +119,15 @@ impl Recent {
         Changing { recent: self, mutations }
     }
 
-    /// Forgets the records of a partition.
-    pub(super) fn forget(&self, partition: PartitionId) {
+    /// Forgets the records of a bucket.
+    pub(super) fn forget(&self, bucket: Bucket) {
         for shard in 0..SHARDS {
             let mut shard = self.write(shard);
             let shard = &mut *shard;
-            shard.queue.retain(|slot| slot.partition != partition);
+            shard.queue.retain(|slot| slot.bucket != bucket);
             let bytes = &mut shard.bytes;
             shard.records.retain(|slot, entry| {
-                let stays = slot.partition != partition;
+                let stays = slot.bucket != bucket;
                 if !stays {
                     *bytes -= size(slot, entry);
                 }
@@ -189,7 +189,7 @@ impl Shard {
             entry.value = value;
             *entry.hidden.get_mut() = large;
         } else if !large {
-            let slot = Slot { partition: slot.partition, key: Bytes::copy_from_slice(&slot.key) };
+            let slot = Slot { bucket: slot.bucket, key: Bytes::copy_from_slice(&slot.key) };
             self.bytes += slot.key.len() + size + OVERHEAD;
             self.queue.push_back(slot.clone());
             self.records.insert(slot, Entry { value, hidden: AtomicBool::new(false), used: AtomicBool::new(false) });
@@ -217,7 +217,7 @@ fn size(slot: &Slot, entry: &Entry) -> usize {
 }
 
 fn stripe(slot: &Slot) -> usize {
-    let hash = xxh3_64_with_seed(&slot.key, u64::from(slot.partition.0));
+    let hash = xxh3_64_with_seed(&slot.key, u64::from(slot.bucket.0));
     usize::try_from(hash % STRIPES as u64).expect("less than the number of stripes")
 }
 

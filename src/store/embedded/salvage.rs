@@ -32,7 +32,7 @@ struct Keys {
 }
 
 impl Db {
-    /// Reads a page of a partition in which there is damage.
+    /// Reads a page of a bucket in which there is damage.
     pub(super) fn salvage(&self, range: &ScanRange) -> Result<ScanPage, Fault> {
         let now = self.database.snapshot();
         let mut page = ScanPage::default();
@@ -51,7 +51,7 @@ impl Db {
                 page.items.push((key, value));
             }
             // Places behind the page are the next one's to tell.
-            let end = page.items.last().map(|(key, _)| record_key(range.partition, key)).filter(|_| page.more);
+            let end = page.items.last().map(|(key, _)| record_key(range.bucket, key)).filter(|_| page.more);
             let is_passed = |hole: &&UserKey| end.as_ref().is_none_or(|end| ***hole < **end);
             page.damaged += found.holes.iter().filter(is_passed).count() as u64;
             match found.keys.last() {
@@ -75,7 +75,7 @@ impl Db {
         }
         let files = self.records.tree.current_version();
         let mut found = Keys::default();
-        let start = record_key(range.partition, range.after.as_ref().unwrap_or(&range.prefix));
+        let start = record_key(range.bucket, range.after.as_ref().unwrap_or(&range.prefix));
         let fresh = newest.iter().map(|item| item.key.user_key);
         let fresh = fresh.filter(|key| std::ops::RangeBounds::contains(&bounds, key)).map(Ok);
         found.take(fresh, &start, range.limit)?;

@@ -24,7 +24,7 @@ use crate::store::contract::put;
 use crate::store::contract::slot;
 use crate::store::embedded::tests::killed;
 use crate::store::embedded::tests::open;
-use crate::types::PartitionId;
+use crate::types::Bucket;
 
 const RECORDS: u32 = 240;
 
@@ -62,11 +62,11 @@ async fn damaged(path: &Path) -> Engine {
     open(path, Durability::EveryBatch).await
 }
 
-/// All pages of the partition, with the damaged places they told.
+/// All pages of the bucket, with the damaged places they told.
 async fn scan(engine: &Engine, limit: usize) -> (BTreeMap<Bytes, Bytes>, u64) {
     let (mut found, mut places, mut after) = (BTreeMap::new(), 0, None::<Bytes>);
     loop {
-        let page = engine.scan(PartitionId(1), b"", after.as_deref(), limit, limits::SCAN_PAGE_BYTES).await.unwrap();
+        let page = engine.scan(Bucket(1), b"", after.as_deref(), limit, limits::SCAN_PAGE_BYTES).await.unwrap();
         assert!(page.items.len() <= limit);
         places += page.damaged;
         after = page.items.last().map(|(key, _)| key.clone()).or(after);
@@ -104,13 +104,13 @@ async fn a_damaged_place_costs_the_records_in_it_only_and_writing_them_anew_repa
     let (found, _) = scan(&engine, 7).await;
     assert_eq!(found.into_values().collect::<Vec<_>>(), values);
     assert!(engine.size().await.unwrap().keys > 0);
-    assert_eq!(engine.delete_partition(PartitionId(1)).await.unwrap(), u64::from(RECORDS));
+    assert_eq!(engine.delete_bucket(Bucket(1)).await.unwrap(), u64::from(RECORDS));
     assert_eq!(scan(&engine, 7).await.0.len(), 0);
 }
 
 /// What memory still knows of a record must not pass for what the files have lost.
 #[tokio::test]
-async fn a_scan_that_meets_damage_forgets_what_memory_held_of_the_partition() {
+async fn a_scan_that_meets_damage_forgets_what_memory_held_of_the_bucket() {
     let dir = tempfile::tempdir().unwrap();
     let engine = damaged(dir.path()).await;
     let Engine::Embedded(embedded) = &engine else { panic!("another engine") };

@@ -99,7 +99,7 @@ async fn the_contract_is_kept_where_memory_holds_every_record_and_where_it_holds
         contract::check(&engine).await;
         // Scans ask the files alone.
         let all = contract::contents(&engine).await;
-        let slots: Vec<_> = all.keys().map(|(partition, key)| contract::slot(*partition, key)).collect();
+        let slots: Vec<_> = all.keys().map(|(bucket, key)| contract::slot(*bucket, key)).collect();
         let held: Vec<_> = all.into_values().map(Some).collect();
         for asked in slots.chunks(limits::STORE_CALL_MAX).zip(held.chunks(limits::STORE_CALL_MAX)) {
             assert_eq!(engine.get_many(asked.0).await.unwrap(), asked.1, "memory and files differ");
@@ -122,7 +122,7 @@ async fn a_second_opener_and_another_owner_are_refused_with_a_remedy() {
     let config = StoreConfig::Embedded { path: dir.path().to_owned(), durability: OFTEN, cache_bytes: 1 << 20 };
     let mut others = [identity("n2"), identity("n1"), identity("n1")];
     others[1].cluster = crate::types::ClusterName::new("other").unwrap();
-    others[2].partitions = crate::types::Partitions::new(128).unwrap();
+    others[2].buckets = crate::types::Partitions::new(128).unwrap();
     for other in others {
         let error = Engine::open(&config, &other, &Env::real()).await.unwrap_err();
         assert!(matches!(&error, OpenError::Foreign { .. }), "{error}");

@@ -46,8 +46,8 @@ use crate::store::redis::link::Link;
 use crate::store::redis::link::Session;
 use crate::store::redis::scripts::Reply;
 use crate::store::redis::server::Facts;
+use crate::types::Bucket;
 use crate::types::Epoch;
-use crate::types::PartitionId;
 use crate::types::Partitions;
 
 /// How long closing waits for the keeper to finish what it is doing.
@@ -60,7 +60,7 @@ const SESSIONS_PER_CALL: usize = 2;
 #[derive(Clone)]
 pub struct Redis {
     link: Arc<Link>,
-    partitions: Partitions,
+    buckets: Partitions,
     /// Ends the keeper with the engine.
     scope: Arc<StopOnDrop>,
 }
@@ -84,11 +84,11 @@ impl Redis {
         let (link, warnings) = open::open(config, identity, &scope).await?;
         let link = Arc::new(link);
         scope.spawn("store.keeper", keep(Arc::downgrade(&link), scope.clone()));
-        Ok((Self { link, partitions: identity.partitions, scope: Arc::new(StopOnDrop(scope)) }, warnings))
+        Ok((Self { link, buckets: identity.buckets, scope: Arc::new(StopOnDrop(scope)) }, warnings))
     }
 
-    pub(super) fn partitions(&self) -> Partitions {
-        self.partitions
+    pub(super) fn buckets(&self) -> Partitions {
+        self.buckets
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -112,8 +112,8 @@ impl Redis {
         self.link.guarded(None, false, command, scripts::read_page).await
     }
 
-    pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
-        let command = |session: &Session| self.link.scripts.drop_partition(session.guard(), partition);
+    pub(super) async fn delete_bucket(&self, bucket: Bucket) -> Result<u64, StoreError> {
+        let command = |session: &Session| self.link.scripts.drop_bucket(session.guard(), bucket);
         self.link.guarded(None, true, command, |parts| scripts::read_number(parts.first()?)).await
     }
 

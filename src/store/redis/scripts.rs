@@ -1,6 +1,6 @@
 //! What is said to Redis: the keys, the scripts, and the commands made of them.
 //!
-//! A partition is a hash of records and a sorted set of their keys, all scores equal, which orders them by bytes. One
+//! A bucket is a hash of records and a sorted set of their keys, all scores equal, which orders them by bytes. One
 //! more hash holds the sentinel, the number of writes, and the number of records. Each script checks the sentinel
 //! before it does anything. Commands of Redis 6.0 only. Nothing here talks to a server.
 
@@ -17,7 +17,7 @@ use crate::store::ScanPage;
 use crate::store::ScanRange;
 use crate::store::Slot;
 use crate::store::prefix_end;
-use crate::types::PartitionId;
+use crate::types::Bucket;
 
 /// Returns `{1}` when the sentinel is not ARGV[1], or fewer writes were counted than ARGV[2].
 const GUARD: &str = r"
@@ -129,24 +129,24 @@ impl Scripts {
     }
 
     pub(super) fn write(&self, guard: Guard<'_>, batch: &[Mutation]) -> Cmd {
-        // Positions in KEYS begin at 1, which is the meta hash; two for each partition.
+        // Positions in KEYS begin at 1, which is the meta hash; two for each bucket.
         let mut places = BTreeMap::new();
-        let mut partitions = Vec::new();
+        let mut buckets = Vec::new();
         for mutation in batch {
-            let partition = mutation.slot().partition;
-            places.entry(partition).or_insert_with(|| {
-                partitions.push(partition);
-                partitions.len() * 2
+            let bucket = mutation.slot().bucket;
+            places.entry(bucket).or_insert_with(|| {
+                buckets.push(bucket);
+                buckets.len() * 2
             });
         }
-        let mut cmd = evalsha(&self.write, 1 + 2 * partitions.len());
+        let mut cmd = evalsha(&self.write, 1 + 2 * buckets.len());
         cmd.arg(&self.meta);
-        for partition in partitions {
-            cmd.arg(self.hash(partition)).arg(self.index(partition));
+        for bucket in buckets {
+            cmd.arg(self.hash(bucket)).arg(self.index(bucket));
         }
         cmd.arg(guard.sentinel).arg(guard.seen);
         for mutation in batch {
-            let at = places.get(&mutation.slot().partition).copied().unwrap_or_default();
+            let at = places.get(&mutation.slot().bucket).copied().unwrap_or_default();
             match mutation {
                 Mutation::Put { slot, value } => cmd.arg(at).arg(&slot.key[..]).arg(&value[..]),
                 Mutation::Delete { slot } => cmd.arg(format!("-{at}")).arg(&slot.key[..]),
@@ -162,15 +162,15 @@ impl Scripts {
         };
         let upper = prefix_end(&range.prefix).map_or(b"+".to_vec(), |end| [b"(", &end[..]].concat());
         let mut cmd = evalsha(&self.scan, 3);
-        cmd.arg(&self.meta).arg(self.hash(range.partition)).arg(self.index(range.partition));
+        cmd.arg(&self.meta).arg(self.hash(range.bucket)).arg(self.index(range.bucket));
         cmd.arg(guard.sentinel).arg(guard.seen).arg(lower).arg(upper);
         cmd.arg(range.limit).arg(range.bytes.clamp(1, SCAN_BYTES_MAX));
         cmd
     }
 
-    pub(super) fn drop_partition(&self, guard: Guard<'_>, partition: PartitionId) -> Cmd {
+    pub(super) fn drop_bucket(&self, guard: Guard<'_>, bucket: Bucket) -> Cmd {
         let mut cmd = evalsha(&self.drop, 3);
-        cmd.arg(&self.meta).arg(self.hash(partition)).arg(self.index(partition));
+        cmd.arg(&self.meta).arg(self.hash(bucket)).arg(self.index(bucket));
         cmd.arg(guard.sentinel).arg(guard.seen);
         cmd
     }
@@ -185,7 +185,7 @@ impl Scripts {
     pub(super) fn get_many(&self, slots: &[Slot]) -> Pipeline {
         let mut pipeline = redis::pipe();
         for slot in slots {
-            pipeline.cmd("HGET").arg(self.hash(slot.partition)).arg(&slot.key[..]);
+            pipeline.cmd("HGET").arg(self.hash(slot.bucket)).arg(&slot.key[..]);
         }
         pipeline.cmd("HMGET").arg(&self.meta).arg("id").arg("seq").arg("keys");
         pipeline
@@ -209,12 +209,12 @@ impl Scripts {
         pipeline
     }
 
-    fn hash(&self, partition: PartitionId) -> String {
-        format!("{}h:{partition}", self.prefix)
+    fn hash(&self, bucket: Bucket) -> String {
+        format!("{}h:{bucket}", self.prefix)
     }
 
-    fn index(&self, partition: PartitionId) -> String {
-        format!("{}z:{partition}", self.prefix)
+    fn index(&self, bucket: Bucket) -> String {
+        format!("{}z:{bucket}", self.prefix)
     }
 }
 

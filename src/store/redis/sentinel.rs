@@ -15,7 +15,7 @@ const VERSION: &str = "dm1";
 /// Whose a database is, and in which state that node left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sentinel {
-    /// Cluster, node and partition count, in one text.
+    /// Cluster, node and bucket count, in one text.
     pub(super) identity: String,
     pub(super) epoch: Epoch,
     /// How often the storage was opened.
@@ -40,7 +40,7 @@ pub(super) enum Finding {
 impl Sentinel {
     /// The identity as it appears in the text.
     pub(super) fn identity_of(identity: &StoreIdentity) -> String {
-        format!("{} {} {}", identity.cluster, identity.node, identity.partitions.count())
+        format!("{} {} {}", identity.cluster, identity.node, identity.buckets.count())
     }
 
     pub(super) fn parse(text: &[u8]) -> Option<Self> {

@@ -73,7 +73,7 @@ async fn a_flush_is_never_read_as_missing_and_is_noticed_without_traffic() {
     let epoch = engine.epoch();
     engine.write(epoch, vec![put(1, "a", "x")]).await.unwrap();
     server.say("FLUSHDB").await.unwrap();
-    let page = engine.scan(crate::types::PartitionId(1), b"", None, 10, 1000).await;
+    let page = engine.scan(crate::types::Bucket(1), b"", None, 10, 1000).await;
     assert_eq!(page, Err(StoreError::EpochChanged));
     let epoch = engine.epoch();
     server.say("DEL dm:meta").await.unwrap();
@@ -218,7 +218,7 @@ async fn the_database_of_another_is_refused_and_databases_are_apart() {
     assert!(writes(&engine, "a").await);
     let mut others = [identity("n2"), identity("n1"), identity("n1")];
     others[1].cluster = crate::types::ClusterName::new("other").unwrap();
-    others[2].partitions = crate::types::Partitions::new(128).unwrap();
+    others[2].buckets = crate::types::Partitions::new(128).unwrap();
     for other in others {
         let error = Engine::open(&StoreConfig::Redis(server.config()), &other, &Env::real()).await.unwrap_err();
         assert!(matches!(error, OpenError::Foreign { .. }), "{error}");

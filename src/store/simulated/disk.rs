@@ -22,7 +22,7 @@ use crate::store::UNREADABLE;
 use crate::store::epoch::Memo;
 use crate::store::epoch::Seal;
 use crate::store::records::Records;
-use crate::types::PartitionId;
+use crate::types::Bucket;
 
 /// The faults that a disk has now.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -171,10 +171,9 @@ impl Disk {
     pub fn slots(&self) -> Vec<Slot> {
         let platter = self.lock();
         let Some(owner) = &platter.seen.owner else { return Vec::new() };
-        let partitions = owner.partitions.iter().chain([PartitionId::HINTS]);
-        let slots =
-            |partition| platter.seen.records.keys(partition).into_iter().map(move |key| Slot { partition, key });
-        partitions.flat_map(slots).collect()
+        let buckets = owner.buckets.buckets().chain([Bucket::HINTS]);
+        let slots = |bucket| platter.seen.records.keys(bucket).into_iter().map(move |key| Slot { bucket, key });
+        buckets.flat_map(slots).collect()
     }
 
     /// Damages a record where it lies. Returns whether there was one.

@@ -35,8 +35,8 @@ use crate::store::epoch::Memo;
 use crate::store::epoch::Seal;
 use crate::store::health::Pulse;
 use crate::store::health::Trouble;
+use crate::types::Bucket;
 use crate::types::Epoch;
-use crate::types::PartitionId;
 use crate::types::Partitions;
 
 pub use disk::Damage;
@@ -54,7 +54,7 @@ pub struct Simulated(Arc<Inner>);
 struct Inner {
     disk: Disk,
     durability: Durability,
-    partitions: Partitions,
+    buckets: Partitions,
     /// Which opening of the disk this is.
     life: u64,
     run: String,
@@ -98,7 +98,7 @@ impl Simulated {
         let inner = Inner {
             disk: disk.clone(),
             durability,
-            partitions: identity.partitions,
+            buckets: identity.buckets,
             life: platter.life,
             run,
             pulse: Pulse::default(),
@@ -109,8 +109,8 @@ impl Simulated {
         Ok((Self(inner), warning.into_iter().collect()))
     }
 
-    pub(super) fn partitions(&self) -> Partitions {
-        self.0.partitions
+    pub(super) fn buckets(&self) -> Partitions {
+        self.0.buckets
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -150,13 +150,13 @@ impl Simulated {
         self.0.read(|platter| platter.seen.records.scan(range)).await
     }
 
-    pub(super) async fn delete_partition(&self, partition: PartitionId) -> Result<u64, StoreError> {
+    pub(super) async fn delete_bucket(&self, bucket: Bucket) -> Result<u64, StoreError> {
         let mut gone = 0;
         self.0
             .write(self.0.durability == Durability::EveryBatch, |inner, platter| {
-                let keys = platter.seen.records.keys(partition);
+                let keys = platter.seen.records.keys(bucket);
                 gone = keys.len() as u64;
-                let batch = keys.into_iter().map(|key| Mutation::Delete { slot: Slot { partition, key } }).collect();
+                let batch = keys.into_iter().map(|key| Mutation::Delete { slot: Slot { bucket, key } }).collect();
                 Ok((batch, inner.seal(platter, None, false)?))
             })
             .await?;

@@ -33,8 +33,8 @@ async fn prefix(engine: &Engine) -> u32 {
     let all = contents(engine).await;
     let count = u32::try_from(all.len() / 2).unwrap();
     for number in 0..count {
-        for partition in [1, 2] {
-            assert!(all.contains_key(&(partition, format!("{number:03}").into())), "batch {number} of {count}");
+        for bucket in [1, 2] {
+            assert!(all.contains_key(&(bucket, format!("{number:03}").into())), "batch {number} of {count}");
         }
     }
     assert_eq!(all.len() % 2, 0, "half a batch is there");

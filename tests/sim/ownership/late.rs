@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamomini::layout::{Change, Stage};
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::PartitionId;
+use dynamomini::types::Bucket;
 use tokio::time::{Instant, sleep};
 
 use crate::ownership::history::History;
@@ -80,13 +80,13 @@ async fn removed_and_back(simulation: Simulation) {
     history.fill(&client, 0..KEYS).await;
     sleep(Duration::from_secs(2)).await;
     let engines = cluster.engines();
-    let only: Vec<_> = records(&engines[&4], cluster.info.partitions.iter()).await.into_keys().collect();
+    let only: Vec<_> = records(&engines[&4], cluster.info.partitions.buckets()).await.into_keys().collect();
     assert!(only.len() > KEYS / 2, "it owns three quarters of the keys");
     for number in 1..=4 {
         cluster.crash(number);
     }
     for number in 1..=3 {
-        let delete = |(partition, key): (PartitionId, Bytes)| Mutation::Delete { slot: Slot { partition, key } };
+        let delete = |(bucket, key): (Bucket, Bytes)| Mutation::Delete { slot: Slot { bucket, key } };
         let engine = &engines[&number];
         engine.write(engine.epoch(), only.iter().cloned().map(delete).collect()).await.unwrap();
         cluster.restart_node(number).await;
@@ -114,7 +114,7 @@ async fn owners_that_lost_it(simulation: Simulation) {
     History::default().fill(&client, 0..KEYS).await;
     sleep(Duration::from_secs(2)).await;
     let engines = cluster.engines();
-    let held = records(&engines[&4], cluster.info.partitions.iter()).await;
+    let held = records(&engines[&4], cluster.info.partitions.buckets()).await;
     let is_held = |key: &usize| held.keys().any(|(_, stored)| stored.ends_with(format!("key{key}").as_bytes()));
     let history = History::default();
     for key in (0..KEYS).filter(is_held) {
@@ -126,7 +126,7 @@ async fn owners_that_lost_it(simulation: Simulation) {
         let Engine::Memory(memory) = &engines[&number] else { panic!("simulated nodes keep their records in memory") };
         memory.wipe();
     }
-    let left = records(&engines[&4], cluster.info.partitions.iter()).await;
+    let left = records(&engines[&4], cluster.info.partitions.buckets()).await;
     assert_eq!(left.len(), held.len(), "it has dropped something already: this tries nothing");
     converged(&cluster).await;
     history.judge(&client).await;

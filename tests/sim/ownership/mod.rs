@@ -8,13 +8,14 @@ mod history;
 mod judge;
 mod late;
 mod rogue;
+mod split;
 
 use std::time::Duration;
 
 use dynamomini::hash::ClusterHash;
 use dynamomini::layout::{Change, Stage};
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Copies, Namespace, NodeName, PartitionId};
+use dynamomini::types::{Bucket, Copies, Namespace, NodeName};
 use dynamomini::view::ClusterView;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -56,6 +57,9 @@ enum What {
         from: u8,
         to: u8,
     },
+    /// Partitions are cut in two.
+    Split,
+    SplitAndJoin,
 }
 
 /// What goes wrong meanwhile.
@@ -133,8 +137,8 @@ impl Course {
     fn founders(&self) -> usize {
         match self.what {
             What::Leave => 4,
-            What::LeaveThree => 6,
-            What::Copies { .. } => 5,
+            What::SplitAndJoin | What::Copies { .. } => 5,
+            What::LeaveThree | What::Split => 6,
             What::Join | What::JoinTwo | What::Replace => 3,
         }
     }
@@ -155,7 +159,11 @@ impl Course {
                 cluster.start_joining(4).await;
                 cluster.start_joining(5).await;
             }
-            What::Leave | What::LeaveThree | What::Copies { .. } => self.again(cluster).await,
+            What::Leave | What::LeaveThree | What::Split | What::Copies { .. } => self.again(cluster).await,
+            What::SplitAndJoin => {
+                cluster.start_joining(6).await;
+                self.again(cluster).await;
+            }
             What::Replace => {
                 cluster.crash(3);
                 cluster.start_node(4).await;
@@ -172,6 +180,11 @@ impl Course {
             What::JoinTwo => {
                 order(cluster, 1, join(5)).await;
                 order(cluster, 2, join(4)).await;
+            }
+            What::Split => order(cluster, 2, split::split()).await,
+            What::SplitAndJoin => {
+                order(cluster, 1, join(6)).await;
+                order(cluster, 2, split::split()).await;
             }
             What::Leave => order(cluster, 2, Change::Leave { name: node(4) }).await,
             What::Copies { to, .. } => order(cluster, 2, copies(to)).await,
@@ -341,6 +354,9 @@ async fn run(simulation: Simulation, course: Course) -> (u64, (u64, u64)) {
     }
     let has_joined = layout.current.has(&node(4));
     assert_eq!(has_joined, !course.shrinks(), "{:?} has not come about: {layout:?}", course.what);
+    if matches!(course.what, What::Split | What::SplitAndJoin) {
+        assert!(split::split().apply(&layout).is_err(), "partitions were not cut: {layout:?}");
+    }
     if let What::Copies { to, .. } = course.what {
         assert_eq!(layout.current.copies[&Namespace::default()], to, "{:?} has not come about", course.what);
     }
@@ -480,8 +496,8 @@ fn a_storage_that_is_lost_after_copying_is_filled_again_before_it_is_read() {
             sleep(Duration::from_millis(10)).await;
         }
         let view = ClusterView::new(cluster.info.by(cluster.layout_of(4).layout)).unwrap();
-        let owned: Vec<PartitionId> =
-            view.ring(Copies::settled(3)).unwrap().owned(ClusterHash::node_id(&node(4))).collect();
+        let owned = view.ring(Copies::settled(3)).unwrap().owned(ClusterHash::node_id(&node(4)));
+        let owned: Vec<Bucket> = owned.map(|partition| Bucket(partition.number())).collect();
         let held = records(&engines[&4], owned.iter().copied()).await;
         assert!(!held.is_empty());
         for number in 1..=3 {
@@ -515,11 +531,11 @@ async fn sparse(simulation: Simulation, to_one: bool) {
         cluster.crash(number);
     }
     for (number, engine) in engines {
-        let all = records(&engine, cluster.info.partitions.iter()).await;
+        let all = records(&engine, cluster.info.partitions.buckets()).await;
         let missed = all
             .into_keys()
             .filter(|(_, key)| key.iter().map(|byte| usize::from(*byte)).sum::<usize>() % 3 + 1 == number);
-        let delete = |(partition, key)| Mutation::Delete { slot: Slot { partition, key } };
+        let delete = |(bucket, key)| Mutation::Delete { slot: Slot { bucket, key } };
         engine.write(engine.epoch(), missed.map(delete).collect()).await.unwrap();
     }
     for number in 1..=3 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dynamomini::layout::{Layout, Next, Placement, Role, Stage};
-use dynamomini::types::Namespace;
+use dynamomini::types::{Namespace, Partitions};
 use dynamomini::view::ClusterView;
 use dynamomini::wire::layout::LayoutRequest;
 use dynamomini::wire::rpc::Request;
@@ -17,12 +17,18 @@ use crate::replicas::difference_by;
 use crate::world::{Simulation, simulate};
 
 fn placed(numbers: &[usize], weight: impl Fn(usize) -> u32) -> Placement {
+    placed_by(64, numbers, weight)
+}
+
+/// The same, by so many partitions.
+fn placed_by(partitions: u32, numbers: &[usize], weight: impl Fn(usize) -> u32) -> Placement {
+    let partitions = Partitions::new(partitions).unwrap();
     let role = |number: &usize| {
         let (name, quic) = (node(*number), address(*number).to_string());
         (name.clone(), Role { quic, zone: "default".parse().unwrap(), weight: weight(*number), seat: name })
     };
     let copies = [(Namespace::default(), 3)].into();
-    Placement { roles: numbers.iter().map(role).collect(), copies }
+    Placement { roles: numbers.iter().map(role).collect(), copies, partitions }
 }
 
 /// The next layout of a cluster of three, by which three others own everything.
@@ -38,14 +44,14 @@ fn others(stage: Option<Stage>) -> Layout {
     }
 }
 
-/// What is wrong once all nodes have been told of this layout.
-async fn after(simulation: Simulation, layout: Layout) -> Vec<String> {
+/// What is wrong once all nodes of a cluster that so many founded have been told of this layout.
+async fn after(simulation: Simulation, founders: usize, layout: Layout) -> Vec<String> {
     let copies = layout.current.copies.values().copied().next();
-    let mut cluster = found_with(&simulation, Setup { nodes: 3, copies, ..keeping(false) }).await;
+    let mut cluster = found_with(&simulation, Setup { nodes: founders, copies, ..keeping(false) }).await;
     let client = cluster.client(1).await;
     let history = History::default();
     history.fill(&client, 0..KEYS).await;
-    for number in 4..=6 {
+    for number in founders + 1..=6 {
         cluster.start_node(number).await;
     }
     sleep(Duration::from_secs(5)).await;
@@ -64,7 +70,7 @@ async fn after(simulation: Simulation, layout: Layout) -> Vec<String> {
 
 #[test]
 fn reads_that_move_before_anything_was_copied_are_found() {
-    let wrong = simulate(1, 0.0, |simulation| after(simulation, others(Some(Stage::Reading))));
+    let wrong = simulate(1, 0.0, |simulation| after(simulation, 3, others(Some(Stage::Reading))));
     assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
 }
 
@@ -75,13 +81,20 @@ fn reads_that_move_before_more_copies_were_made_are_found() {
     now.copies = [(Namespace::default(), 1)].into();
     let next = Some(Next { since: 1, placement: next, stage: Stage::Reading, dead: Default::default() });
     let layout = Layout { version: 1, current: now, next };
-    let wrong = simulate(4, 0.0, |simulation| after(simulation, layout));
+    let wrong = simulate(4, 0.0, |simulation| after(simulation, 3, layout));
     assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
 }
 
 #[test]
 fn owners_that_change_at_once_are_found() {
-    let wrong = simulate(2, 0.0, |simulation| after(simulation, others(None)));
+    let wrong = simulate(2, 0.0, |simulation| after(simulation, 3, others(None)));
+    assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
+}
+
+#[test]
+fn partitions_that_are_cut_and_owned_by_others_at_once_are_found() {
+    let current = placed_by(128, &[1, 2, 3, 4, 5, 6], |_| 100);
+    let wrong = simulate(4, 0.0, |simulation| after(simulation, 6, Layout { version: 1, current, next: None }));
     assert!(wrong.iter().any(|wrong| wrong.contains("after 1 had been acknowledged")), "{wrong:?}");
 }
 

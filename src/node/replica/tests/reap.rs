@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::PartitionId;
 
+/// The tree that all keys are in.
+pub(super) const PARTITION: PartitionId = PartitionId(17);
 const OWNERS: [NodeId; 2] = [NodeId(1), NodeId(2)];
 
 impl Bench {
@@ -14,7 +17,7 @@ impl Bench {
     }
 
     fn reap(&mut self, slot: &Slot, step: Step, seen: Context) -> bool {
-        let reap = Reap { slot: slot.clone(), owners: OWNERS.to_vec(), step, seen };
+        let reap = Reap { slot: slot.clone(), owners: OWNERS.to_vec(), partition: PARTITION, step, seen };
         self.run(&[Op::Reap(reap, oneshot::channel().0)]).pop().unwrap().unwrap();
         self.agreed
     }
@@ -71,7 +74,7 @@ fn a_put_or_a_hint_in_the_same_batch_keeps_a_dead_record() {
     let seen = bench.state(&slot).context().clone();
     let put = bench.mint_op(&slot, Some(Context::new()), &[]);
     let step = Step::Drop { digest, dead_ms: 0 };
-    let reap = Reap { slot: slot.clone(), owners: OWNERS.to_vec(), step, seen };
+    let reap = Reap { slot: slot.clone(), owners: OWNERS.to_vec(), partition: PARTITION, step, seen };
     bench.run(&[put, Op::Reap(reap, oneshot::channel().0)]);
     assert!(!bench.agreed && bench.values(&slot).len() == 1);
 }

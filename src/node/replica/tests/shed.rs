@@ -25,7 +25,13 @@ impl Bench {
 
 fn shed(slot: &Slot, digest: u64) -> Op {
     let step = Step::Shed { digest };
-    let reap = Reap { slot: slot.clone(), owners: OTHERS.to_vec(), step, seen: Context::new() };
+    let reap = Reap {
+        slot: slot.clone(),
+        partition: super::reap::PARTITION,
+        owners: OTHERS.to_vec(),
+        step,
+        seen: Context::new(),
+    };
     Op::Reap(reap, oneshot::channel().0)
 }
 
