@@ -62,14 +62,17 @@ pub(crate) async fn answer(core: &Core, request: DroppedRequest) -> Result<Dropp
 async fn frontiers(core: &Core, tree: TreeId) -> Result<BTreeMap<String, Stamp>, ServeError> {
     let view = core.view();
     let in_tree = view.copies_of_each().filter(|(_, copies)| *copies == tree.copies);
-    let mut frontiers = BTreeMap::new();
-    for (namespace, _) in in_tree {
-        let name = namespace.to_string();
+    let names = in_tree.map(|(namespace, _)| namespace.to_string());
+    let places = names.flat_map(|name| {
         let wholes = lineage(tree.partition, core.buckets);
-        let slots: Vec<Slot> = wholes.map(|partition| kept::frontier_slot(core.id, partition, &name)).collect();
-        let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
-        let told = stored.iter().map(|stored| kept::decode_frontier(&core.hash, stored.as_ref())).max();
-        frontiers.insert(name, told.unwrap_or_default());
+        wholes.map(move |partition| (name.clone(), kept::frontier_slot(core.id, partition, &name)))
+    });
+    let (names, slots): (Vec<String>, Vec<Slot>) = places.unzip();
+    let stored = core.engine.get_many(&slots).await.map_err(|error| storage_error(&error))?;
+    let mut frontiers: BTreeMap<String, Stamp> = BTreeMap::new();
+    for (name, stored) in names.into_iter().zip(stored) {
+        let frontier = frontiers.entry(name).or_default();
+        *frontier = kept::decode_frontier(&core.hash, stored.as_ref()).max(*frontier);
     }
     Ok(frontiers)
 }
