@@ -112,7 +112,7 @@ use crate::version::RequestId;
 use crate::view::ClusterView;
 use crate::wire::blob::Blob;
 use crate::wire::gossip::{KeyOrder, KeysReport, MembersReport};
-use crate::wire::layout::{ChangeOrder, LayoutReply, LayoutRequest, Shown};
+use crate::wire::layout::{ChangeOrder, Despite, LayoutReply, LayoutRequest, Shown};
 use crate::wire::rpc::{self, PutItem, Reply, Request, ServeError};
 use crate::wire::status::NodeStatus;
 use crate::wire::sync::{RepairProgress, RepairRequest};
@@ -355,14 +355,14 @@ impl Client {
     }
 
     /// Has a majority of those who own data agree on a change of owners, through the pinned node, or else one that answers. Returns
-    /// the layout with which it begins; [`Client::layout`] says how it gets on. With `force` also when it is not safe. For
-    /// administrators only.
+    /// the layout with which it begins; [`Client::layout`] says how it gets on. What is not safe is refused, `despite` which it can
+    /// be done. For administrators only.
     ///
     /// # Errors
     /// When it cannot be, is not safe, the certificate does not allow it, or there was no agreement; without an answer it may
     /// begin nonetheless.
-    pub async fn change_layout(&self, change: Change, force: bool) -> Result<Layout, ClientError> {
-        let order = Request::Layout(LayoutRequest::Change(ChangeOrder { change, force }));
+    pub async fn change_layout(&self, change: Change, despite: Despite) -> Result<Layout, ClientError> {
+        let order = Request::Layout(LayoutRequest::Change(ChangeOrder { change, despite }));
         match self.ask_node(&self.one_that_answers().await?, order).await? {
             Reply::Layout(LayoutReply::Changed(layout)) => Ok(*layout),
             Reply::Layout(LayoutReply::Impossible(error)) => {

@@ -98,8 +98,13 @@ pub enum ChangeError {
     #[error("{0} is the last member that owns data: without it nobody would")]
     Last(NodeName),
     /// The change before it is nearly done.
-    #[error("the change before it is being completed: ask again in a few seconds")]
+    #[error(
+        "the change before it is being completed: ask again in a few seconds (`dynamomini cluster show` says what it waits for)"
+    )]
     Busy,
+    /// It is to be done without a majority, and that is not for this change, or not now; why.
+    #[error("--without-majority is not possible: {0}")]
+    NotWithoutMajority(String),
     /// It would put data or its own end at risk; why.
     #[error("refused, since it is not safe: {}; --force does it all the same", .0.join("; "))]
     Unsafe(Vec<String>),
@@ -212,7 +217,7 @@ impl Change {
     /// # Errors
     /// [`ChangeError::Nothing`] where nothing is expected of it anyhow, or reads have not moved yet.
     pub fn give_up(&self, layout: &Layout) -> Result<Layout, ChangeError> {
-        let (Self::Remove { name } | Self::Replace { old: name, .. }, Some(next)) = (self, &layout.next) else {
+        let (Some(name), Some(next)) = (self.gives_up(), &layout.next) else {
             return Err(ChangeError::Nothing("nobody is given up by this".to_owned()));
         };
         if next.stage != Stage::Reading || layout.is_dead(name) || !layout.members().contains_key(name) {
@@ -224,6 +229,14 @@ impl Change {
             return Err(ChangeError::Last(name.clone()));
         }
         Ok(given_up)
+    }
+
+    /// The member that this gives up, if it does.
+    pub fn gives_up(&self) -> Option<&NodeName> {
+        match self {
+            Self::Remove { name } | Self::Replace { old: name, .. } => Some(name),
+            _ => None,
+        }
     }
 
     /// The change in a few words, for tasks and logs.

@@ -51,8 +51,15 @@ use serde::Serialize;
 use crate::limits;
 use crate::types::Copies;
 use crate::types::Namespace;
+use crate::types::NodeId;
 use crate::types::NodeName;
 use crate::types::Partitions;
+
+/// Versions between one that was imposed and the next that is ([`Layout::imposed_by`]): more than a cluster ever agrees on.
+const ERA: u64 = 1_000_000;
+/// How many of them each node that imposes one has for itself, so that two nodes which do so at once, cut off from each other,
+/// make different versions: the later one is what all go by in the end.
+const ERA_SHARE: u64 = 1_000;
 
 /// How far a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -173,6 +180,19 @@ impl Layout {
     pub fn completed(&self) -> Option<Self> {
         let next = self.next.as_ref().filter(|next| next.stage == Stage::Reading)?;
         Some(Self { version: self.version + 1, current: next.placement.clone(), next: None })
+    }
+
+    /// This layout as one that a node decides alone, when a majority of the voters is lost for good. Its version is above all
+    /// that those who were lost can agree on among themselves, should they only have been cut off: when they are back, they
+    /// go by this one. Each version of such an era is thought to be made by one node, and to differ from those of others.
+    #[must_use]
+    pub fn imposed_by(mut self, node: NodeId) -> Self {
+        let version = (self.version / ERA + 1) * ERA + node.0 % (ERA / ERA_SHARE) * ERA_SHARE;
+        if let Some(next) = self.next.as_mut().filter(|next| next.since == self.version) {
+            next.since = version;
+        }
+        self.version = version;
+        self
     }
 
     /// The version after this one, with another change under way.

@@ -305,3 +305,18 @@ fn the_number_of_copies_changes_in_the_same_stages_and_a_namespace_that_is_not_k
         assert!(matches!(copies(impossible).apply(&founded), Err(ChangeError::Limit(_))));
     }
 }
+
+#[test]
+fn an_imposed_layout_is_later_than_all_that_others_agree_on_and_differs_from_theirs() {
+    let founded = founded(&["a", "b", "c"]);
+    let remove = Change::Remove { name: name("c") };
+    let (one, other) = (NodeId(5), NodeId(6));
+    let imposed = remove.apply(&founded).unwrap().imposed_by(one);
+    assert_eq!((imposed.version, imposed.next.as_ref().unwrap().since), (1_005_000, 1_005_000));
+    let elsewhere = remove.apply(&founded).unwrap().imposed_by(other);
+    assert_eq!(elsewhere.version, 1_006_000);
+    let again = Change::Remove { name: name("b") }.apply(&imposed).unwrap();
+    assert_eq!(again.version, 1_005_001, "agreed on as ever");
+    let again = again.imposed_by(one);
+    assert_eq!((again.version, again.next.unwrap().since), (2_005_000, 1_005_000), "it joins the change before");
+}

@@ -157,7 +157,7 @@ fn of_members(plan: &Plan, view: &ClusterView, facts: &Facts, now: &Layout) -> V
     let voters: Vec<&NodeName> = now.voters().collect();
     let up = voters.iter().filter(|name| facts.alive.contains(**name)).count();
     if up * 2 <= voters.len() {
-        dangers.push(format!("{up} of {} members answer: a change needs a majority of them (see the README, *When a majority is lost for good*)", voters.len()));
+        dangers.push(format!("{up} of {} members answer: a change needs a majority of them; if the others are gone for good, see --without-majority of `cluster remove`", voters.len()));
     }
     for node in plan.nodes.iter().filter(|node| !node.alive && node.gains > 0 && !layout.is_dead(&node.name)) {
         let name = &node.name;

@@ -45,8 +45,21 @@ pub enum LayoutRequest {
 pub struct ChangeOrder {
     /// The change.
     pub change: Change,
-    /// Whether also when it is not safe.
-    pub force: bool,
+    /// Despite what it is asked for.
+    pub despite: Despite,
+}
+
+/// Despite what a change is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Despite {
+    /// Nothing: only if it is safe.
+    Nothing,
+    /// Although it is not safe.
+    Danger,
+    /// Although no majority of those who own data can agree on it, nor ever will, since they are gone for good. Only a
+    /// member that is gone can be removed or replaced like this. Should the others be alive after all, they are removed, too,
+    /// once they are heard from: what only they hold they hand over, but what they acknowledged meanwhile was not seen here.
+    NoMajority,
 }
 
 /// The answers.
@@ -103,11 +116,11 @@ mod tests {
         };
         let next = Next { since: 4, placement: placement(3), stage: Stage::Copying, dead: [name.clone()].into() };
         let layout = Layout { version: 5, current: placement(2), next: Some(next) };
-        let order = ChangeOrder { change: Change::Copies { namespace, n: 3 }, force: false };
+        let order = ChangeOrder { change: Change::Copies { namespace, n: 3 }, despite: Despite::Nothing };
         let placed = |n: &str| format!("0101610171017a640161010173{n}");
         assert_eq!(hex(&layout), format!("05{}0104{}01010161", placed("028010"), placed("038010")));
         assert_eq!(hex(&LayoutRequest::Change(order)), "050701730300");
-        let order = ChangeOrder { change: Change::Split { partitions }, force: false };
+        let order = ChangeOrder { change: Change::Split { partitions }, despite: Despite::Nothing };
         assert_eq!(hex(&LayoutRequest::Change(order)), "0508801000");
     }
 }

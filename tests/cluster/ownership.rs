@@ -3,6 +3,7 @@
 
 use dynamomini::client::{Client, PutOptions};
 use dynamomini::layout::Change;
+use dynamomini::wire::layout::Despite;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -191,7 +192,7 @@ async fn a_killed_node_is_replaced_and_another_one_removed() {
         "{refused}"
     );
     let leave = Change::Leave { name: "n3".parse().unwrap() };
-    let refused = client.change_layout(leave, false).await.unwrap_err().to_string();
+    let refused = client.change_layout(leave, Despite::Nothing).await.unwrap_err().to_string();
     assert!(
         refused.contains("there would be 2 nodes for 3 copies"),
         "a program that shows no plan is refused as well: {refused}"
@@ -218,7 +219,7 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
     let quic = cluster.text(3, "quic").to_owned();
     let join = Change::Join { name: "n4".parse().unwrap(), quic, zone: "default".parse().unwrap(), weight: 100 };
     // Not by the command, whose plan asks the stopped member too: it must not be given up before.
-    let id = format!("layout-{}", client.change_layout(join, false).await.unwrap().version);
+    let id = format!("layout-{}", client.change_layout(join, Despite::Nothing).await.unwrap().version);
     assert_eq!(done(&cluster, &format!("tasks pause {id}")).await["id"], *id);
     send(held, Signal::CONT);
     let copy = id.replace("layout", "copy") + "-n4";
@@ -241,7 +242,7 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
 
     send(held, Signal::STOP);
     let leave = Change::Leave { name: "n4".parse().unwrap() };
-    let id = format!("layout-{}", client.change_layout(leave, false).await.unwrap().version);
+    let id = format!("layout-{}", client.change_layout(leave, Despite::Nothing).await.unwrap().version);
     let (status, refused) = ask(&cluster, &format!("tasks cancel {id}")).await;
     assert!(status == Some(2) && refused.to_string().contains("--yes"), "nobody can be asked here: {refused}");
     done(&cluster, &format!("tasks cancel {id} --yes")).await;

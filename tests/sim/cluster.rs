@@ -21,7 +21,7 @@ use dynamomini::swim::Config;
 use dynamomini::types::{Consistency, Namespace, NamespacePolicy, NodeName, Partitions};
 use dynamomini::wire::blob;
 use dynamomini::wire::gossip::MemberState;
-use dynamomini::wire::layout::{ChangeOrder, LayoutReply, LayoutRequest, Shown};
+use dynamomini::wire::layout::{ChangeOrder, Despite, LayoutReply, LayoutRequest, Shown};
 use dynamomini::wire::rpc::{ClusterInfo, MemberInfo, Reply, Request, Traced};
 use dynamomini::wire::status::NodeStatus;
 use tempfile::TempDir;
@@ -319,12 +319,17 @@ impl Cluster {
 
     /// Has a node see to a change of who owns data, safe or not.
     pub(crate) async fn order(&self, number: usize, change: Change) -> Result<Layout, String> {
-        self.order_with(number, ChangeOrder { change, force: true }).await
+        self.order_with(number, ChangeOrder { change, despite: Despite::Danger }).await
     }
 
     /// The same as an administrator would who does not force it.
     pub(crate) async fn order_safely(&self, number: usize, change: Change) -> Result<Layout, String> {
-        self.order_with(number, ChangeOrder { change, force: false }).await
+        self.order_with(number, ChangeOrder { change, despite: Despite::Nothing }).await
+    }
+
+    /// The same by one node alone.
+    pub(crate) async fn order_alone(&self, number: usize, change: Change) -> Result<Layout, String> {
+        self.order_with(number, ChangeOrder { change, despite: Despite::NoMajority }).await
     }
 
     async fn order_with(&self, number: usize, order: ChangeOrder) -> Result<Layout, String> {

@@ -21,6 +21,7 @@ use crate::client::ClientError;
 use crate::layout::Change;
 use crate::layout::Layout;
 use crate::plan::Plan;
+use crate::wire::layout::Despite;
 
 /// Nodes that are asked for a change, one after the other.
 const TRIES: u32 = 3;
@@ -41,13 +42,18 @@ pub(super) fn plan(context: &Context, wish: Wish<Looking>) -> anyhow::Result<()>
 
 /// Carries one out.
 pub(super) fn run(context: &Context, wish: Wish<Doing>) -> anyhow::Result<()> {
-    let (asked, Doing { yes, force, wait, within, connect }) = wish.split();
+    let (asked, Doing { yes, force, without_majority, wait, within, connect }) = wish.split();
+    let despite = match (without_majority, force) {
+        (true, _) => Despite::NoMajority,
+        (false, true) => Despite::Danger,
+        (false, false) => Despite::Nothing,
+    };
     confirm::check(context, yes, "this changes who owns data (`dynamomini cluster plan` shows how)")?;
     let mut access = connect.prepare(context)?;
     access.config.timeout = access.config.timeout.max(AGREEMENT);
     context.block_on(None, async {
         let client = access.connect().await?;
-        let done = carry_out(context, &client, &asked, &Order { yes, force, wait, within }).await;
+        let done = carry_out(context, &client, &asked, &Order { yes, despite, wait, within }).await;
         client.close().await;
         done
     })
@@ -56,7 +62,7 @@ pub(super) fn run(context: &Context, wish: Wish<Doing>) -> anyhow::Result<()> {
 /// How it is to be carried out.
 struct Order {
     yes: bool,
-    force: bool,
+    despite: Despite,
     wait: bool,
     within: Option<Duration>,
 }
@@ -67,7 +73,7 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
     if !json {
         context.output.line(&text::text(&plan, &situation))?;
     }
-    if !order.force && !plan.dangers.is_empty() {
+    if order.despite == Despite::Nothing && !plan.dangers.is_empty() {
         if json {
             let object = json!({"plan": text::object(&plan, &situation), "refused": plan.dangers});
             context.output.print(&object, |_| String::new())?;
@@ -75,7 +81,7 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
         return refuse(&plan, context);
     }
     confirm::ask(order.yes)?;
-    let layout = agreed(client, &change, order.force).await?;
+    let layout = agreed(client, &change, order.despite).await?;
     let id = layout.next.as_ref().map(|next| format!("layout-{}", next.since));
     if !json {
         let text = match &id {
@@ -106,11 +112,11 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
 
 /// Has the change agreed on. A node that was lost before it answered may have had it done, so that is looked at before another
 /// one is asked.
-async fn agreed(client: &Client, change: &Change, force: bool) -> anyhow::Result<Layout> {
+async fn agreed(client: &Client, change: &Change, despite: Despite) -> anyhow::Result<Layout> {
     let mut tries = TRIES;
     loop {
         tries -= 1;
-        match client.change_layout(change.clone(), force).await {
+        match client.change_layout(change.clone(), despite).await {
             Err(error @ ClientError::Unreachable(_)) if tries > 0 => {
                 tracing::info!(%error, "asking another node");
                 let view = client.refresh().await?;

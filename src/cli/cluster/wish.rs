@@ -117,6 +117,10 @@ pub(super) struct Doing {
     /// Also when the plan is not safe.
     #[arg(long)]
     pub(super) force: bool,
+    /// Have one node decide it alone, with `remove` and `replace`, when most members that own data are gone for good and no
+    /// majority can agree any more. Not for members that are only cut off: both sides would go on.
+    #[arg(long)]
+    pub(super) without_majority: bool,
     /// Wait until it is settled, and show how it gets on.
     #[arg(long)]
     pub(super) wait: bool,

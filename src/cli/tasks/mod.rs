@@ -26,6 +26,7 @@ use crate::cli::table::table;
 use crate::client::Client;
 use crate::layout::Change;
 use crate::types::NodeName;
+use crate::wire::layout::Despite;
 use crate::wire::tasks::TaskKind;
 use crate::wire::tasks::TaskOrder;
 use crate::wire::tasks::TaskState;
@@ -246,7 +247,7 @@ async fn cancel(context: &Context, client: &Client, id: &str, yes: bool) -> anyh
         context.output.line(&format!("{}: {}, {}", task.id, task.what, task.progress()))?;
     }
     confirm::ask(yes)?;
-    client.change_layout(Change::Cancel, false).await?;
+    client.change_layout(Change::Cancel, Despite::Nothing).await?;
     let value = json!({"id": id, "state": TaskState::Cancelled.as_str()});
     context.output.print(&value, |_| "the change is given up: owners stay who they are".to_owned())
 }

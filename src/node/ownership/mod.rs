@@ -5,6 +5,7 @@
 //! `copy` fetches, `shed` drops. What a layout means, and when a change goes on, is [`crate::layout`]'s to say.
 
 mod copy;
+mod impose;
 mod join;
 mod kept;
 mod lead;

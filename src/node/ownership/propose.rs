@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::hash::ClusterHash;
 use crate::layout::{Ballot, Change, ChangeError, Layout, Refusal};
 use crate::node::core::Core;
+use crate::node::ownership::impose::impose;
 use crate::node::ownership::{ask, serve};
 use crate::plan::{Facts, Plan, PlanError};
 use crate::types::NodeName;
-use crate::wire::layout::{ChangeOrder, LayoutReply, LayoutRequest};
+use crate::wire::layout::{ChangeOrder, Despite, LayoutReply, LayoutRequest};
 
 /// Longest wait for one vote.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -35,15 +36,18 @@ pub(crate) enum ProposeError {
     Undecided(String),
 }
 
-/// Has the layout changed as somebody else asks for, unless that is not safe and not forced.
+/// Has the layout changed as somebody else asks for, unless that is not safe and it is not asked for despite that.
 pub(crate) async fn carry_out(core: &Arc<Core>, order: &ChangeOrder, until: Instant) -> Result<Layout, ProposeError> {
     let make = |known: &Layout| {
         core.view().check_change(&order.change)?;
-        if !order.force {
+        if order.despite == Despite::Nothing {
             judge(core, &order.change)?;
         }
         order.change.apply(known)
     };
+    if order.despite == Despite::NoMajority {
+        return impose(core, &order.change, make).await;
+    }
     change(core, &order.change, make, until).await
 }
 
@@ -133,7 +137,7 @@ pub(super) async fn decide(
             Ok(None) | Err(_) => {
                 let missing: Vec<String> = attempt.missing.iter().map(ToString::to_string).collect();
                 let why = format!(
-                    "no majority of the {} members with a vote has agreed in time; not heard from: {}",
+                    "no majority of the {} members with a vote has agreed in time; not heard from: {} (if they are gone for good: `dynamomini cluster remove NODE --without-majority`, see the README)",
                     known.voters().count(),
                     if missing.is_empty() { "nobody in particular".to_owned() } else { missing.join(", ") }
                 );
@@ -230,7 +234,7 @@ impl Attempt<'_> {
 }
 
 /// Goes on by what was decided, and has everybody concerned told of it, without waiting for those that are slow.
-async fn spread(core: &Arc<Core>, before: &Layout, decided: &Layout) {
+pub(super) async fn spread(core: &Arc<Core>, before: &Layout, decided: &Layout) {
     if let Err(error) = core.ownership.adopt(core, decided.clone()).await {
         tracing::warn!(%error, "the layout that was decided cannot be used");
     }

@@ -7,6 +7,7 @@ mod down;
 mod history;
 mod judge;
 mod late;
+mod minority;
 mod rogue;
 mod split;
 
