@@ -14,8 +14,10 @@ use crate::cli::cluster::wait::Waited;
 use crate::cli::cluster::wish::Asked;
 use crate::cli::cluster::wish::Doing;
 use crate::cli::cluster::wish::Looking;
+use crate::cli::cluster::wish::Order;
 use crate::cli::cluster::wish::Wish;
 use crate::cli::confirm;
+use crate::cli::waiting::Waiting;
 use crate::client::Client;
 use crate::client::ClientError;
 use crate::layout::Change;
@@ -41,24 +43,16 @@ pub(super) fn plan(context: &Context, wish: Wish<Looking>) -> anyhow::Result<()>
 
 /// Carries one out.
 pub(super) fn run(context: &Context, wish: Wish<Doing>) -> anyhow::Result<()> {
-    let (asked, Doing { yes, force, wait, within, connect }) = wish.split();
-    confirm::check(context, yes, "this changes who owns data (`dynamomini cluster plan` shows how)")?;
+    let (asked, Doing { order, connect }) = wish.split();
+    confirm::check(context, order.yes, "this changes who owns data (`dynamomini cluster plan` shows how)")?;
     let mut access = connect.prepare(context)?;
     access.config.timeout = access.config.timeout.max(AGREEMENT);
     context.block_on(None, async {
         let client = access.connect().await?;
-        let done = carry_out(context, &client, &asked, &Order { yes, force, wait, within }).await;
+        let done = carry_out(context, &client, &asked, &order).await;
         client.close().await;
         done
     })
-}
-
-/// How it is to be carried out.
-struct Order {
-    yes: bool,
-    force: bool,
-    wait: bool,
-    within: Option<Duration>,
 }
 
 async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Order) -> anyhow::Result<()> {
@@ -84,9 +78,9 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
         };
         context.output.line(&text)?;
     }
-    let waited = match order.wait {
-        true => Some(wait::wait(client, &change, layout.version, order.within).await?),
-        false => None,
+    let waited = match order.waiting {
+        Waiting { wait: true, within } => Some(wait::wait(client, &change, layout.version, within).await?),
+        Waiting { wait: false, .. } => None,
     };
     let object = json!({
         "plan": text::object(&plan, &situation),

@@ -1,11 +1,9 @@
 //! The changes that can be asked for on the command line, with different flags for looking and for doing.
 
-use std::time::Duration;
-
 use clap::Subcommand;
 
 use crate::cli::connect::Connect;
-use crate::cli::put::ttl;
+use crate::cli::waiting::Waiting;
 use crate::types::Namespace;
 use crate::types::NodeName;
 use crate::types::Zone;
@@ -111,20 +109,23 @@ pub(super) struct Looking {
 /// Flags for doing it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Doing {
+    #[command(flatten)]
+    pub(super) order: Order,
+    #[command(flatten)]
+    pub(super) connect: Connect,
+}
+
+/// How it is to be carried out.
+#[derive(Debug, clap::Args)]
+pub(super) struct Order {
     /// Do not ask whether to go on.
     #[arg(long)]
     pub(super) yes: bool,
     /// Also when the plan is not safe.
     #[arg(long)]
     pub(super) force: bool,
-    /// Wait until it is settled, and show how it gets on.
-    #[arg(long)]
-    pub(super) wait: bool,
-    /// How long to wait at most.
-    #[arg(long, value_name = "SPAN", value_parser = ttl, requires = "wait")]
-    pub(super) within: Option<Duration>,
     #[command(flatten)]
-    pub(super) connect: Connect,
+    pub(super) waiting: Waiting,
 }
 
 /// A change without its flags.
