@@ -18,9 +18,8 @@ use crate::log::Log;
 use crate::log::State;
 use crate::net::Net;
 use crate::options::Options;
+use crate::wait::within;
 
-/// Pause between looks at a condition.
-const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between looks at whether all is calm.
 const CALM: Duration = Duration::from_millis(100);
 /// How long anything is waited for.
@@ -150,19 +149,7 @@ impl<'a> Lab<'a> {
 
     /// Waits until something holds, and says for how long.
     pub(crate) fn until(&self, what: &str, holds: impl FnMut() -> bool) -> Result<Duration, String> {
-        self.within(PATIENCE, holds).ok_or_else(|| format!("in {PATIENCE:?} it did not come about that {what}"))
-    }
-
-    /// Waits until something holds, at most so long.
-    pub(crate) fn within(&self, patience: Duration, mut holds: impl FnMut() -> bool) -> Option<Duration> {
-        let began = Instant::now();
-        while began.elapsed() < patience {
-            if holds() {
-                return Some(began.elapsed());
-            }
-            std::thread::sleep(PAUSE);
-        }
-        None
+        within(PATIENCE, holds).ok_or_else(|| format!("in {PATIENCE:?} it did not come about that {what}"))
     }
 
     /// Waits until all these observers have said this of a member since a moment; the time at which the last did.

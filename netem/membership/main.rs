@@ -16,6 +16,7 @@ mod options;
 mod outcome;
 mod scenario;
 mod trouble;
+mod wait;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;

@@ -7,6 +7,7 @@ use crate::lab::Lab;
 use crate::log::Event;
 use crate::log::State;
 use crate::outcome::Outcome;
+use crate::wait::within;
 
 /// How long the sick are stopped, and run, by turns.
 const STOPPED: Duration = Duration::from_secs(8);
@@ -101,7 +102,7 @@ pub(crate) fn halves(lab: &mut Lab<'_>, outcome: &mut Outcome) -> Result<(), Str
             let held = |one: &usize, other: &usize| lab.log.last(*one, *other, began) == Some(State::Failed);
             low.iter().all(|one| high.iter().all(|other| held(one, other) && held(other, one)))
         };
-        lab.within(outcome.options.span, all_said);
+        within(outcome.options.span, all_said);
         if all_said() {
             let said = lab.said(began, State::Failed, across);
             seen.extend(said.last().map(|event| event.at - began));

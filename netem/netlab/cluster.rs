@@ -20,11 +20,10 @@ use crate::log::Log;
 use crate::log::State;
 use crate::net::inside;
 use crate::shell;
+use crate::wait::within;
 
 /// How long anything is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-/// Pause between looks at a condition.
-const PAUSE: Duration = Duration::from_millis(20);
 /// The name of the one client, who may do everything.
 const ADMIN: &str = "admin";
 
@@ -312,16 +311,4 @@ pub(crate) fn redis(node: usize, folder: &Path, more: &[&str]) -> Result<Child, 
         .stdin(Stdio::null())
         .spawn()
         .map_err(|error| format!("redis-server: {error} (apt-get install redis-server)"))
-}
-
-/// Waits until something holds, at most so long; for how long it took.
-pub(crate) fn within(patience: Duration, mut holds: impl FnMut() -> bool) -> Option<Duration> {
-    let began = Instant::now();
-    while began.elapsed() < patience {
-        if holds() {
-            return Some(began.elapsed());
-        }
-        std::thread::sleep(PAUSE);
-    }
-    None
 }

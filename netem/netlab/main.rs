@@ -26,6 +26,8 @@ mod serve;
 mod shell;
 mod table;
 mod trips;
+#[path = "../membership/wait.rs"]
+mod wait;
 mod words;
 
 use std::path::Path;

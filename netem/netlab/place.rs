@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::cluster::within;
 use crate::shell;
+use crate::wait::within;
 
 /// How long a lab may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -21,6 +21,7 @@ use crate::lab::pause;
 use crate::net;
 use crate::place::say;
 use crate::shell;
+use crate::wait::within;
 
 /// Time that connections get to get used to a link.
 const SETTLE: Duration = Duration::from_secs(4);
@@ -195,5 +196,5 @@ fn servers(folder: &Path) -> Result<Servers, String> {
         command.args(["info", "replication"]).stdin(Stdio::null());
         shell::feed(command, "").is_ok_and(|said| said.matches("state=online").count() == NODES - 1)
     };
-    cluster::within(cluster::PATIENCE, linked).map(|_| servers).ok_or_else(|| "Redis does not replicate".to_owned())
+    within(cluster::PATIENCE, linked).map(|_| servers).ok_or_else(|| "Redis does not replicate".to_owned())
 }

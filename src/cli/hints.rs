@@ -16,11 +16,11 @@ use crate::cli::Context;
 use crate::cli::Said;
 use crate::cli::connect::Connect;
 use crate::cli::output;
-use crate::cli::put::ttl;
 use crate::cli::table::bytes;
 use crate::cli::table::row;
 use crate::cli::table::span;
 use crate::cli::table::table;
+use crate::cli::waiting::Waiting;
 use crate::cli::watch;
 use crate::cli::watch::Report;
 use crate::wire::status::NodeStatus;
@@ -41,12 +41,8 @@ Examples:
   dynamomini hints --wait --within 5m"
 )]
 pub(crate) struct Args {
-    /// Wait until all hints up to now are delivered.
-    #[arg(long)]
-    wait: bool,
-    /// How long to wait at most.
-    #[arg(long, value_name = "SPAN", value_parser = ttl, requires = "wait")]
-    within: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
     #[command(flatten)]
     connect: Connect,
 }
@@ -54,7 +50,7 @@ pub(crate) struct Args {
 impl Args {
     /// Asks, waits if told to, and prints.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self { wait, within, connect } = self;
+        let Self { waiting: Waiting { wait, within }, connect } = self;
         let (reports, left) = connect.run(context, async |client, config| {
             let (began, shows) = (Instant::now(), std::io::stderr().is_terminal());
             loop {

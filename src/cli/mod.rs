@@ -32,6 +32,8 @@ mod table;
 
 mod connect;
 
+mod waiting;
+
 mod put;
 
 mod put_batch;

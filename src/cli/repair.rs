@@ -18,11 +18,11 @@ use crate::cli::Context;
 use crate::cli::Said;
 use crate::cli::connect::Connect;
 use crate::cli::output;
-use crate::cli::put::ttl;
 use crate::cli::table::bytes;
 use crate::cli::table::row;
 use crate::cli::table::span;
 use crate::cli::table::table;
+use crate::cli::waiting::Waiting;
 use crate::client::Client;
 use crate::client::ClientError;
 use crate::types::NodeName;
@@ -53,12 +53,8 @@ pub(crate) struct Args {
     /// Only this partition (`dynamomini ring KEY` shows a key's).
     #[arg(long, value_name = "NUMBER")]
     partition: Option<u32>,
-    /// Wait until all is compared and equal.
-    #[arg(long)]
-    wait: bool,
-    /// How long to wait at most.
-    #[arg(long, value_name = "SPAN", value_parser = ttl, requires = "wait")]
-    within: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
     #[command(flatten)]
     connect: Connect,
 }
@@ -117,7 +113,7 @@ impl Job {
 impl Args {
     /// Asks, waits if told to, and prints.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self { partition, wait, within, connect } = self;
+        let Self { partition, waiting: Waiting { wait, within }, connect } = self;
         let only = connect.node().cloned();
         let (jobs, took) = connect.run(context, async |client, _| {
             let began = Instant::now();

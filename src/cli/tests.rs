@@ -90,6 +90,7 @@ fn settings_have_flags_and_global_flags_go_anywhere() {
         "dynamomini scan --keys-only --values",
         "dynamomini repair --within 5s",
         "dynamomini hints --within 5s",
+        "dynamomini hints --wait --within 0s",
         "dynamomini certs client web --grant orders",
         "dynamomini certs node N1",
         "dynamomini bench --mix ycsb-z",

@@ -9,8 +9,9 @@ use crate::meter::Budget;
 use crate::meter::Recent;
 use crate::meter::Rule;
 
-/// The share of answers of late that are not slow.
-const PERCENTILE: f64 = 0.99;
+/// The share of answers of late that are not slow: all but what the budget pays for. If it left out fewer, slow answers, while they
+/// are fewer than could be hedged, would be the yardstick, and nothing would be hedged any more.
+const PERCENTILE: f64 = 0.90;
 /// How many times as long as those an answer may take.
 const FACTOR: f64 = 1.5;
 /// The configured time in terms of the shortest wait, however fast answers are as a rule.
@@ -87,6 +88,13 @@ mod tests {
         );
         (0..10_000).for_each(|_| hedge.answered(Duration::from_secs(1)));
         assert_eq!(hedge.patience(MS), LONGEST);
+    }
+
+    #[test]
+    fn answers_that_the_budget_could_hedge_do_not_become_the_yardstick() {
+        let hedge = ReadHedge::new(LONGEST);
+        (0..10_000).for_each(|number| hedge.answered(if number % 12 == 0 { LONGEST } else { MS }));
+        assert_eq!(hedge.patience(MS), LONGEST / 5);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod readiness;
 mod reap;
 mod replica;
 mod reservations;
+mod rights;
 mod serve;
 mod status;
 mod sync;
@@ -83,6 +84,9 @@ use crate::view::{ClusterView, ViewError};
 use crate::wire::gossip::MembersReport;
 use crate::wire::layout::Shown;
 use crate::wire::rpc::{ClusterInfo, MemberInfo, ServeError};
+
+/// Longest time that is spent on telling the others how far the storage has come.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// What a node is made of besides its own services: plain values and the two edges, open already.
 #[derive(Debug)]
@@ -181,9 +185,6 @@ async fn load_trees(path: PathBuf, hash: ClusterHash, trees: &Arc<Trees>, env: &
     tracing::debug!(known, "partitions whose hash trees were kept");
     Ok(())
 }
-
-/// Longest time that is spent on telling the others how far the storage has come.
-const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// A running node.
 pub struct Node {
@@ -341,10 +342,7 @@ impl Node {
     /// # Errors
     /// When the node is ending.
     pub async fn members(&self) -> Result<MembersReport, ServeError> {
-        match &self.core.gossip {
-            Some(gossip) => gossip.report(&self.core).await,
-            None => Ok(gossip::without_gossip(&self.core)),
-        }
+        status::members(&self.core).await
     }
 
     /// Waits until it turns out that another process runs under this node's name and was there first: this one should

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use crate::hash::ClusterHash;
 use crate::limits;
-use crate::net::{Handler, Identity, Incoming, Peer, Verb};
+use crate::net::{Handler, Identity, Incoming, Peer};
 use crate::node::ask::{Ask, Stages};
 use crate::node::coordinate;
 use crate::node::core::Core;
@@ -21,17 +21,16 @@ use crate::node::past;
 use crate::node::peers::encode;
 use crate::node::reap;
 use crate::node::replica::Apply;
+use crate::node::rights;
 use crate::node::status;
 use crate::node::sync;
 use crate::node::tasks;
 use crate::node::timeouts::millis;
 use crate::node::watch;
 use crate::node::works::Works;
-use crate::types::{Namespace, TraceId};
+use crate::types::TraceId;
 use crate::wire::blob;
-use crate::wire::layout::LayoutRequest;
-use crate::wire::rpc::{Fetched, PutRequest, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
-use crate::wire::tasks::TaskOrder;
+use crate::wire::rpc::{Fetched, ReplicaWrite, Reply, Request, ServeError, SlotRef, Traced};
 
 /// Most time before the asker's deadline at which a coordinator stops waiting for replicas.
 const ANSWER_MARGIN: Duration = Duration::from_millis(100);
@@ -142,7 +141,7 @@ impl Serve {
 
     async fn reply(&self, peer: &Peer, request: Request, ask: Ask<'_>) -> Result<Reply, ServeError> {
         let (core, from) = (&self.0, peer.identity());
-        authorise(core, from, &request)?;
+        rights::check(core, from, &request)?;
         match request {
             // Boxed, so that the many small requests of other coordinators need not have room for all their state.
             Request::Put(put) => {
@@ -182,10 +181,7 @@ impl Serve {
                 Identity::Node(name) => gossip::serve(self.gossip()?, name, request).await.map(Reply::Gossip),
                 other => Err(ServeError::Forbidden(format!("{other} is not a node"))),
             },
-            Request::Members => match &core.gossip {
-                Some(gossip) => gossip.report(core).await.map(|report| Reply::Members(Box::new(report))),
-                None => Ok(Reply::Members(Box::new(gossip::without_gossip(core)))),
-            },
+            Request::Members => status::members(core).await.map(|report| Reply::Members(Box::new(report))),
             Request::Keys(order) => gossip::serve_keys(core, self.gossip()?, order).await.map(Reply::Keys),
             Request::Log(filters) => self.log(from, filters.as_deref()).map(Reply::Log),
             Request::SyncRoots(roots) => sync::answer::roots(core, from, &roots).map(Reply::SyncRoots),
@@ -312,74 +308,4 @@ fn room_for(reply: &Reply) -> usize {
 fn answer_by(incoming: &Incoming) -> Instant {
     let patience = incoming.deadline.saturating_duration_since(incoming.arrived);
     incoming.deadline - (patience / 10).min(ANSWER_MARGIN)
-}
-
-/// Refuses what the certificate does not allow.
-fn authorise(core: &Core, from: &Identity, request: &Request) -> Result<(), ServeError> {
-    if matches!(request, Request::Log(_)) && !matches!(from, Identity::Admin(_)) {
-        let text =
-            format!("the log is changed with an administrator's certificate, and {} is a {}", from.name(), from.role());
-        return Err(ServeError::Forbidden(text));
-    }
-    let (name, grants) = match from {
-        // Whoever gossips, or asks what the cluster is, need not be known as a member yet; its cluster is looked at there.
-        Identity::Node(_) if matches!(request, Request::Gossip(_) | Request::View) => return Ok(()),
-        Identity::Node(name) => {
-            let node = ClusterHash::node_id(name);
-            if core.peers.knows(node) || core.view().members().contains_key(&node) {
-                return Ok(());
-            }
-            return Err(ServeError::Forbidden(format!(
-                "node {name} is not a member of cluster {}",
-                core.view().info().cluster
-            )));
-        }
-        Identity::Admin(name) => (name, None),
-        Identity::Client { name, grants } => (name, Some(grants)),
-    };
-    let allow = |verb: Verb, namespace: &Namespace, key: &[u8]| match grants {
-        Some(grants) if !grants.allows(verb, namespace, key) => {
-            Err(ServeError::Forbidden(grants.refusal(name, verb, namespace)))
-        }
-        _ => Ok(()),
-    };
-    match request {
-        Request::Put(PutRequest { namespace, items, .. }) => items.iter().try_for_each(|item| {
-            let verb = if item.value.is_some() { Verb::Put } else { Verb::Delete };
-            allow(verb, namespace, &item.key)
-        }),
-        Request::Get(get) => get.keys.iter().try_for_each(|key| allow(Verb::Get, &get.namespace, key)),
-        Request::Scan(scan) => match grants {
-            Some(grants) if !grants.allows_scan(&scan.namespace, &scan.prefix) => {
-                Err(ServeError::Forbidden(grants.refusal(name, Verb::Scan, &scan.namespace)))
-            }
-            _ => Ok(()),
-        },
-        Request::View | Request::Watch { .. } | Request::Status | Request::Log(_) | Request::Members => Ok(()),
-        Request::Keys(_) if grants.is_none() => Ok(()),
-        Request::Keys(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
-        Request::Layout(LayoutRequest::Show) => Ok(()),
-        Request::Layout(LayoutRequest::Change(_)) if grants.is_none() => Ok(()),
-        Request::Layout(LayoutRequest::Change(_)) => {
-            Err(ServeError::Forbidden(format!("{name} is not an administrator")))
-        }
-        Request::Tasks(request) if request.order == TaskOrder::List || grants.is_none() => Ok(()),
-        Request::Tasks(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
-        Request::Repair(_) if grants.is_none() => Ok(()),
-        Request::Repair(_) => Err(ServeError::Forbidden(format!("{name} is not an administrator"))),
-        Request::Apply(_)
-        | Request::Fetch { .. }
-        | Request::FetchPage(_)
-        | Request::Reserve(_)
-        | Request::Release { .. }
-        | Request::Gossip(_)
-        | Request::SyncRoots(_)
-        | Request::SyncSums(_)
-        | Request::SyncRecords(_)
-        | Request::Reap(_)
-        | Request::Layout(_)
-        | Request::Landmark(_)
-        | Request::Dropped(_)
-        | Request::Settle => Err(ServeError::Forbidden(format!("{name} is not a node of the cluster"))),
-    }
 }

@@ -1,8 +1,9 @@
-//! The status report of a node.
+//! What a node reports: how it is, and who the members are as it sees them.
 
 use crate::layout::Change;
 use crate::meter::Distribution;
 use crate::node::core::Core;
+use crate::node::gossip;
 use crate::node::meters::{Call, Kind};
 use crate::node::ownership::tasks;
 use crate::node::readiness;
@@ -10,6 +11,8 @@ use crate::node::sync;
 use crate::store::{Health, StoreSize};
 use crate::swim::StorageHealth;
 use crate::view::ClusterView;
+use crate::wire::gossip::MembersReport;
+use crate::wire::rpc::ServeError;
 use crate::wire::status::{ChangeStatus, LayoutStatus, NodeStatus};
 
 /// How this node is, now.
@@ -43,6 +46,14 @@ pub(crate) async fn status(core: &Core) -> NodeStatus {
         hints_for,
         hints_counted,
         layout: layout(core),
+    }
+}
+
+/// The members as this node sees them.
+pub(crate) async fn members(core: &Core) -> Result<MembersReport, ServeError> {
+    match &core.gossip {
+        Some(gossip) => gossip.report(core).await,
+        None => Ok(gossip::without_gossip(core)),
     }
 }
 

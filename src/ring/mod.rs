@@ -224,11 +224,6 @@ impl Ring {
         self.owners.get(start..start.saturating_add(self.width)).unwrap_or(&[])
     }
 
-    /// The preferred coordinator of a key; none when the ring has no member with weight.
-    pub fn node_for(&self, namespace: &Namespace, key: &[u8]) -> Option<NodeId> {
-        self.preference_list(self.partition(namespace, key)).first().copied()
-    }
-
     /// All members with weight that do not own the partition, in the order in which they stand in for owners that do
     /// not answer: zones that have no owner first, and spread by partition and weight, so that the load of a failed node
     /// is shared by all.

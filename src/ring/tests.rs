@@ -221,7 +221,6 @@ fn rings_without_owners_have_empty_lists() {
         let ring = ring(16, 3, &members);
         assert_eq!(ring.members().len(), members.len());
         assert!(ring.partitions().iter().all(|p| ring.preference_list(p).is_empty() && ring.stand_ins(p).is_empty()));
-        assert_eq!(ring.node_for(&Namespace::default(), b"k"), None);
         assert!((ring.balance().max_over_mean - 1.0).abs() < f64::EPSILON);
         assert_eq!(ring.moves_to(&ring).total, 0);
     }
@@ -274,12 +273,11 @@ fn stand_ins_are_all_others_with_unused_zones_first_and_spread_by_partition() {
 }
 
 #[test]
-fn keys_go_to_the_first_owner_of_their_partition() {
+fn keys_lie_in_the_partition_of_their_position() {
     let ring = ring(64, 2, &cluster(SHAPES[0].1, 0..5));
     let namespace = Namespace::default();
     let partition = ring.partition(&namespace, b"key");
     assert_eq!(partition, ring.partitions().of(hash().position(&namespace, b"key")));
-    assert_eq!(ring.node_for(&namespace, b"key"), Some(ring.preference_list(partition)[0]));
     assert!(ring.owned(ring.preference_list(partition)[1]).any(|owned| owned == partition));
 }
 

@@ -16,7 +16,7 @@ use tokio::time::sleep_until;
 use crate::cluster::{Cluster, address};
 use crate::network::Conditions;
 use crate::steady::{Phases, Report, Steady, run};
-use crate::world::{Simulation, simulate};
+use crate::world::{Simulation, seeds, simulate};
 
 /// Where the client is.
 const CLIENT: usize = 101;
@@ -47,8 +47,7 @@ fn check(report: &Report, longest: Duration) {
 /// `SIM_SEEDS` sets how many seeds.
 #[test]
 fn a_node_that_falls_silent_delays_nothing_by_more_than_100_ms_and_nothing_fails() {
-    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(1, |text| text.parse().expect("SIM_SEEDS is a number"));
-    for seed in 1..=seeds {
+    for seed in seeds(1, 1) {
         simulate(seed, 0.1, move |simulation: Simulation| async move {
             let cluster = Cluster::start(simulation.clone(), CONDITIONS, 3).await;
             let client = cluster.client(1).await;
@@ -171,13 +170,9 @@ fn compared(seed: u64, slow: Slow, r: u8) -> [Duration; 2] {
 fn a_node_that_is_always_slow_is_avoided_and_one_that_is_slow_now_and_then_is_hedged() {
     for r in [1, 2] {
         assert!(compared(4, Slow::Steadily, r)[0] < Duration::from_millis(25));
-        // What counts as slow follows what answers took of late. Where so many were slow that this says nothing, a node waits as
-        // long as it may: whether it comes to that is a matter of chance, and mostly it does not.
-        let helps = |seed: &u64| {
-            let [with, without] = compared(*seed, Slow::NowAndThen, r);
-            assert!(with <= without && without > Duration::from_millis(50), "seed {seed}: {with:?} {without:?}");
-            with * 4 < without * 3
-        };
-        assert!((1..=8).filter(helps).count() >= 4, "R={r}: hedging seldom helps");
+        for seed in 1..=8 {
+            let [with, without] = compared(seed, Slow::NowAndThen, r);
+            assert!(without > Duration::from_millis(50) && with * 4 < without * 3, "seed {seed}: {with:?} {without:?}");
+        }
     }
 }

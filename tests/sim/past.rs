@@ -15,7 +15,7 @@ use rand::RngExt;
 use crate::cluster::{Cluster, Setup};
 use crate::network::Conditions;
 use crate::reap::{dead_everywhere, gone};
-use crate::world::{Simulation, simulate};
+use crate::world::{Simulation, seeds, simulate};
 
 /// When dead records may be dropped.
 const AFTER: Duration = Duration::from_secs(600);
@@ -203,14 +203,9 @@ async fn put_back(simulation: Simulation, plant: Plant) -> Vec<String> {
     wrong
 }
 
-fn seeds(first: u64) -> std::ops::Range<u64> {
-    let count: u64 = std::env::var("SIM_SEEDS").map_or(2, |text| text.parse().expect("SIM_SEEDS is a number"));
-    first..first + count
-}
-
 #[test]
 fn nothing_returns_and_nothing_old_is_read_when_a_storage_is_put_back_to_an_older_copy() {
-    for seed in seeds(2_000) {
+    for seed in seeds(2_000, 2) {
         let wrong = simulate(seed, 0.1, |simulation| put_back(simulation, Plant::Nothing));
         assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
     }
@@ -226,7 +221,7 @@ fn a_storage_that_is_put_back_among_the_forgetful_is_found_out() {
 /// The mark has not been raised since the copy was made, and nothing was dropped: only what others saw in the storage tells.
 #[test]
 fn a_copy_that_is_younger_than_the_last_mark_is_noticed() {
-    for seed in seeds(2_600) {
+    for seed in seeds(2_600, 2) {
         simulate(seed, 0.1, |simulation| async move {
             let mut rng = simulation.rng("young");
             let mut cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
@@ -328,7 +323,7 @@ fn a_write_that_only_an_older_copy_holds_is_not_lost() {
 /// Reads at a single replica never miss what was acknowledged by all, while a node fills its new disk.
 #[test]
 fn a_node_with_a_new_disk_answers_no_reads_until_it_is_filled() {
-    for seed in seeds(2_200) {
+    for seed in seeds(2_200, 2) {
         simulate(seed, 0.1, |simulation| async move {
             let mut cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
             let client = cluster.client(1).await;

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 
 use crate::cluster::Cluster;
 use crate::network::{Conditions, Network};
-use crate::world::{Simulation, simulate};
+use crate::world::{Simulation, seeds, simulate};
 
 /// What was written, and what may have become of it.
 #[derive(Default)]
@@ -168,8 +168,7 @@ fn the_judge_finds_a_write_that_was_lost() {
 /// `SIM_SEEDS` sets how many.
 #[test]
 fn nothing_acknowledged_is_lost_over_many_seeds() {
-    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(20, |text| text.parse().expect("SIM_SEEDS is a number"));
-    for seed in 100..100 + seeds {
+    for seed in seeds(100, 20) {
         simulate(seed, 0.1, scenario);
     }
 }

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 
 use crate::cluster::{Cluster, Setup};
 use crate::network::Conditions;
-use crate::world::{EPOCH_MS, Simulation, simulate};
+use crate::world::{EPOCH_MS, Simulation, seeds, simulate};
 
 /// When dead records may be dropped.
 const AFTER: Duration = Duration::from_secs(600);
@@ -181,8 +181,7 @@ async fn deletes(client: &Client, rng: &mut StdRng, model: &mut Model) {
 
 #[test]
 fn dead_records_go_when_all_are_there_and_nothing_deleted_returns() {
-    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(2, |text| text.parse().expect("SIM_SEEDS is a number"));
-    for seed in 900..900 + seeds {
+    for seed in seeds(900, 2) {
         simulate(seed, 0.1, scenario);
     }
 }
@@ -286,8 +285,7 @@ async fn skewed(simulation: Simulation) {
 
 #[test]
 fn what_is_deleted_or_expired_stays_away_though_clocks_are_wrong_by_more_than_its_age() {
-    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(2, |text| text.parse().expect("SIM_SEEDS is a number"));
-    for seed in 950..950 + seeds {
+    for seed in seeds(950, 2) {
         simulate(seed, 0.1, skewed);
     }
 }

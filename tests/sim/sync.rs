@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use crate::cluster::Cluster;
 use crate::network::Conditions;
 use crate::replicas::{converged, difference, records};
-use crate::world::{Simulation, simulate};
+use crate::world::{Simulation, seeds, simulate};
 
 /// A round of comparisons at least, also of trees that do not change.
 const QUIET: Duration = Duration::from_secs(340);
@@ -92,8 +92,7 @@ async fn scenario(simulation: Simulation) -> u64 {
 
 #[test]
 fn after_healing_owners_become_equal_without_reads_and_then_nothing_moves() {
-    let seeds: u64 = std::env::var("SIM_SEEDS").map_or(6, |text| text.parse().expect("SIM_SEEDS is a number"));
-    for seed in 500..500 + seeds {
+    for seed in seeds(500, 6) {
         simulate(seed, 0.1, scenario);
     }
 }

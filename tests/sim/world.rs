@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::pin::Pin;
@@ -74,6 +75,16 @@ fn derive(seed: u64, label: &str) -> [u8; 32] {
     let mut seed = [0; 32];
     seed.copy_from_slice(context.finish().as_ref());
     seed
+}
+
+/// A number from the environment, or the usual one.
+pub(crate) fn asked_for(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text:?}")))
+}
+
+/// The seeds of one scenario: as many as usual, or as `SIM_SEEDS` says.
+pub(crate) fn seeds(first: u64, usual: u64) -> Range<u64> {
+    first..first + asked_for("SIM_SEEDS", usual)
 }
 
 /// Random numbers for a label, for what is drawn before a simulation begins.

@@ -14,8 +14,10 @@ use crate::cli::cluster::wait::Waited;
 use crate::cli::cluster::wish::Asked;
 use crate::cli::cluster::wish::Doing;
 use crate::cli::cluster::wish::Looking;
+use crate::cli::cluster::wish::Order;
 use crate::cli::cluster::wish::Wish;
 use crate::cli::confirm;
+use crate::cli::waiting::Waiting;
 use crate::client::Client;
 use crate::client::ClientError;
 use crate::layout::Change;
@@ -42,29 +44,16 @@ pub(super) fn plan(context: &Context, wish: Wish<Looking>) -> anyhow::Result<()>
 
 /// Carries one out.
 pub(super) fn run(context: &Context, wish: Wish<Doing>) -> anyhow::Result<()> {
-    let (asked, Doing { yes, force, without_majority, wait, within, connect }) = wish.split();
-    let despite = match (without_majority, force) {
-        (true, _) => Despite::NoMajority,
-        (false, true) => Despite::Danger,
-        (false, false) => Despite::Nothing,
-    };
-    confirm::check(context, yes, "this changes who owns data (`dynamomini cluster plan` shows how)")?;
+    let (asked, Doing { order, connect }) = wish.split();
+    confirm::check(context, order.yes, "this changes who owns data (`dynamomini cluster plan` shows how)")?;
     let mut access = connect.prepare(context)?;
     access.config.timeout = access.config.timeout.max(AGREEMENT);
     context.block_on(None, async {
         let client = access.connect().await?;
-        let done = carry_out(context, &client, &asked, &Order { yes, despite, wait, within }).await;
+        let done = carry_out(context, &client, &asked, &order).await;
         client.close().await;
         done
     })
-}
-
-/// How it is to be carried out.
-struct Order {
-    yes: bool,
-    despite: Despite,
-    wait: bool,
-    within: Option<Duration>,
 }
 
 async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Order) -> anyhow::Result<()> {
@@ -73,7 +62,7 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
     if !json {
         context.output.line(&text::text(&plan, &situation))?;
     }
-    if order.despite == Despite::Nothing && !plan.dangers.is_empty() {
+    if order.despite() == Despite::Nothing && !plan.dangers.is_empty() {
         if json {
             let object = json!({"plan": text::object(&plan, &situation), "refused": plan.dangers});
             context.output.print(&object, |_| String::new())?;
@@ -81,7 +70,7 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
         return refuse(&plan, context);
     }
     confirm::ask(order.yes)?;
-    let layout = agreed(client, &change, order.despite).await?;
+    let layout = agreed(client, &change, order.despite()).await?;
     let id = layout.next.as_ref().map(|next| format!("layout-{}", next.since));
     if !json {
         let text = match &id {
@@ -90,9 +79,9 @@ async fn carry_out(context: &Context, client: &Client, asked: &Asked, order: &Or
         };
         context.output.line(&text)?;
     }
-    let waited = match order.wait {
-        true => Some(wait::wait(client, &change, layout.version, order.within).await?),
-        false => None,
+    let waited = match order.waiting {
+        Waiting { wait: true, within } => Some(wait::wait(client, &change, layout.version, within).await?),
+        Waiting { wait: false, .. } => None,
     };
     let object = json!({
         "plan": text::object(&plan, &situation),

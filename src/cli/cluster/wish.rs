@@ -1,14 +1,13 @@
 //! The changes that can be asked for on the command line, with different flags for looking and for doing.
 
-use std::time::Duration;
-
 use clap::Subcommand;
 
 use crate::cli::connect::Connect;
-use crate::cli::put::ttl;
+use crate::cli::waiting::Waiting;
 use crate::types::Namespace;
 use crate::types::NodeName;
 use crate::types::Zone;
+use crate::wire::layout::Despite;
 
 /// A change.
 #[derive(Debug, Subcommand)]
@@ -111,6 +110,15 @@ pub(super) struct Looking {
 /// Flags for doing it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Doing {
+    #[command(flatten)]
+    pub(super) order: Order,
+    #[command(flatten)]
+    pub(super) connect: Connect,
+}
+
+/// How it is to be carried out.
+#[derive(Debug, clap::Args)]
+pub(super) struct Order {
     /// Do not ask whether to go on.
     #[arg(long)]
     pub(super) yes: bool,
@@ -121,14 +129,19 @@ pub(super) struct Doing {
     /// majority can agree any more. Not for members that are only cut off: both sides would go on.
     #[arg(long)]
     pub(super) without_majority: bool,
-    /// Wait until it is settled, and show how it gets on.
-    #[arg(long)]
-    pub(super) wait: bool,
-    /// How long to wait at most.
-    #[arg(long, value_name = "SPAN", value_parser = ttl, requires = "wait")]
-    pub(super) within: Option<Duration>,
     #[command(flatten)]
-    pub(super) connect: Connect,
+    pub(super) waiting: Waiting,
+}
+
+impl Order {
+    /// Despite what the change is ordered.
+    pub(super) fn despite(&self) -> Despite {
+        match (self.without_majority, self.force) {
+            (true, _) => Despite::NoMajority,
+            (false, true) => Despite::Danger,
+            (false, false) => Despite::Nothing,
+        }
+    }
 }
 
 /// A change without its flags.

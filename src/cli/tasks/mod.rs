@@ -18,11 +18,11 @@ use crate::cli::Said;
 use crate::cli::confirm;
 use crate::cli::connect::Connect;
 use crate::cli::output;
-use crate::cli::put::ttl;
 use crate::cli::table::bytes;
 use crate::cli::table::row;
 use crate::cli::table::span;
 use crate::cli::table::table;
+use crate::cli::waiting;
 use crate::client::Client;
 use crate::layout::Change;
 use crate::types::NodeName;
@@ -100,8 +100,8 @@ enum What {
     Wait {
         /// The task, as listed.
         id: String,
-        /// How long to wait at most.
-        #[arg(long, value_name = "SPAN", value_parser = ttl)]
+        /// How long to wait at most, such as 30s or 5m; by default for as long as it takes.
+        #[arg(long, value_name = "SPAN", value_parser = waiting::within)]
         within: Option<Duration>,
         #[command(flatten)]
         connect: Connect,

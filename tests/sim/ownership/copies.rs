@@ -7,8 +7,8 @@ use dynamomini::types::Namespace;
 use crate::cluster::{Setup, second};
 use crate::ownership::history::History;
 use crate::ownership::judge::{converged, settled};
-use crate::ownership::{Course, KEYS, What, found_with, keeping, order, seeds, sparse, try_course};
-use crate::world::{Simulation, simulate};
+use crate::ownership::{Course, KEYS, What, found_with, keeping, order, sparse, try_course};
+use crate::world::{Simulation, rng, seeds, simulate};
 
 /// The default namespace gets so many copies.
 pub(super) fn copies(n: u8) -> Change {
@@ -33,10 +33,7 @@ impl Beside {
 
     pub(super) async fn load(&self, simulation: &Simulation) {
         let Some(client) = &self.client else { return };
-        tokio::join!(
-            self.history.writer(client, simulation.rng("second writer"), 0..KEYS / 2, 50..400),
-            self.history.reader(client, simulation.rng("second reader"), 0..KEYS / 2, 50..400),
-        );
+        self.history.load(simulation, (client, client), 0..KEYS / 2, 50..400).await;
     }
 
     pub(super) async fn judge(&self) {
@@ -50,7 +47,7 @@ impl Beside {
 /// many.
 #[test]
 fn what_the_last_owner_missed_is_fetched_before_it_is_read_alone() {
-    for seed in 750..750 + seeds(1) {
+    for seed in seeds(750, 1) {
         simulate(seed, 0.0, |simulation| sparse(simulation, true));
     }
 }
@@ -58,8 +55,8 @@ fn what_the_last_owner_missed_is_fetched_before_it_is_read_alone() {
 /// `SIM_SEEDS` sets how many.
 #[test]
 fn whatever_goes_wrong_while_the_number_of_copies_changes_nothing_is_lost_or_stale() {
-    for seed in 1_900..1_900 + seeds(3) {
-        try_course(seed, Course::draw_copies(&mut crate::world::rng(seed, "course")));
+    for seed in seeds(1_900, 3) {
+        try_course(seed, Course::draw_copies(&mut rng(seed, "course")));
     }
 }
 
@@ -70,12 +67,7 @@ fn a_namespace_gets_more_and_fewer_copies_and_serves_meanwhile() {
         let (one, two) = (cluster.client(1).await, cluster.client(2).await);
         let history = History::default();
         history.fill(&one, 0..KEYS).await;
-        let load = async {
-            tokio::join!(
-                history.writer(&one, simulation.rng("writer"), 0..KEYS, 20..250),
-                history.reader(&two, simulation.rng("reader"), 0..KEYS, 20..250),
-            )
-        };
+        let load = history.load(&simulation, (&one, &two), 0..KEYS, 20..250);
         let events = async {
             for n in [3, 2, 5, 1] {
                 order(&cluster, 1, copies(n)).await;

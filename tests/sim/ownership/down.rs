@@ -85,12 +85,7 @@ async fn die(simulation: Simulation, dies: Dies, at: Stage, typed: Typed) -> boo
     let client = cluster.client(1).await;
     let history = History::default();
     history.fill(&client, 0..KEYS).await;
-    let load = async {
-        tokio::join!(
-            history.writer(&client, simulation.rng("writer"), 0..KEYS, 20..250),
-            history.reader(&client, simulation.rng("reader"), 0..KEYS, 20..250),
-        )
-    };
+    let load = history.load(&simulation, (&client, &client), 0..KEYS, 20..250);
     let events = async {
         dies.begin(&mut cluster).await;
         reached(&cluster, at).await;
@@ -114,7 +109,7 @@ async fn die(simulation: Simulation, dies: Dies, at: Stage, typed: Typed) -> boo
         history.end();
         is_held_up
     };
-    let (_, is_held_up) = tokio::join!(load, events);
+    let ((), is_held_up) = tokio::join!(load, events);
     converged(&cluster).await;
     let current = cluster.layout_of(1).layout.current;
     assert!(!current.has(&node(victim)), "{current:?}");

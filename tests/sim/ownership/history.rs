@@ -13,6 +13,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
+use crate::world::Simulation;
+
 /// In which every request must have succeeded, however often it was tried.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Pause between two tries.
@@ -189,6 +191,20 @@ impl History {
             }
             sleep(Duration::from_millis(rng.random_range(pause.clone()))).await;
         }
+    }
+
+    /// One that writes and one that reads these keys, until the load is ended.
+    pub(crate) async fn load(
+        &self,
+        simulation: &Simulation,
+        (writer, reader): (&Client, &Client),
+        keys: Range<usize>,
+        pause: Range<u64>,
+    ) {
+        tokio::join!(
+            self.writer(writer, simulation.rng("writer"), keys.clone(), pause.clone()),
+            self.reader(reader, simulation.rng("reader"), keys, pause),
+        );
     }
 
     /// Reads all keys and writes one of its own through a node that may be cut off: it may refuse, and must not lie.

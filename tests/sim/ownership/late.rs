@@ -13,7 +13,7 @@ use crate::ownership::history::History;
 use crate::ownership::judge::{converged, settled};
 use crate::ownership::{KEYS, found, node, order};
 use crate::replicas::records;
-use crate::world::{Simulation, simulate};
+use crate::world::{Simulation, seeds, simulate};
 
 /// Three of six leave while one that stays is cut off from all but one owner: it is up, and coordinates by what it
 /// knows. Nobody may copy what it can still change without the next owners.
@@ -66,7 +66,7 @@ async fn late_coordinator(simulation: Simulation) {
 /// `SIM_SEEDS` sets how many.
 #[test]
 fn nothing_is_copied_while_a_coordinator_goes_by_the_layout_before() {
-    for seed in 600..600 + crate::ownership::seeds(2) {
+    for seed in seeds(600, 2) {
         simulate(seed, 0.0, late_coordinator);
     }
 }

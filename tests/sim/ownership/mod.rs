@@ -28,7 +28,7 @@ use crate::ownership::copies::{Beside, copies};
 use crate::ownership::history::History;
 use crate::ownership::judge::{converged, settled, settled_without};
 use crate::replicas::records;
-use crate::world::{Simulation, simulate};
+use crate::world::{Simulation, asked_for, rng, seeds, simulate};
 
 /// Keys of the load.
 const KEYS: usize = 48;
@@ -374,10 +374,6 @@ fn try_course(seed: u64, course: Course) {
     println!("seed {seed}: {course:?}: {answers} answers, {refusals} refusals, {:?}", began.elapsed());
 }
 
-fn seeds(standard: u64) -> u64 {
-    std::env::var("SIM_SEEDS").map_or(standard, |text| text.parse().expect("SIM_SEEDS is a number"))
-}
-
 #[test]
 fn a_cluster_grows_shrinks_and_serves_meanwhile() {
     simulate(1, 0.0, |simulation| async move {
@@ -385,12 +381,7 @@ fn a_cluster_grows_shrinks_and_serves_meanwhile() {
         let (one, two) = (cluster.client(1).await, cluster.client(2).await);
         let history = History::default();
         history.fill(&one, 0..KEYS).await;
-        let load = async {
-            tokio::join!(
-                history.writer(&one, simulation.rng("writer"), 0..KEYS, 20..250),
-                history.reader(&two, simulation.rng("reader"), 0..KEYS, 20..250),
-            )
-        };
+        let load = history.load(&simulation, (&one, &two), 0..KEYS, 20..250);
         let events = async {
             // Two ask for their shares at once.
             cluster.start_joining(4).await;
@@ -472,7 +463,7 @@ async fn cut_off(simulation: Simulation, leaves_too: bool) {
 #[test]
 fn a_coordinator_that_was_cut_off_during_a_whole_change_is_refused() {
     // The first of them finds a node that refuses nobody for an old layout.
-    for seed in 801..801 + seeds(1) {
+    for seed in seeds(801, 1) {
         simulate(seed, 0.0, move |simulation| cut_off(simulation, seed % 2 == 0));
     }
 }
@@ -557,7 +548,7 @@ async fn sparse(simulation: Simulation, to_one: bool) {
 /// `SIM_SEEDS` sets how many.
 #[test]
 fn what_one_owner_missed_is_fetched_from_another() {
-    for seed in 700..700 + seeds(1) {
+    for seed in seeds(700, 1) {
         simulate(seed, 0.0, |simulation| sparse(simulation, false));
     }
 }
@@ -565,15 +556,14 @@ fn what_one_owner_missed_is_fetched_from_another() {
 /// `SIM_SEEDS` sets how many.
 #[test]
 fn whatever_goes_wrong_while_owners_change_nothing_is_lost_or_stale() {
-    for seed in 900..900 + seeds(3) {
-        let rng = |label: &str| -> StdRng { crate::world::rng(seed, label) };
-        try_course(seed, Course::draw(&mut rng("course")));
+    for seed in seeds(900, 3) {
+        try_course(seed, Course::draw(&mut rng(seed, "course")));
     }
 }
 
 /// `SIM_SEED=7 cargo test --test sim one_course_from_the_environment -- --nocapture` runs one seed of the test above.
 #[test]
 fn one_course_from_the_environment() {
-    let seed = std::env::var("SIM_SEED").map_or(900, |text| text.parse().expect("SIM_SEED is a number"));
-    try_course(seed, Course::draw(&mut crate::world::rng(seed, "course")));
+    let seed = asked_for("SIM_SEED", 900);
+    try_course(seed, Course::draw(&mut rng(seed, "course")));
 }

@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use crate::cluster::Cluster;
 use crate::ownership::history::History;
 use crate::ownership::judge::{converged, settled};
-use crate::ownership::{Course, Fault, KEYS, What, found, node, order, reached, seeds, try_course};
-use crate::world::{Simulation, simulate};
+use crate::ownership::{Course, Fault, KEYS, What, found, node, order, reached, try_course};
+use crate::world::{Simulation, rng, seeds, simulate};
 
 /// Partitions of a simulated cluster at its founding.
 const FOUNDED: u32 = 64;
@@ -110,9 +110,8 @@ fn whatever_goes_wrong_while_partitions_are_cut_nothing_is_lost_or_stale() {
         [Fault::CrashLeader, Fault::CrashGaining, Fault::CrashOwner, Fault::Halves, Fault::Cancel, Fault::Conflict];
     let stages = [Stage::Spreading, Stage::Copying, Stage::Reading];
     let courses: Vec<(Fault, Stage)> = faults.iter().flat_map(|fault| stages.map(|at| (*fault, at))).collect();
-    for number in 0..usize::try_from(seeds(3)).unwrap() {
-        let seed = 2_000 + u64::try_from(number).unwrap();
-        let mut course = Course::draw(&mut crate::world::rng(seed, "course"));
+    for (number, seed) in seeds(2_000, 3).enumerate() {
+        let mut course = Course::draw(&mut rng(seed, "course"));
         // With this step neighbours differ in both, and all come about.
         (course.fault, course.at) = courses[number * 7 % courses.len()];
         course.what = if seed % 2 == 0 { What::Split } else { What::SplitAndJoin };
