@@ -210,6 +210,10 @@ impl<'a> Lab<'a> {
     /// Copies the logs to where they were asked for.
     pub(crate) fn keep_logs(&self, scenario: &str) {
         let Some(logs) = &self.logs else { return };
+        if let Err(error) = std::fs::create_dir_all(logs) {
+            eprintln!("{}: {error}", logs.display());
+            return;
+        }
         for member in 0..self.members {
             let to = logs.join(format!("{}-{scenario}-n{}.log", self.kind.name(), member + 1));
             if let Err(error) = std::fs::copy(self.log_file(member), &to) {

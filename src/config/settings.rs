@@ -249,7 +249,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("gossip.interval_ms", Kind::Millis(50, 60_000), Absent, "Time between two probes of other members. The preset's: 400 local, 800 lan, 2500 wan."),
     Setting::new("gossip.probe_timeout_ms", Kind::Millis(10, 60_000), Absent, "Wait for the answer to a probe before others are asked to try. The preset's: 200 local, 300 lan, 1000 wan."),
     Setting::new("gossip.indirect_probes", Kind::Integer(0, 16), Absent, "Members asked to try one that did not answer. The preset's: 3."),
-    Setting::new("gossip.suspicion_min_ms", Kind::Millis(100, 600_000), Absent, "Time a suspect has to answer when several members suspect it. The preset's: 1000 local, 1400 lan, 5000 wan."),
+    Setting::new("gossip.suspicion_min_ms", Kind::Millis(100, 600_000), Absent, "Time a suspect has to answer when several members suspect it. The preset's: 1000 local, 1800 lan, 5000 wan."),
     Setting::new("gossip.suspicion_max_ms", Kind::Millis(100, 600_000), Absent, "Time a suspect has when only one member suspects it. The preset's: 5000 local, 8000 lan, 30000 wan."),
     Setting::new("gossip.push_pull_ms", Kind::Millis(100, 3_600_000), Absent, "Shortest time between two exchanges of full state that one member begins. The preset's: 1000 local and lan, 3000 wan."),
     Setting::new("log.level", Kind::Text(log_level, "level or filters"), Value("info"), "error, warn, info, debug, trace, or filters such as info,dynamomini::net=debug."),
