@@ -34,7 +34,7 @@ pub(crate) struct Candidate {
 pub(crate) enum Pick {
     /// Any will do.
     Cheapest,
-    /// The first in order, so that writes of one key meet at one coordinator, unless others are far cheaper.
+    /// Of the near ones, the first in order, so that writes of one key meet at one coordinator, unless others are far cheaper.
     First,
     /// The first in order that stands best: what is written depends on what the coordinator has.
     Same,
@@ -52,15 +52,15 @@ pub(crate) fn choose(candidates: &[Option<Candidate>], pick: Pick, dice: u64) ->
     let known = || candidates.iter().enumerate().filter_map(|(at, candidate)| candidate.map(|known| (at, known)));
     let standing = known().map(|(_, candidate)| candidate.standing).min()?;
     let best = || known().filter(|(_, candidate)| candidate.standing == standing);
-    let (first, its) = best().next()?;
     if pick == Pick::Same {
-        return Some(first);
+        return best().next().map(|(first, _)| first);
     }
     let near = best().any(|(_, candidate)| candidate.near);
     let of_zone = || best().filter(|(_, candidate)| candidate.near || !near);
     let nearest = of_zone().map(|(_, candidate)| candidate.trip_us).min()?;
     let far_us = nearest.saturating_mul(NEAR_TIMES).saturating_add(NEAR_US);
     let fit = || of_zone().filter(|(_, candidate)| candidate.trip_us <= far_us);
+    let (first, its) = fit().next()?;
     let count = fit().count() as u64;
     let drawn = |skip: u64| fit().nth(usize::try_from(skip).unwrap_or(0));
     let one = drawn(dice % count)?;
@@ -113,6 +113,7 @@ mod tests {
         assert_eq!(chosen(&nodes[..2], Pick::Cheapest), [1]);
         assert_eq!(chosen(&nodes[..1], Pick::Cheapest), [0]);
         assert_eq!(chosen(&nodes[3..], Pick::Cheapest), Vec::<usize>::new());
+        assert_eq!(chosen(&nodes, Pick::First), [2]);
     }
 
     #[test]
@@ -121,6 +122,8 @@ mod tests {
         assert_eq!(chosen(&[away(4_000), away(300), away(50_000)], Pick::Cheapest), [0, 1]);
         assert_eq!(chosen(&[away(50_000), away(80_000), away(60_000)], Pick::Cheapest), [0, 1, 2]);
         assert_eq!(chosen(&[away(50_000), None, None], Pick::Cheapest), [0]);
+        assert_eq!(chosen(&[away(50_000), away(4_000), away(300)], Pick::First), [1]);
+        assert_eq!(chosen(&[away(50_000), away(4_000), away(300)], Pick::Same), [0]);
     }
 
     #[test]
