@@ -101,7 +101,9 @@ async fn storage(core: &Core) -> Vec<Family> {
     let health = StorageHealth::ALL.iter().fold(Family::new("dynamomini_storage_health", help), |family, state| {
         family.with([("state", state.as_str())], Value::Gauge(f64::from(u8::from(*state == grade))))
     });
-    let mut families = vec![took, errors, health];
+    let help = "Times that the storage was written anew, without what could not be read of it: a damaged table could not be merged.";
+    let rebuilds = Family::counter("dynamomini_storage_rebuilds_total", help, core.engine.rebuilds());
+    let mut families = vec![took, errors, health, rebuilds];
     if let Some(size) = status::size(core).await {
         let help = "Records in the storage, tombstones and hints among them; of many, an estimate.";
         families.push(Family::gauge("dynamomini_storage_keys", help, size.keys));

@@ -63,14 +63,16 @@ pub enum OpenError {
         /// Who asked.
         expected: String,
     },
-    /// The stored data cannot be read.
+    /// The stored data cannot be read. Whether others have it, this node cannot know.
     #[error(
-        "{what} is damaged: {reason}; move it away and start again with an empty storage: the node is then filled \
-         from the other replicas"
+        "the storage in {directory} cannot be read: {reason}. Where other nodes hold what it held, as they do unless a \
+         namespace has one copy, type mv '{directory}/db' '{directory}/db.damaged' and start the node again: they fill it. \
+         Where they do not, that folder is all there is",
+        directory = directory.display()
     )]
     Damaged {
-        /// Which storage.
-        what: String,
+        /// Where it is.
+        directory: PathBuf,
         /// What was found.
         reason: String,
     },

@@ -336,6 +336,14 @@ impl Engine {
         each!(self, engine => engine.health())
     }
 
+    /// How often, since it was opened, the storage was written anew from what could be read of it; cheap.
+    pub fn rebuilds(&self) -> u64 {
+        match self {
+            Self::Embedded(embedded) => embedded.rebuilds(),
+            _ => 0,
+        }
+    }
+
     /// Closes the storage for all clones and marks it as closed in order, so that the epoch may stay next time.
     ///
     /// # Errors

@@ -55,6 +55,17 @@ async fn nodes_that_fall_silent_and_are_restarted_cost_neither_an_error_nor_a_wr
     assert!(client.metrics().failovers > 0, "{:?}", client.metrics());
 }
 
+/// What is left of the endpoint of a killed node must not stand in the way of its next life.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_is_seen_by_all_soon_after_each_start() {
+    let mut cluster = Cluster::start(Setup::default()).await;
+    for at in [0, 1, 2, 0, 1, 2] {
+        cluster.kill(at).await;
+        cluster.start_node(at).await;
+        cluster.connected().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_are_killed_stopped_and_started_again_cost_neither_an_error_nor_a_wrong_answer() {
     let mut cluster = Processes::start(&["--nodes", "3"]).await;

@@ -83,8 +83,17 @@ struct Member {
     socket: UdpSocket,
     keys: EndpointKeys,
     running: Option<(Node, Env)>,
+    line: Arc<Line>,
+}
+
+/// What can be done to the socket of one life of a node.
+#[derive(Debug, Default)]
+struct Line {
     /// Whether what it sends is lost.
-    mute: Arc<AtomicBool>,
+    mute: AtomicBool,
+    /// Whether this life is over. The port stays with the test, so what is left of the endpoint, which outlives its node until
+    /// its connections have drained, would go on taking packets that are the next life's, and answer them with resets.
+    over: AtomicBool,
 }
 
 impl Member {
@@ -94,7 +103,7 @@ impl Member {
             socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
             keys: EndpointKeys::generate(env),
             running: None,
-            mute: Arc::default(),
+            line: Arc::default(),
         }
     }
 
@@ -104,11 +113,11 @@ impl Member {
     }
 }
 
-/// A socket that receives, but whose packets are lost while it is mute.
+/// A socket that receives, but whose packets are lost while it is mute; when its life is over it does neither.
 #[derive(Debug)]
 struct Mutable {
     inner: Arc<dyn AsyncUdpSocket>,
-    mute: Arc<AtomicBool>,
+    line: Arc<Line>,
 }
 
 impl AsyncUdpSocket for Mutable {
@@ -117,7 +126,8 @@ impl AsyncUdpSocket for Mutable {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if self.mute.load(Ordering::Relaxed) { Ok(()) } else { self.inner.try_send(transmit) }
+        let lost = self.line.mute.load(Ordering::Relaxed) || self.line.over.load(Ordering::Relaxed);
+        if lost { Ok(()) } else { self.inner.try_send(transmit) }
     }
 
     fn poll_recv(
@@ -126,7 +136,7 @@ impl AsyncUdpSocket for Mutable {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.inner.poll_recv(cx, buffers, meta)
+        if self.line.over.load(Ordering::Relaxed) { Poll::Pending } else { self.inner.poll_recv(cx, buffers, meta) }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -199,10 +209,10 @@ impl Cluster {
             eventually("the storage opens", async || Engine::open(&config, &identity, &env).await.ok()).await.0;
         let member = &mut self.members[at];
         let issued = self.authority.issue(&[&format!("dynamomini://node/{name}")]);
-        member.mute.store(false, Ordering::Relaxed);
+        member.line = Arc::default();
         let inner = TokioRuntime.wrap_udp_socket(member.socket.try_clone().unwrap()).unwrap();
         let bind = BindConfig {
-            socket: Socket::Abstract(Arc::new(Mutable { inner, mute: member.mute.clone() })),
+            socket: Socket::Abstract(Arc::new(Mutable { inner, line: member.line.clone() })),
             material: material(&issued, &self.authority.root),
             provider: tls::ring_provider(),
             keys: member.keys.clone(),
@@ -292,16 +302,17 @@ impl Cluster {
         let (node, env) = self.members[at].running.take().unwrap();
         node.shutdown().await.unwrap();
         env.shutdown(PATIENCE).await;
+        self.members[at].line.over.store(true, Ordering::Relaxed);
     }
 
     /// From now on a node's packets are lost, or not any more. It still receives: what it is asked to do, it does.
     pub(crate) fn mute(&self, at: usize, mute: bool) {
-        self.members[at].mute.store(mute, Ordering::Relaxed);
+        self.members[at].line.mute.store(mute, Ordering::Relaxed);
     }
 
     /// Drops a node's tasks where they stand: nobody is told.
     pub(crate) async fn kill(&mut self, at: usize) {
-        self.mute(at, true);
+        self.members[at].line.over.store(true, Ordering::Relaxed);
         let (node, env) = self.members[at].running.take().unwrap();
         env.shutdown(Duration::ZERO).await;
         drop(node);

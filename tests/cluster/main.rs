@@ -21,6 +21,7 @@ mod processes;
 mod admin;
 mod bench;
 mod copies;
+mod damage;
 mod dev;
 mod exposition;
 mod failure;

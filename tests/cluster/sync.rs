@@ -26,7 +26,7 @@ const IN_FLIGHT: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Keys written, and how many of them are deleted.
-fn sizes() -> (usize, usize) {
+pub(crate) fn sizes() -> (usize, usize) {
     if std::env::var("DYNAMOMINI_FULL").as_deref() == Ok("1") { (100_000, 10_000) } else { (2_000, 200) }
 }
 
@@ -34,7 +34,7 @@ fn key(number: usize) -> String {
     format!("item/{number:06}")
 }
 
-fn value(number: usize) -> String {
+pub(crate) fn value(number: usize) -> String {
     format!("{number:0100}")
 }
 
@@ -44,7 +44,7 @@ async fn each(count: usize, work: impl AsyncFn(usize)) {
 }
 
 /// Writes all keys and deletes the first of them.
-async fn fill(client: &Client) {
+pub(crate) async fn fill(client: &Client) {
     let (keys, deleted) = sizes();
     each(keys, async |number| {
         let put = client.put(key(number), value(number), PutOptions::default()).await;
@@ -59,7 +59,7 @@ async fn fill(client: &Client) {
     .await;
 }
 
-async fn statuses(client: &Client, cluster: &Cluster) -> Vec<NodeStatus> {
+pub(crate) async fn statuses(client: &Client, cluster: &Cluster) -> Vec<NodeStatus> {
     let mut statuses = Vec::new();
     for node in 0..cluster.size() {
         let status = RefCell::new(None);
@@ -74,7 +74,7 @@ async fn statuses(client: &Client, cluster: &Cluster) -> Vec<NodeStatus> {
 }
 
 /// Waits until each node has compared all it owns with all others and found it equal. Nobody reads a key.
-async fn converged(client: &Client, cluster: &Cluster, what: &str) {
+pub(crate) async fn converged(client: &Client, cluster: &Cluster, what: &str) {
     let began = Instant::now();
     let mut since: BTreeMap<usize, u64> = BTreeMap::new();
     while !done(client, cluster, &mut since).await {
@@ -112,7 +112,7 @@ async fn done(client: &Client, cluster: &Cluster, since: &mut BTreeMap<usize, u6
 }
 
 /// Reads everything from one node, with the others gone.
-async fn holds_all(cluster: &mut Cluster, node: usize) {
+pub(crate) async fn holds_all(cluster: &mut Cluster, node: usize) {
     for other in (0..cluster.size()).filter(|other| *other != node) {
         cluster.kill(other).await;
     }
@@ -236,50 +236,4 @@ async fn repair_waits_until_all_is_compared_and_says_how_it_stands() {
     assert_eq!(said["nodes"][0]["partitions"][0]["partition"], 3);
     let output = run(&["--partition", "999999"]).await;
     assert_eq!(output.status.code(), Some(1), "a partition that does not exist");
-}
-
-/// The tables of a node's storage that hold this value.
-fn tables_with(cluster: &Cluster, node: usize, value: &str) -> Vec<(PathBuf, usize)> {
-    let (mut folders, mut found) = (vec![PathBuf::from(cluster.text(node, "dir")).join("data")], Vec::new());
-    while let Some(folder) = folders.pop() {
-        // What is being written may be gone again.
-        for path in std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            if path.is_dir() {
-                folders.push(path);
-            } else if folder.ends_with("tables") {
-                let bytes = std::fs::read(&path).unwrap_or_default();
-                let place = bytes.windows(value.len()).position(|window| window == value.as_bytes());
-                found.extend(place.map(|place| (path, place)));
-            }
-        }
-    }
-    found
-}
-
-#[tokio::test]
-async fn a_damaged_place_in_a_table_is_told_and_repaired_from_the_other_owners() {
-    let mut cluster = Cluster::start(&[]).await;
-    let client = cluster.client().await;
-    fill(&client).await;
-    // Enough to have the records before it written to tables.
-    let large = bytes::Bytes::from(vec![7; 256 * 1024]);
-    let victim = value(sizes().0 - 100);
-    let mut number = 0;
-    while tables_with(&cluster, 1, &victim).is_empty() {
-        client.put(format!("large/{number}"), large.clone(), PutOptions::default()).await.unwrap();
-        number += 1;
-        assert!(number < 1_000, "no table was written");
-    }
-    converged(&client, &cluster, "before damage").await;
-    cluster.kill(1).await;
-    for (path, place) in tables_with(&cluster, 1, &victim) {
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[place] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-    }
-    cluster.launch(1);
-    cluster.whole().await;
-    converged(&client, &cluster, "after damage").await;
-    assert!(crate::processes::counter(&statuses(&client, &cluster).await[1], "records_damaged") > 0, "nobody was told");
-    holds_all(&mut cluster, 1).await;
 }

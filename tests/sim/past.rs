@@ -71,7 +71,7 @@ async fn delete(client: &Client, key: &str, context: &CausalContext) {
 }
 
 /// Waits until a node answers reads. Whether it had to catch up.
-async fn caught_up(cluster: &Cluster, client: &Client, number: usize) -> bool {
+pub(crate) async fn caught_up(cluster: &Cluster, client: &Client, number: usize) -> bool {
     let (mut had_to, give_up) = (false, cluster.simulation.elapsed() + CAUGHT_UP);
     loop {
         let status = cluster.status(client, number).await;

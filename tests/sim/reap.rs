@@ -8,12 +8,14 @@ use dynamomini::client::{CausalContext, Client, GetOptions, PutOptions};
 use dynamomini::hash::ClusterHash;
 use dynamomini::record;
 use dynamomini::store::{Engine, Mutation, Slot};
-use dynamomini::types::{Bucket, Consistency};
+use dynamomini::types::{Bucket, Consistency, Epoch, NodeId};
+use dynamomini::version::{Actor, Context, Dot, NewVersion, RequestId, Siblings, Stamp};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::cluster::{Cluster, Setup};
 use crate::network::Conditions;
+use crate::past::caught_up;
 use crate::world::{EPOCH_MS, Simulation, seeds, simulate};
 
 /// When dead records may be dropped.
@@ -288,4 +290,76 @@ fn what_is_deleted_or_expired_stays_away_though_clocks_are_wrong_by_more_than_it
     for seed in seeds(950, 2) {
         simulate(seed, 0.1, skewed);
     }
+}
+
+/// A record with a context so wide that it cannot be merged with one of other actors, and perhaps a value.
+fn wide(cluster: &Cluster, slot: &Slot, actors: std::ops::Range<u64>, value: Option<&'static str>) -> Bytes {
+    let actor = |node| Actor { node: NodeId(node), epoch: Epoch(1) };
+    let mut context = Context::new();
+    actors.clone().for_each(|node| context.add(Dot { actor: actor(node), counter: 1 }));
+    let mut state = Siblings::seen(context.clone());
+    if let Some(value) = value {
+        let request = RequestId { client: 1, sequence: 1 };
+        let value = Some(Bytes::from_static(value.as_bytes()));
+        let new = NewVersion { request, after: Vec::new(), stamp: Stamp(1), expires_at: None, value };
+        state.put(&context, new, actor(actors.start), 0);
+    }
+    record::encode(&ClusterHash::new(&cluster.info.cluster), &slot.key, &state)
+}
+
+/// What an owner says of what was dropped rests on this, that all owners held the same before. Here one of them has a value
+/// that the others cannot take over. Were anything dropped beside it, the others would take the value for dropped, too.
+#[test]
+fn nothing_is_dropped_where_owners_hold_different_things() {
+    simulate(970, 0.1, |simulation| async move {
+        let setup = Setup { nodes: 3, reap_after: Some(AFTER), ..Setup::default() };
+        let mut cluster = Cluster::start_with(simulation.clone(), Conditions::default(), setup).await;
+        let hash = ClusterHash::new(&cluster.info.cluster);
+        let partitions = cluster.info.partitions;
+        let slot_of = |key: &str| Slot {
+            bucket: partitions.bucket_of(hash.position(&Default::default(), key.as_bytes())),
+            key: record::storage_key(&Default::default(), key.as_bytes()),
+        };
+        let odd = slot_of("odd");
+        for (number, actors, value) in
+            [(1, 1_000..1_300, Some("kept")), (2, 2_000..2_300, None), (3, 2_000..2_300, None)]
+        {
+            let engine = &cluster.engines()[&number];
+            let put = Mutation::Put { slot: odd.clone(), value: wide(&cluster, &odd, actors, value) };
+            engine.write(engine.epoch(), vec![put]).await.unwrap();
+            // What was written beside the trees is found when the storage is read at the next start.
+            let copy = cluster.copy(number);
+            cluster.crash(number);
+            cluster.start_node_on(number, Some(copy)).await;
+        }
+        let (client, mut model) = (cluster.client(1).await, Model::default());
+        let mut names = (0..).map(key);
+        let beside = names.find(|key| slot_of(key).bucket == odd.bucket).unwrap();
+        let elsewhere = names.find(|key| slot_of(key).bucket != odd.bucket).unwrap();
+        let copy = cluster.copy(1);
+        for key in [&beside, &elsewhere] {
+            settle(&client, key, Some("value"), &mut model).await;
+            settle(&client, key, None, &mut model).await;
+        }
+        let (beside, elsewhere) = (slot_of(&beside), slot_of(&elsewhere));
+        let give_up = simulation.elapsed() + GONE_AFTER;
+        loop {
+            tokio::time::sleep(AFTER).await;
+            let mut left = Vec::new();
+            for engine in cluster.engines().into_values() {
+                left.extend(engine.get_many(&[beside.clone(), elsewhere.clone()]).await.unwrap());
+            }
+            let held: Vec<bool> = left.iter().map(Option::is_some).collect();
+            assert!(held.iter().step_by(2).all(|held| *held), "dropped although the owners differ");
+            if held.iter().skip(1).step_by(2).all(|held| !held) {
+                break;
+            }
+            assert!(simulation.elapsed() < give_up, "nothing is dropped anywhere");
+        }
+        cluster.crash(1);
+        cluster.start_node_on(1, Some(copy)).await;
+        assert!(caught_up(&cluster, &client, 1).await, "the node did not notice");
+        let pinned = cluster.pinned(2, 1).await;
+        assert_eq!(read(&pinned, "odd", Consistency::One).await.0, ["kept"]);
+    });
 }

@@ -76,6 +76,8 @@ pub(super) struct Core {
     pub(super) well: AtomicU32,
     /// Ticks of upkeep to let pass before the next try to recover.
     pub(super) pause: AtomicU32,
+    /// How often the database was written anew.
+    pub(super) rebuilds: AtomicU64,
     /// Held by the one writer from the look at the epoch to the end of its batch.
     pub(super) writer: Mutex<()>,
     pub(super) recent: Recent,
@@ -380,6 +382,7 @@ impl Core {
         };
         drop(db);
         self.swap().map_err(fjall::Error::Io)?;
+        self.rebuilds.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
             lost,
             "a damaged table could not be merged: the storage was written anew, without what was lost"

@@ -96,8 +96,10 @@ impl Embedded {
             None if env.is_stopping() => return Err(OpenError::Stopping),
             // fjall panics over some files that are not as it left them.
             None => {
-                let what = open::name(directory);
-                return Err(OpenError::Damaged { what, reason: "reading it failed".to_owned() });
+                return Err(OpenError::Damaged {
+                    directory: directory.to_owned(),
+                    reason: "reading it failed".to_owned(),
+                });
             }
         };
         let core = Arc::new(core);
@@ -160,6 +162,10 @@ impl Embedded {
 
     pub(super) fn health(&self) -> Health {
         self.core.pulse.health()
+    }
+
+    pub(super) fn rebuilds(&self) -> u64 {
+        self.core.rebuilds.load(Ordering::Relaxed)
     }
 
     pub(super) async fn close(self) -> Result<(), StoreError> {

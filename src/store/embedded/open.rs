@@ -47,7 +47,7 @@ pub(super) struct Opening {
 }
 
 /// The storage in this directory, for messages.
-pub(super) fn name(directory: &Path) -> String {
+fn name(directory: &Path) -> String {
     format!("the storage in {}", directory.display())
 }
 
@@ -84,6 +84,7 @@ impl Opening {
             mendings: AtomicU32::new(0),
             well: AtomicU32::new(0),
             pause: AtomicU32::new(0),
+            rebuilds: AtomicU64::new(0),
             writer: Mutex::new(()),
             recent: Recent::new(self.options.cache_bytes / 2),
             open: RwLock::new(Open { db: Some(db), lock: Some(lock), generation: 0 }),
@@ -144,7 +145,7 @@ impl Opening {
             {
                 self.file_error(error)
             }
-            other => OpenError::Damaged { what: name(&self.directory), reason: other.to_string() },
+            other => OpenError::Damaged { directory: self.directory.clone(), reason: other.to_string() },
         }
     }
 }

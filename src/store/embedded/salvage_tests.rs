@@ -145,6 +145,7 @@ async fn a_damaged_table_that_has_to_be_merged_has_the_storage_written_anew_unde
         left = left.map(|left| left - 1).or_else(|| (engine.epoch() != epoch).then_some(n));
     }
     assert!(refused > 0, "nobody was told");
+    assert_eq!(engine.rebuilds(), 1, "nobody counted");
     eventually("it is well", async || engine.health() == Health::Ok).await;
     // All that was acknowledged is there, but for what the damage took.
     assert!(engine.get_many(&stored).await.unwrap().iter().all(Option::is_some));
