@@ -123,7 +123,7 @@ impl Pair {
     /// Which version a storage has of a record; none if zero.
     fn versions(&self, at: usize, number: usize) -> usize {
         let each = self.records / self.different.max(1);
-        if number % each != 0 || number / each >= self.different {
+        if !number.is_multiple_of(each) || number / each >= self.different {
             return 1;
         }
         match (number / each) % 3 {
