@@ -75,6 +75,18 @@ impl Distribution {
         None
     }
 
+    /// How many are longer, estimated within the bucket that the duration falls into; of what is beyond the last bound all are.
+    pub fn longer_than(&self, duration: Duration) -> u64 {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let longer = |(at, held): (usize, &u64)| {
+            let lower = at.checked_sub(1).and_then(bound_us).unwrap_or(0);
+            let Some(upper) = bound_us(at) else { return *held };
+            let part = upper.saturating_sub(us.max(lower));
+            u64::try_from(u128::from(*held) * u128::from(part) / u128::from(upper - lower)).unwrap_or(*held)
+        };
+        self.buckets.iter().enumerate().map(longer).fold(0, u64::saturating_add)
+    }
+
     /// For each bound in rising order, how many durations do not exceed it.
     pub fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> {
         let mut total = 0_u64;
@@ -106,6 +118,17 @@ mod tests {
         }
         assert_eq!(of(&[]).per_mille(500), None);
         assert_eq!(of(&[60_000_000]).per_mille(500), Some(Duration::from_micros(8_388_608)));
+    }
+
+    #[test]
+    fn how_many_are_longer_is_estimated_within_a_bucket() {
+        let spread: Vec<u64> = (1..=1_000).collect();
+        let read = of(&spread);
+        for us in [0, 100, 500, 990, 2_000] {
+            let (estimate, exact) = (read.longer_than(Duration::from_micros(us)), 1_000_u64.saturating_sub(us));
+            assert!(estimate.abs_diff(exact) < 30, "{us}: {estimate} for {exact}");
+        }
+        assert_eq!(of(&[60_000_000]).longer_than(Duration::from_secs(9)), 1);
     }
 
     #[test]

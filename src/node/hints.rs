@@ -269,7 +269,13 @@ async fn deliver_to(core: &Arc<Core>, target: NodeId) -> bool {
             core.hints.delivering().insert(target);
             delivering = Some(Delivering(&core.hints, target));
         }
+        let began = Instant::now();
         let done = if reachable { deliver_page(core, target, page.items).await } else { Page::default() };
+        tokio::select! {
+            biased;
+            () = core.rest.stopped() => {}
+            () = core.pace.rest(&core.meters, began.elapsed()) => {}
+        }
         if done.refused > 0 && done.delivered == 0 {
             return false;
         }

@@ -247,7 +247,7 @@ impl Serve {
         // Ends with the write.
         let _writing = write.reservation.map(|token| core.reservations.begin(slot.clone(), token)).transpose()?;
         let hints = write.hints.clone();
-        let apply = Apply { slot: slot.clone(), record: write.record.0, hints: write.hints };
+        let apply = Apply { slot: slot.clone(), record: write.record.0, hints: write.hints, unsynced: false };
         let outcome = core.replica.apply(apply).await;
         core.hints.stored(&hints);
         if let (Ok(()), true, Identity::Node(name)) = (&outcome, hints.is_empty(), from) {

@@ -138,7 +138,7 @@ async fn keys_and_values_may_hold_any_bytes(engine: &Engine) {
 async fn later_changes_of_a_batch_hold(engine: &Engine) {
     let batch =
         vec![put(6, "a", "1"), put(6, "a", "2"), delete(6, "b"), put(6, "b", "3"), put(6, "c", "4"), delete(6, "c")];
-    engine.write(engine.epoch(), batch).await.unwrap();
+    engine.write_unsynced(engine.epoch(), batch).await.unwrap();
     assert_eq!(get(engine, 6, "a").await.as_deref(), Some(&b"2"[..]));
     assert_eq!(get(engine, 6, "b").await.as_deref(), Some(&b"3"[..]));
     assert_eq!(get(engine, 6, "c").await, None);
@@ -150,8 +150,9 @@ async fn later_changes_of_a_batch_hold(engine: &Engine) {
 
 async fn batches_under_another_epoch_write_nothing(engine: &Engine) {
     for other in [Epoch(0), Epoch(engine.epoch().0 + 1), Epoch(engine.epoch().0 - 1)] {
-        let result = engine.write(other, vec![put(7, "refused", "x"), delete(6, "b")]).await;
-        assert_eq!(result, Err(StoreError::EpochChanged));
+        let batch = || vec![put(7, "refused", "x"), delete(6, "b")];
+        assert_eq!(engine.write(other, batch()).await, Err(StoreError::EpochChanged));
+        assert_eq!(engine.write_unsynced(other, batch()).await, Err(StoreError::EpochChanged));
     }
     assert_eq!(get(engine, 7, "refused").await, None);
     assert!(get(engine, 6, "b").await.is_some());

@@ -251,11 +251,30 @@ impl Engine {
     /// [`StoreError::EpochChanged`] when the storage is not at `epoch`; then nothing was written. After
     /// [`StoreError::Unavailable`] and [`StoreError::Timeout`] the batch may have been applied; reads tell.
     pub async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
+        self.apply(epoch, batch, true).await
+    }
+
+    /// As [`Engine::write`], but the changes may wait until they are on disk for a later [`Engine::write`], or
+    /// [`Engine::flush`]: when one of these has returned, they are.
+    ///
+    /// # Errors
+    /// As [`Engine::write`].
+    pub async fn write_unsynced(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
+        self.apply(epoch, batch, false).await
+    }
+
+    async fn apply(&self, epoch: Epoch, batch: Vec<Mutation>, synced: bool) -> Result<(), StoreError> {
         check_count(batch.len())?;
-        each!(self, engine => {
-            batch.iter().try_for_each(|mutation| check_mutation(mutation, engine.buckets()))?;
-            engine.write(epoch, batch).await
-        })
+        each!(self, engine => batch.iter().try_for_each(|mutation| check_mutation(mutation, engine.buckets())))?;
+        match self {
+            // Memory has no disk, and Redis syncs by a schedule of its own.
+            Self::Memory(engine) => engine.write(epoch, batch).await,
+            Self::Embedded(engine) => engine.write(epoch, batch, synced).await,
+            #[cfg(feature = "redis")]
+            Self::Redis(engine) => engine.write(epoch, batch).await,
+            #[cfg(any(test, feature = "simulation"))]
+            Self::Simulated(engine) => engine.write(epoch, batch, synced).await,
+        }
     }
 
     /// Reads a bucket's records whose keys begin with `prefix`, in order, from behind the key `after`. The page

@@ -3,11 +3,13 @@
 //! read must find exactly what was acknowledged last. It starts nothing and stops nothing.
 
 use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::pin::pin;
 use std::time::Duration;
 
 use dynamomini::client::{CausalContext, Client, ClientError, GetOptions, PutOptions};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
 
 /// How much load.
@@ -57,13 +59,22 @@ impl Report {
         self.latencies.get(last * share / 1_000).copied().unwrap_or_default()
     }
 
+    /// The latencies of each phase, sorted.
+    pub(crate) fn by_phase<'a>(&self, phases: &'a Phases) -> Vec<(&'a str, Vec<Duration>)> {
+        let ends = phases.begun.iter().skip(1).map(|(_, at)| *at).chain([Duration::MAX]);
+        let within = |((name, from), to): (&'a (String, Duration), Duration)| {
+            let within = self.points.iter().filter(|(due, _)| (*from..to).contains(due));
+            let mut latencies: Vec<Duration> = within.map(|(_, latency)| *latency).collect();
+            latencies.sort_unstable();
+            (name.as_str(), latencies)
+        };
+        phases.begun.iter().zip(ends).map(within).collect()
+    }
+
     /// The longest request of each phase, as text.
     pub(crate) fn longest_by_phase(&self, phases: &Phases) -> String {
-        let ends = phases.begun.iter().skip(1).map(|(_, at)| *at).chain([Duration::MAX]);
-        let longest = phases.begun.iter().zip(ends).map(|((name, from), to)| {
-            let within = self.points.iter().filter(|(due, _)| (*from..to).contains(due));
-            let longest = within.map(|(_, latency)| *latency).max().unwrap_or_default();
-            format!("{name} {:.1} ms", longest.as_secs_f64() * 1_000.0)
+        let longest = self.by_phase(phases).into_iter().map(|(name, latencies)| {
+            format!("{name} {:.1} ms", latencies.last().copied().unwrap_or_default().as_secs_f64() * 1_000.0)
         });
         longest.collect::<Vec<String>>().join(", ")
     }
@@ -78,6 +89,11 @@ struct Key {
 
 /// Puts and gets alternate on each key, and no key is in two requests at once.
 pub(crate) async fn run(client: &Client, load: Steady, prefix: &str) -> Report {
+    run_until(client, load, prefix, pending()).await
+}
+
+/// The same, but nothing more is begun once `end` has come.
+pub(crate) async fn run_until(client: &Client, load: Steady, prefix: &str, end: impl Future<Output = ()>) -> Report {
     let key = |number| Key {
         name: format!("{prefix}/{number}"),
         written: 0,
@@ -88,8 +104,9 @@ pub(crate) async fn run(client: &Client, load: Steady, prefix: &str) -> Report {
     let mut under_way = FuturesUnordered::new();
     let mut report = Report::default();
     let start = Instant::now();
-    let mut begun = 0;
-    while begun < load.requests || !under_way.is_empty() {
+    let (mut begun, mut left) = (0, load.requests);
+    let mut end = pin!(end.fuse());
+    while begun < left || !under_way.is_empty() {
         let due = start + Duration::from_secs(1) * u32::try_from(begun).unwrap() / load.per_second;
         tokio::select! {
             biased;
@@ -105,7 +122,8 @@ pub(crate) async fn run(client: &Client, load: Steady, prefix: &str) -> Report {
                 }
                 free.push_back(key);
             }
-            () = sleep_until(due), if begun < load.requests && !free.is_empty() => {
+            () = &mut end => left = begun,
+            () = sleep_until(due), if begun < left && !free.is_empty() => {
                 begun += 1;
                 let key = free.pop_front().expect("one is free");
                 under_way.push(step(client, key, due));

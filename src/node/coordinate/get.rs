@@ -201,7 +201,7 @@ pub(crate) async fn learn(core: &Arc<Core>, slot: &Slot, owners: &[NodeId], othe
         give_up = (now + patience).min(Instant::now() + grace);
         match answer {
             Ok(Fetched::Record(record)) => {
-                let apply = Apply { slot: slot.clone(), record: record.0, hints: Vec::new() };
+                let apply = Apply { slot: slot.clone(), record: record.0, hints: Vec::new(), unsynced: false };
                 if let Err(error) = core.replica.apply(apply).await {
                     tracing::debug!(request = %by.trace, %node, %error, "could not learn a record before a retried write");
                 }
@@ -440,7 +440,7 @@ async fn repair(core: Arc<Core>, trace: TraceId, slot: Slot, merged: Bytes, behi
     let by = By { trace, ..By::itself(core.timeouts.replica) };
     for node in behind {
         let result = if node == core.id {
-            let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new() };
+            let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new(), unsynced: false };
             core.replica.apply(apply).await.map_err(PeerError::from)
         } else {
             let write = ReplicaWrite {

@@ -86,6 +86,11 @@ async fn copy(core: &Arc<Core>, view: &Arc<ClusterView>) -> bool {
     if !all || core.engine.epoch() != epoch {
         return false;
     }
+    // What was fetched need not be on disk yet.
+    if let Err(error) = core.engine.flush().await {
+        tracing::warn!(%error, "what was fetched cannot be made safe; tried again");
+        return false;
+    }
     match core.ownership.note_copied(core, view.version(), epoch).await {
         Ok(()) => {
             tracing::info!(version = view.version(), "all that this node is to own is here");

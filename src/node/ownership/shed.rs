@@ -142,7 +142,7 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         if core.view().version() != view.version() {
             return Err("owners are changing".to_owned());
         }
-        let (most, bytes) = (limits::TREE_PAGE_MAX, limits::TREE_PAGE_BYTES);
+        let (most, bytes) = (limits::PIECE_RECORDS, limits::SYNC_BYTES);
         let page = core.scan(tree.partition, &[], after.as_deref(), (most, bytes)).await;
         let page = page.map_err(|error| error.to_string())?;
         after = page.items.last().map(|(key, _)| key.clone());

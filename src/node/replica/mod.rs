@@ -32,7 +32,7 @@ use crate::node::replica::op::{Op, ReplyTo};
 use crate::node::timeouts::millis;
 use crate::node::trees::Trees;
 use crate::record::{self, RecordError};
-use crate::store::{Engine, Slot, StoreError};
+use crate::store::{Engine, Mutation, Slot, StoreError};
 use crate::types::{Epoch, NodeId, PartitionId};
 use crate::version::{Clock, Dot, Siblings};
 use crate::wire::rpc::ServeError;
@@ -98,6 +98,7 @@ impl Replica {
             past,
             forgotten: Forgotten::default(),
             floor_known: false,
+            unsynced: false,
         };
         env.spawn("replica-writes", writer.run(inbox));
         env.spawn("replica-reads", serve_reads(engine, reading, meters.clone(), env.clone()));
@@ -232,6 +233,8 @@ struct Writer {
     forgotten: Forgotten,
     /// Whether the floor was read.
     floor_known: bool,
+    /// Whether the last batches may not be on disk.
+    unsynced: bool,
 }
 
 impl Writer {
@@ -332,19 +335,41 @@ impl Writer {
             Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, rng, since_start, forgotten };
         let mut plan = batch::plan(ops, slots, stored, &mut minter);
         let mutations = std::mem::take(&mut plan.mutations);
+        let synced = !ops.iter().all(Op::may_be_unsynced);
         if !mutations.is_empty() {
+            self.unsynced |= !synced;
             let landing = self.trees.begin(epoch, std::mem::take(&mut plan.changed));
-            let began = Instant::now();
-            let written = self.engine.write(epoch, mutations).await;
-            self.meters.stored(Call::Write, began.elapsed(), &written);
+            let written = store(&self.engine, &self.meters, epoch, mutations, synced).await;
             landing.end(&written);
             match written {
                 Err(StoreError::EpochChanged) => return Ok(None),
                 written => written.map_err(|error| write_error(&error))?,
             }
+            self.unsynced = !synced;
+        } else if synced && self.unsynced {
+            // What is here already, and need not be written, may have come in one of these batches.
+            self.engine.flush().await.map_err(|error| write_error(&error))?;
+            self.unsynced = false;
         }
         Ok(Some(plan))
     }
+}
+
+/// Stores a batch, and counts how long that took.
+async fn store(
+    engine: &Engine,
+    meters: &Meters,
+    epoch: Epoch,
+    mutations: Vec<Mutation>,
+    synced: bool,
+) -> Result<(), StoreError> {
+    let began = Instant::now();
+    let written = match synced {
+        true => engine.write(epoch, mutations).await,
+        false => engine.write_unsynced(epoch, mutations).await,
+    };
+    meters.stored(Call::Write, began.elapsed(), &written);
+    written
 }
 
 /// What goes into one batch with the first operation: whatever else is waiting, also after the tasks that are ready have

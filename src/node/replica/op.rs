@@ -124,6 +124,8 @@ pub(crate) struct Apply {
     pub(crate) record: Bytes,
     /// The owners this node stands in for.
     pub(crate) hints: Vec<NodeId>,
+    /// Whether it is done before it is on disk: whoever wants it there flushes the storage.
+    pub(crate) unsynced: bool,
 }
 
 /// A hint that reached its owner.
@@ -157,6 +159,15 @@ impl Op {
     /// Whether it is a put that nobody waits for any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         matches!(self, Self::Mint(_, reply) if reply.is_closed())
+    }
+
+    /// Whether it may be done before it is on disk. What is dropped since others own it is dropped again if it comes back.
+    pub(crate) fn may_be_unsynced(&self) -> bool {
+        match self {
+            Self::Apply(apply, _) => apply.unsynced,
+            Self::Reap(reap, _) => matches!(reap.step, Step::Shed { .. }),
+            Self::Mint(..) | Self::Hint(..) | Self::HintDone(..) | Self::Forget(..) => false,
+        }
     }
 
     /// Places this operation reads at most.

@@ -127,7 +127,7 @@ impl Bench {
     }
 
     fn apply(&mut self, slot: &Slot, record: &Bytes, hints: &[NodeId]) -> Result<(), ServeError> {
-        let apply = Apply { slot: slot.clone(), record: record.clone(), hints: hints.to_vec() };
+        let apply = Apply { slot: slot.clone(), record: record.clone(), hints: hints.to_vec(), unsynced: false };
         self.run(&[Op::Apply(apply, oneshot::channel().0)]).pop().unwrap().map(drop)
     }
 
@@ -164,6 +164,7 @@ fn replay(mut digests: BTreeMap<Slot, u64>, changed: Vec<Changed>) -> BTreeMap<S
 
 mod reap;
 mod shed;
+mod unsynced;
 
 #[test]
 fn puts_of_one_batch_see_each_other() {
@@ -291,7 +292,7 @@ fn a_record_that_a_new_hint_needs_does_not_go_with_the_old_one() {
     let record = owner.mint(&slot, &[]).record;
     bench.apply(&slot, &record, &owners[..1]).unwrap();
     let digest = record::digest(&record);
-    let again = Apply { slot: slot.clone(), record: record.clone(), hints: vec![owners[1]] };
+    let again = Apply { slot: slot.clone(), record: record.clone(), hints: vec![owners[1]], unsynced: false };
     let done = HintDone {
         slot: slot.clone(),
         target: owners[0],

@@ -16,8 +16,8 @@ use crate::types::PartitionId;
 
 /// Pause when the storage cannot be read.
 const REST: Duration = Duration::from_secs(2);
-/// Pause after a page of a partition that is only checked, in times of what the page took; one that is not known yet is
-/// read as fast as work in the background may go.
+/// Further pause after a page of a partition that is only checked, in times of what the page took; one that is not known
+/// yet is read as fast as work in the background may go.
 const PAUSE_KNOWN: u32 = 19;
 
 /// Reads until the scope of `core` is stopped.
@@ -43,11 +43,11 @@ async fn read_on(core: &Arc<Core>) {
         tried = unknown.or(tried);
         let Ok(count) = u32::try_from(kept.len().max(1)) else { return };
         let (partition, pause) = match unknown {
-            Some(partition) => (partition, None),
+            Some(partition) => (partition, 0),
             None if Instant::now() >= next_check && !kept.is_empty() => {
                 next_check = Instant::now() + limits::TREE_CHECK_INTERVAL / count;
                 place += 1;
-                (kept[place % kept.len()], Some(PAUSE_KNOWN))
+                (kept[place % kept.len()], PAUSE_KNOWN)
             }
             None => {
                 next_check = next_check.min(Instant::now() + limits::TREE_CHECK_INTERVAL / count);
@@ -77,7 +77,7 @@ fn next_unknown(
 }
 
 /// Reads one partition to its end, or until what was read is of no use.
-async fn read(core: &Arc<Core>, partition: PartitionId, pause: Option<u32>) -> Result<(), StoreError> {
+async fn read(core: &Arc<Core>, partition: PartitionId, pause: u32) -> Result<(), StoreError> {
     core.trees.with(|forest| forest.begin_check(partition));
     let mut unreadable = 0;
     loop {
@@ -90,10 +90,9 @@ async fn read(core: &Arc<Core>, partition: PartitionId, pause: Option<u32>) -> R
             return Ok(());
         }
         let page = core.trees.with(|forest| forest.take_page(&window, items, more));
-        match pause {
-            Some(pause) => sleep(began.elapsed() * pause).await,
-            None => core.pace.rest(&core.meters, began.elapsed()).await,
-        }
+        let worked = began.elapsed();
+        core.pace.rest(&core.meters, worked).await;
+        sleep(worked * pause).await;
         match page {
             Page::More => {}
             Page::Stale => return Ok(()),

@@ -94,18 +94,18 @@ impl Exchange<'_> {
 
     /// Brings a tree together whose roots differ.
     pub(crate) async fn run(&self, tree: TreeId) -> Result<Moved, SyncError> {
+        let mut began = Instant::now();
         let Some(leaves) = self.descend(tree).await? else { return Ok(Moved::default()) };
         let mut range = Range { tree, leaves, after: None, until: None };
         let mut moved = Moved::default();
         let mut failed = (0, String::new());
         loop {
-            let began = Instant::now();
             let (own, until) = self.own(&range).await?;
             range.until = until;
             let read = began.elapsed();
             let page = self.page(&range, &own).await?;
             // What the peer worked it rests for itself.
-            let began = Instant::now();
+            let worked = Instant::now();
             let covered = page.covered.as_ref().map(|key| key.0.clone()).or_else(|| range.until.clone());
             if self.takes {
                 let received = self.take(tree, &page, &mut failed).await;
@@ -113,7 +113,8 @@ impl Exchange<'_> {
                 self.note_copied(received, &page);
             }
             moved.sent += self.send(tree, &page, own, &covered, &mut failed).await?;
-            self.core.pace.rest(&self.core.meters, read + began.elapsed()).await;
+            self.core.pace.rest(&self.core.meters, read + worked.elapsed()).await;
+            began = Instant::now();
             match covered {
                 Some(covered) if range.after.as_ref().is_none_or(|after| covered > *after) => {
                     range.after = Some(covered)
@@ -193,13 +194,18 @@ impl Exchange<'_> {
 
     /// Merges what came into this replica.
     async fn take(&self, tree: TreeId, page: &RecordsPage, failed: &mut (usize, String)) -> u64 {
-        let core = self.core;
-        let applied = page.records.iter().map(|(key, record)| async move {
+        let (core, unsynced) = (self.core, self.copies);
+        let apply = async |(key, record): &(Blob, Blob)| {
             let slot = core.slot_in(tree.partition, key.0.clone());
             let slot = slot.ok_or_else(|| ServeError::Invalid("it does not belong to its partition".to_owned()))?;
-            core.replica.apply(Apply { slot, record: record.0.clone(), hints: Vec::new() }).await
-        });
-        note(join_all(applied).await, failed)
+            core.replica.apply(Apply { slot, record: record.0.clone(), hints: Vec::new(), unsynced }).await
+        };
+        let mut received = 0;
+        // Requests get their turn between pieces.
+        for piece in page.records.chunks(limits::PIECE_RECORDS) {
+            received += note(join_all(piece.iter().map(apply)).await, failed);
+        }
+        received
     }
 
     /// Sends what the peer lacks, as it is now.

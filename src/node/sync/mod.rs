@@ -236,6 +236,7 @@ async fn compare_on(core: &Arc<Core>) {
         };
         let due = core.sync.schedule().next(Instant::now(), usable);
         let Some((peer, mut trees)) = due else {
+            core.pace.look(&core.meters);
             core.rest.look(limits::LOOK_EVERY).await;
             continue;
         };

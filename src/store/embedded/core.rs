@@ -69,6 +69,8 @@ pub(super) struct Core {
     pub(super) commits: AtomicU64,
     /// Whether there may be batches that a power cut would lose.
     pub(super) unsynced: AtomicBool,
+    /// Held while these are synced by themselves.
+    pub(super) syncing: Mutex<()>,
     /// Whether writers should wait until tables were written and merged.
     pub(super) crowded: AtomicBool,
     /// Mendings since the storage was last well for long, and ticks of upkeep since the last of them.
@@ -131,10 +133,11 @@ impl Core {
         op(self.db(&open)?).map_err(|fault| read_error(&fault))
     }
 
-    /// Applies a batch at the given epoch.
-    pub(super) fn write(&self, epoch: Epoch, mutations: &[Mutation]) -> Result<(), StoreError> {
+    /// Applies a batch at the given epoch; one that need not be synced goes to disk with the next that is.
+    pub(super) fn write(&self, epoch: Epoch, mutations: &[Mutation], synced: bool) -> Result<(), StoreError> {
         self.check_writable()?;
-        self.commit(self.write_mode(), mutations, |batch| {
+        let mode = if synced { self.write_mode() } else { PersistMode::Buffer };
+        self.commit(mode, mutations, |batch| {
             if self.epoch() != epoch {
                 return Err(Fault::Refused(StoreError::EpochChanged));
             }
@@ -176,6 +179,8 @@ impl Core {
 
     /// Makes everything durable.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
+        // Whoever finds nothing to sync must not be told so while another's sync is still under way.
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.unsynced.swap(false, Ordering::AcqRel) {
             return self.read(|_| Ok(()));
         }

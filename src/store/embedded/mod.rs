@@ -129,9 +129,10 @@ impl Embedded {
         self.run(move |core| core.get_many(&slots, found)).await
     }
 
-    pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
+    /// Applies a batch; `synced` says whether it is safe on return, if the configuration wants that.
+    pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>, synced: bool) -> Result<(), StoreError> {
         self.wait_for_room().await?;
-        self.run(move |core| core.write(epoch, &batch)).await
+        self.run(move |core| core.write(epoch, &batch, synced)).await
     }
 
     pub(super) async fn scan(&self, range: ScanRange) -> Result<ScanPage, StoreError> {

@@ -80,6 +80,7 @@ impl Opening {
             epoch: AtomicU64::new(seal.mark.epoch.0),
             commits: AtomicU64::new(seal.mark.commits),
             unsynced: AtomicBool::new(false),
+            syncing: Mutex::new(()),
             crowded: AtomicBool::new(false),
             mendings: AtomicU32::new(0),
             well: AtomicU32::new(0),

@@ -136,8 +136,8 @@ impl Simulated {
         self.0.read(|platter| platter.seen.records.get_many(slots)).await
     }
 
-    pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>) -> Result<(), StoreError> {
-        let synced = self.0.durability == Durability::EveryBatch;
+    pub(super) async fn write(&self, epoch: Epoch, batch: Vec<Mutation>, synced: bool) -> Result<(), StoreError> {
+        let synced = synced && self.0.durability == Durability::EveryBatch;
         self.0
             .write(synced, |inner, platter| {
                 let seal = inner.seal(platter, None, false)?;

@@ -96,6 +96,29 @@ async fn synced_batches_survive_a_power_cut_and_of_others_only_the_last_interval
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_need_not_be_synced_survives_a_power_cut_once_a_later_batch_or_a_flush_is_done() {
+    let mut lost = 0;
+    for seed in 0..20 {
+        let disk = Disk::new([seed; 32]);
+        let engine = open(&disk, Durability::EveryBatch);
+        let unsynced = async |number: u32| {
+            let batch = vec![put(1, format!("{number:03}"), "a"), put(2, format!("{number:03}"), "b")];
+            engine.write_unsynced(engine.epoch(), batch).await.unwrap();
+        };
+        unsynced(0).await;
+        engine.write(engine.epoch(), vec![put(1, "001", "a"), put(2, "001", "b")]).await.unwrap();
+        unsynced(2).await;
+        engine.flush().await.unwrap();
+        unsynced(3).await;
+        disk.power_cut();
+        let left = prefix(&open(&disk, Durability::EveryBatch)).await;
+        assert!(left >= 3, "{left} of the first three are left");
+        lost += 4 - left;
+    }
+    assert!(lost > 0, "the last was synced by itself");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_process_loses_nothing_and_keeps_its_epoch_if_it_synced() {
     for (durability, stays) in [(Durability::Off, false), (INTERVAL, false), (Durability::EveryBatch, true)] {
         let disk = Disk::new([4; 32]);

@@ -7,7 +7,7 @@ use dynamomini::types::Namespace;
 use crate::cluster::{Setup, second};
 use crate::ownership::history::History;
 use crate::ownership::judge::{converged, settled};
-use crate::ownership::{Course, KEYS, What, found_with, keeping, order, sparse, try_course};
+use crate::ownership::{Course, KEYS, found_with, keeping, order, sparse, try_course};
 use crate::world::{Simulation, rng, seeds, simulate};
 
 /// The default namespace gets so many copies.
@@ -23,7 +23,7 @@ pub(super) struct Beside {
 
 impl Beside {
     pub(super) async fn start(client: &Client, course: &Course) -> Self {
-        let client = matches!(course.what, What::Copies { .. }).then(|| client.in_namespace(second()));
+        let client = course.copies().is_some().then(|| client.in_namespace(second()));
         let history = History::sloppy(course.sloppy);
         if let Some(client) = &client {
             history.fill(client, 0..KEYS / 2).await;

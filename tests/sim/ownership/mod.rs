@@ -61,6 +61,11 @@ enum What {
     /// Partitions are cut in two.
     Split,
     SplitAndJoin,
+    /// Both are asked for at once, at different nodes.
+    SplitAndCopies {
+        from: u8,
+        to: u8,
+    },
 }
 
 /// What goes wrong meanwhile.
@@ -131,14 +136,26 @@ impl Course {
     }
 
     fn setup(&self) -> Setup {
-        let copies = if let What::Copies { from, .. } = self.what { Some(from) } else { None };
+        let copies = self.copies().map(|(from, _)| from);
         Setup { nodes: self.founders(), copies, ..keeping(self.sloppy) }
+    }
+
+    /// The copies of the default namespace before and after, where that is what changes.
+    fn copies(&self) -> Option<(u8, u8)> {
+        match self.what {
+            What::Copies { from, to } | What::SplitAndCopies { from, to } => Some((from, to)),
+            _ => None,
+        }
+    }
+
+    fn splits(&self) -> bool {
+        matches!(self.what, What::Split | What::SplitAndJoin | What::SplitAndCopies { .. })
     }
 
     fn founders(&self) -> usize {
         match self.what {
             What::Leave => 4,
-            What::SplitAndJoin | What::Copies { .. } => 5,
+            What::SplitAndJoin | What::Copies { .. } | What::SplitAndCopies { .. } => 5,
             What::LeaveThree | What::Split => 6,
             What::Join | What::JoinTwo | What::Replace => 3,
         }
@@ -160,7 +177,6 @@ impl Course {
                 cluster.start_joining(4).await;
                 cluster.start_joining(5).await;
             }
-            What::Leave | What::LeaveThree | What::Split | What::Copies { .. } => self.again(cluster).await,
             What::SplitAndJoin => {
                 cluster.start_joining(6).await;
                 self.again(cluster).await;
@@ -171,6 +187,7 @@ impl Course {
                 let quic = address(4).to_string();
                 order(cluster, 1, Change::Replace { old: node(3), new: node(4), quic }).await;
             }
+            _ => self.again(cluster).await,
         }
     }
 
@@ -189,6 +206,9 @@ impl Course {
             }
             What::Leave => order(cluster, 2, Change::Leave { name: node(4) }).await,
             What::Copies { to, .. } => order(cluster, 2, copies(to)).await,
+            What::SplitAndCopies { to, .. } => {
+                tokio::join!(order(cluster, 1, copies(to)), order(cluster, 2, split::split()));
+            }
             What::LeaveThree => {
                 for leaves in 4..=6 {
                     order(cluster, 1, Change::Leave { name: node(leaves) }).await;
@@ -355,10 +375,10 @@ async fn run(simulation: Simulation, course: Course) -> (u64, (u64, u64)) {
     }
     let has_joined = layout.current.has(&node(4));
     assert_eq!(has_joined, !course.shrinks(), "{:?} has not come about: {layout:?}", course.what);
-    if matches!(course.what, What::Split | What::SplitAndJoin) {
+    if course.splits() {
         assert!(split::split().apply(&layout).is_err(), "partitions were not cut: {layout:?}");
     }
-    if let What::Copies { to, .. } = course.what {
+    if let Some((_, to)) = course.copies() {
         assert_eq!(layout.current.copies[&Namespace::default()], to, "{:?} has not come about", course.what);
     }
     history.judge(&one).await;

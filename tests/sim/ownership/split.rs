@@ -103,18 +103,33 @@ fn a_split_that_is_given_up_leaves_all_as_it_was() {
     });
 }
 
-/// `SIM_SEEDS` sets how many; 18 have each fault at each stage.
-#[test]
-fn whatever_goes_wrong_while_partitions_are_cut_nothing_is_lost_or_stale() {
+/// Courses with each fault at each stage, once there are 18 of them.
+fn courses(first: u64, what: impl Fn(u64) -> What) {
     let faults =
         [Fault::CrashLeader, Fault::CrashGaining, Fault::CrashOwner, Fault::Halves, Fault::Cancel, Fault::Conflict];
     let stages = [Stage::Spreading, Stage::Copying, Stage::Reading];
     let courses: Vec<(Fault, Stage)> = faults.iter().flat_map(|fault| stages.map(|at| (*fault, at))).collect();
-    for (number, seed) in seeds(2_000, 3).enumerate() {
+    for (number, seed) in seeds(first, 3).enumerate() {
         let mut course = Course::draw(&mut rng(seed, "course"));
         // With this step neighbours differ in both, and all come about.
         (course.fault, course.at) = courses[number * 7 % courses.len()];
-        course.what = if seed % 2 == 0 { What::Split } else { What::SplitAndJoin };
+        course.what = what(seed);
         try_course(seed, course);
     }
+}
+
+/// `SIM_SEEDS` sets how many.
+#[test]
+fn whatever_goes_wrong_while_partitions_are_cut_nothing_is_lost_or_stale() {
+    courses(2_000, |seed| if seed % 2 == 0 { What::Split } else { What::SplitAndJoin });
+}
+
+/// Trees of other partitions and of other numbers of copies become due in whatever order. `SIM_SEEDS` sets how many.
+#[test]
+fn whatever_goes_wrong_while_partitions_are_cut_and_copies_change_nothing_is_lost_or_stale() {
+    courses(2_500, |seed| {
+        let course = Course::draw_copies(&mut rng(seed, "copies"));
+        let (from, to) = course.copies().expect("that is what was drawn");
+        What::SplitAndCopies { from, to }
+    });
 }
