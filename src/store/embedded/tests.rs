@@ -230,7 +230,7 @@ async fn files_that_are_no_store_are_refused_with_a_remedy() {
         let error =
             try_open(copy.path(), Durability::EveryBatch).await.err().unwrap_or_else(|| panic!("{what}: opened"));
         assert!(matches!(error, OpenError::Damaged { .. }), "{what}: {error}");
-        assert!(error.to_string().contains("move it away"), "{what}: {error}");
+        assert!(error.to_string().contains("type mv '"), "{what}: {error}");
     }
     open(dir.path(), Durability::EveryBatch).await.close().await.unwrap();
     let error = try_open(&dir.path().join("store.memo"), Durability::EveryBatch).await.unwrap_err();
