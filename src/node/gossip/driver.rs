@@ -181,6 +181,8 @@ impl Driver {
             self.next_look = now + limits::LOOK_EVERY;
             self.learn();
             self.save_later();
+            let of_member = |node| self.swim.member(node).map(|seen| seen.record);
+            self.warnings.ripen(self.gossip.now(), self.swim.own().record(), of_member);
         }
     }
 
@@ -434,7 +436,8 @@ impl Driver {
         if !self.core.moved(node, &record.quic) {
             self.core.peers.follow(&self.core.view());
         }
-        self.warnings.look(self.swim.own().record(), record, self.gossip.env.wall_ms());
+        let (now, own) = (self.gossip.now(), self.swim.own().record());
+        self.warnings.look(now, own, record, self.gossip.env.wall_ms());
     }
 
     /// Writes membership to the disk if something changed, without waiting for it.
