@@ -66,7 +66,7 @@ impl World for RealWorld {
 pub struct Env {
     world: Arc<dyn World>,
     born: Instant,
-    /// Told when something has woken the process.
+    /// Told when something has woken the process anyway.
     awake: Arc<Notify>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -128,10 +128,11 @@ impl Env {
         result.await.ok()
     }
 
-    /// Waits until somebody calls [`Env::awake`], who does so about once in each `pause`, or until that is overdue. For looks at
-    /// what nobody tells of: in an idle process they fall together, mostly with something that has woken it anyway.
+    /// Waits for its turn: each [`Env::awake`] is for the one that waits longest. For looks at what nobody tells of, about once
+    /// in each `pause`: in an idle process they ride on what has woken it anyway, and one at a time needs no second thread.
+    /// Where nobody is awake for far longer, it ends by itself.
     pub async fn look(&self, pause: Duration) {
-        let overdue = self.next_beat(pause) + pause / 2;
+        let overdue = self.next_beat(pause) + 2 * pause;
         tokio::select! {
             biased;
             () = self.awake.notified() => {}
@@ -139,9 +140,9 @@ impl Env {
         }
     }
 
-    /// Ends all waits of [`Env::look`].
+    /// Ends the longest of all waits of [`Env::look`].
     pub fn awake(&self) {
-        self.awake.notify_waiters();
+        self.awake.notify_one();
     }
 
     /// Waits for the next whole multiple of `pause` since this world began, which is at most `pause` away. Whatever happens
@@ -224,18 +225,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn looks_are_made_when_the_process_is_awake_and_are_never_long_overdue() {
+    async fn looks_are_made_in_turn_when_the_process_is_awake_and_are_never_long_overdue() {
         let (env, second) = (Env::real(), Duration::from_secs(1));
         let child = env.child();
-        let mut looks = std::pin::pin!(child.look(second));
-        assert!(futures_util::poll!(looks.as_mut()).is_pending());
+        let (mut first, mut other) = (std::pin::pin!(child.look(second)), std::pin::pin!(env.look(second)));
+        assert!(futures_util::poll!(first.as_mut()).is_pending() && futures_util::poll!(other.as_mut()).is_pending());
         tokio::time::sleep(second).await;
-        assert!(futures_util::poll!(looks.as_mut()).is_pending());
         env.awake();
-        looks.await;
-        assert_eq!(env.born.elapsed(), second);
+        assert!(futures_util::poll!(other.as_mut()).is_pending());
+        assert!(futures_util::poll!(first.as_mut()).is_ready());
+        env.awake();
+        assert!(futures_util::poll!(other.as_mut()).is_ready());
         env.look(second).await;
-        assert_eq!(env.born.elapsed(), second * 5 / 2);
+        assert_eq!(env.born.elapsed(), 4 * second);
     }
 
     #[tokio::test(start_paused = true)]

@@ -312,9 +312,11 @@ pub const TREE_PAGE_BYTES: usize = 256 * 1024;
 pub const TREE_CHECK_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Largest file of kept trees.
 pub const TREE_FILE_MAX: u64 = 128 * 1024 * 1024;
-/// About how often a node at rest looks at what nobody tells it of: its storage, its connections, what is due. All looks are
-/// made at once (`Env::look`), since waking up is most of what they cost.
+/// About how often a node at rest looks at what nobody tells it of: its storage, its connections, what is due. Looks ride on what
+/// wakes it up anyway (`Env::look`), since waking up is most of what they cost.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shortest time between two looks, which are five kinds.
+pub const LOOK_TURN: Duration = Duration::from_millis(200);
 /// How often each tree is compared with each other owner's.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// The same where this side's tree has not changed since: if the other's has, that side asks.

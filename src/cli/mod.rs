@@ -72,6 +72,7 @@ mod bench;
 mod tests;
 
 use std::future::Future;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::Subcommand;
@@ -156,6 +157,10 @@ pub struct Context {
     pub verbose: u8,
 }
 
+/// How long a thread for blocking work waits for more: longer than the pause between looks at certificates, for which an
+/// idle node would make one each time.
+const BLOCKING_THREADS_KEPT: Duration = Duration::from_secs(60);
+
 impl Context {
     /// Runs a verb's future to its end on a runtime of its own; `threads` as in `runtime.threads`, `None` for one per core.
     ///
@@ -170,7 +175,7 @@ impl Context {
         if let Some(threads) = threads {
             builder.worker_threads(threads);
         }
-        builder.enable_all().build()?.block_on(future)
+        builder.enable_all().thread_keep_alive(BLOCKING_THREADS_KEPT).build()?.block_on(future)
     }
 
     /// Starts logging for a verb without log settings of its own: warnings, and more with `-v`.

@@ -38,6 +38,7 @@ use crate::net::frame::Status;
 use crate::net::lane::Lane;
 use crate::net::peer::Peer;
 use crate::net::pending::Pending;
+use crate::net::vigil::Bell;
 use crate::net::vigil::Silence;
 use crate::net::vigil::Watched;
 
@@ -85,6 +86,8 @@ pub(crate) struct Shared {
     /// Requests in bulk that wait for their reply.
     bulk_pending: AtomicUsize,
     silence: Silence,
+    /// Rung when somebody begins to care whether the peer is there.
+    bell: Arc<Bell>,
     answered: AtomicBool,
     counters: Arc<NetCounters>,
     /// Counts it among the connections with its peer.
@@ -101,6 +104,8 @@ pub(crate) struct ConnectionParts {
     pub(crate) counters: Arc<NetCounters>,
     /// How long a peer that ends its lanes may take to close the connection.
     pub(crate) patience: Duration,
+    /// Of the vigil that it is watched by.
+    pub(crate) bell: Arc<Bell>,
     pub(crate) env: Env,
 }
 
@@ -115,6 +120,7 @@ impl Connection {
             bulk: Semaphore::new(limits::FRAME_MAX),
             bulk_pending: AtomicUsize::new(0),
             silence: Silence::default(),
+            bell: parts.bell,
             answered: AtomicBool::new(false),
             counters: parts.counters,
             patience: parts.patience,
@@ -150,6 +156,7 @@ impl Connection {
         let late = || shared.not_sent("its lane stayed full until the deadline");
         let lane = self.lane(deadline).await?;
         let mut ticket = shared.pending.register()?;
+        shared.bell.ring();
         let id = ticket.id;
         let push = lane
             .push(|buffer| frame::put_request(buffer, RequestHead { id, deadline_ms: remaining_ms(deadline) }, encode));
@@ -205,6 +212,7 @@ impl Connection {
             return Err(error.before_sending());
         }
         let _waiting = Waiting::of(&shared.bulk_pending);
+        shared.bell.ring();
         // Until its last byte is written, the peer cannot have executed the request.
         let sent = timeout_at(deadline, async {
             let permit = bulk::acquire(&shared.bulk, body.len()).await;
@@ -312,6 +320,7 @@ impl Connection {
     /// connection is lost, and at once if the peer was restarted.
     pub fn doubt(&self) {
         self.0.shared.silence.doubt(&*self.0.shared, Instant::now());
+        self.0.shared.bell.ring();
     }
 
     /// What watches over it needs.
@@ -331,7 +340,8 @@ struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
     fn of(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
+        // Ordered with the bell that is rung next.
+        count.fetch_add(1, Ordering::SeqCst);
         Self(count)
     }
 }
@@ -350,7 +360,7 @@ impl AsRef<Silence> for Shared {
 
 impl Watched for Shared {
     fn awaits(&self) -> bool {
-        self.pending.len() > 0 || self.bulk_pending.load(Ordering::Relaxed) > 0
+        self.pending.len() > 0 || self.bulk_pending.load(Ordering::SeqCst) > 0
     }
 
     fn heard(&self) -> u64 {

@@ -156,7 +156,7 @@ impl Endpoint {
             .map_err(|source| BindError::Socket { address: "given socket".to_owned(), source })?;
         let watched = Arc::new(Vigil::default());
         let (keep_alive, patience) = (rebuild.settings.keep_alive, rebuild.settings.idle_timeout);
-        let keep = Vigil::keep(Arc::downgrade(&watched), vigil::pause(keep_alive, patience), patience, scope.clone());
+        let keep = watched.clone().keep(vigil::pause(keep_alive, patience), patience, scope.clone());
         scope.spawn("net/vigil", keep);
         Ok(Self(Arc::new(Shared {
             quic: endpoint,
@@ -211,6 +211,7 @@ impl Endpoint {
             lanes,
             counters: self.0.counters.clone(),
             patience: limits::DRAIN_MAX,
+            bell: self.0.vigil.bell().clone(),
             env: self.0.env.clone(),
         });
         self.0.vigil.add(connection.shared());

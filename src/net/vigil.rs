@@ -2,8 +2,9 @@
 //!
 //! Connections on which nothing happens cost almost nothing: a sign of life goes out on all of them together every
 //! [`limits::QUIET_KEEP_ALIVE`] only. So whoever waits for an answer, or doubts that a peer is there, needs to be told
-//! sooner. One task for each endpoint looks at its connections every so often; on those that are watched it sends a datagram,
-//! which QUIC acknowledges and nobody reads, and ends the connection when nothing at all comes back for long enough.
+//! sooner. While there is somebody, one task for each endpoint looks at its connections every so often; on those that are
+//! watched it sends a datagram, which QUIC acknowledges and nobody reads, and ends the connection when nothing at all comes back
+//! for long enough. While there is nobody it rests, until the [`Bell`] is rung.
 //!
 //! It does not judge answers that are slow: a peer that acknowledges is there.
 
@@ -12,9 +13,13 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio::time::sleep_until;
 
 use crate::env::Env;
 use crate::limits;
@@ -86,18 +91,49 @@ impl Silence {
     }
 }
 
+/// What whoever begins to wait for an answer, or to doubt, rings afterwards.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    /// Whether the next to ring is the first since all connections were looked at.
+    set: AtomicBool,
+    rung: Notify,
+}
+
+impl Bell {
+    /// Ends the rest of the vigil; costs next to nothing while it is awake.
+    pub(crate) fn ring(&self) {
+        if self.set.load(Ordering::SeqCst) && self.set.swap(false, Ordering::SeqCst) {
+            self.rung.notify_one();
+        }
+    }
+}
+
 /// The connections of one endpoint.
-pub(crate) struct Vigil<C>(Mutex<Vec<Weak<C>>>);
+pub(crate) struct Vigil<C> {
+    connections: Mutex<Vec<Weak<C>>>,
+    bell: Arc<Bell>,
+}
 
 impl<C> Default for Vigil<C> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self { connections: Mutex::default(), bell: Arc::default() }
+    }
+}
+
+impl<C> Drop for Vigil<C> {
+    fn drop(&mut self) {
+        self.bell.ring();
     }
 }
 
 impl<C: Watched + AsRef<Silence> + 'static> Vigil<C> {
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<C>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the connections that are to be watched.
+    pub(crate) fn bell(&self) -> &Arc<Bell> {
+        &self.bell
     }
 
     /// Watches a connection until it is dropped.
@@ -107,29 +143,52 @@ impl<C: Watched + AsRef<Silence> + 'static> Vigil<C> {
         all.push(Arc::downgrade(connection));
     }
 
-    /// Looks after all of them, every `pause`, until the endpoint is gone or `env` is stopped.
-    pub(crate) async fn keep(vigil: Weak<Self>, pause: Duration, patience: Duration, env: Env) {
+    /// Looks after all of them, every `pause` while somebody cares, until the endpoint is gone or `env` is stopped.
+    pub(crate) async fn keep(self: Arc<Self>, pause: Duration, patience: Duration, env: Env) {
+        let (vigil, bell) = (Arc::downgrade(&self), self.bell.clone());
+        drop(self);
         let mut sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
         loop {
-            tokio::select! {
-                biased;
-                () = env.stopped() => return,
-                () = env.beat(pause) => {}
-            }
-            let Some(vigil) = vigil.upgrade() else { return };
-            let all: Vec<Arc<C>> = vigil.lock().iter().filter_map(Weak::upgrade).collect();
-            let now = Instant::now();
-            let signs = now >= sign_at;
+            let Some(here) = vigil.upgrade() else { return };
+            let signs = Instant::now() >= sign_at;
             if signs {
                 sign_at = env.next_beat(limits::QUIET_KEEP_ALIVE);
             }
-            for connection in all {
-                let watched = connection.as_ref().as_ref().look(&*connection, now, patience);
-                if signs && !watched {
-                    connection.call();
+            // Before looking, so that whoever comes too late to be seen rings.
+            bell.set.store(true, Ordering::SeqCst);
+            let watched = here.look(signs, patience);
+            drop(here);
+            let rest = async {
+                if !watched {
+                    tokio::select! {
+                        biased;
+                        () = bell.rung.notified() => {}
+                        () = sleep_until(sign_at) => {}
+                    }
                 }
+                env.beat(pause).await;
+            };
+            tokio::select! {
+                biased;
+                () = env.stopped() => return,
+                () = rest => {}
             }
         }
+    }
+
+    /// Looks at each once, and if it is time, asks for signs of life on those that nobody cares for. Returns whether somebody
+    /// cares for any.
+    fn look(&self, signs: bool, patience: Duration) -> bool {
+        let all: Vec<Arc<C>> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        let (now, mut any) = (Instant::now(), false);
+        for connection in all {
+            let watched = connection.as_ref().as_ref().look(&*connection, now, patience);
+            any |= watched;
+            if signs && !watched {
+                connection.call();
+            }
+        }
+        any
     }
 }
 
@@ -140,9 +199,7 @@ pub(crate) fn pause(keep_alive: Duration, patience: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
     use std::sync::atomic::AtomicU64;
-    use std::sync::atomic::Ordering;
 
     use super::*;
 
@@ -170,6 +227,12 @@ mod tests {
         }
     }
 
+    impl AsRef<Silence> for Fake {
+        fn as_ref(&self) -> &Silence {
+            &self.silence
+        }
+    }
+
     impl Fake {
         /// Looks after so many seconds; how often it was called so far, and whether it was ended.
         fn after(&self, began: Instant, seconds: u64) -> (u64, bool) {
@@ -187,6 +250,28 @@ mod tests {
         fake.heard.store(7, Ordering::Relaxed);
         assert_eq!([104, 106].map(|at| fake.after(began, at)), [(4, false), (5, false)]);
         assert_eq!(fake.after(began, 107), (5, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_vigil_rests_until_the_bell_is_rung_or_signs_of_life_are_due() {
+        let (env, fake, vigil) = (Env::real(), Arc::new(Fake::default()), Arc::new(Vigil::default()));
+        vigil.add(&fake);
+        env.spawn("vigil", vigil.clone().keep(Duration::from_secs(1), Duration::from_secs(3), env.clone()));
+        let called = || fake.called.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        fake.awaits.store(true, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(called(), 0, "it looks though nobody rang");
+        vigil.bell().ring();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(called() > 1 && fake.ended.load(Ordering::Relaxed), "called {} times", called());
+        fake.awaits.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let before = called();
+        tokio::time::sleep(limits::QUIET_KEEP_ALIVE).await;
+        assert_eq!(called(), before + 1, "a sign of life is due once in that time");
+        drop(vigil);
+        assert_eq!(env.shutdown(Duration::from_secs(1)).await, 0);
     }
 
     #[tokio::test(start_paused = true)]

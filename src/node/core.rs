@@ -326,7 +326,15 @@ impl Core {
     /// A hash of the settings that must be equal on all nodes.
     pub(crate) fn settings_hash(&self) -> u64 {
         let view = self.view();
-        let settings = (view.info().partitions, &view.info().namespaces);
+        // Of the copies, the configuration is right only about those that the layout does not know.
+        let settled = |name| view.copies(name).map(|copies| copies.next);
+        let namespaces: Vec<_> = view
+            .info()
+            .namespaces
+            .iter()
+            .map(|(name, policy)| (name, policy.with_copies(settled(name).unwrap_or(policy.n))))
+            .collect();
+        let settings = (view.info().partitions, namespaces);
         let bytes = postcard::to_stdvec(&settings).expect("numbers and names always encode into memory");
         self.hash.checksum(b"settings", &bytes)
     }

@@ -74,6 +74,8 @@ struct Driver {
     file: MembersFile,
     /// Whether there is something to write.
     unsaved: bool,
+    /// When somebody may look at something next, and when what came by connections and what is to be kept is looked at.
+    next_turn: Instant,
     next_look: Instant,
     warnings: Warnings,
     /// Room for one writing of the file at a time.
@@ -112,7 +114,8 @@ impl Driver {
             credentials: 0,
             file,
             unsaved: true,
-            next_look: gossip.env.next_beat(limits::LOOK_EVERY),
+            next_turn: Instant::now(),
+            next_look: Instant::now(),
             warnings: Warnings::default(),
             writing: Arc::new(Semaphore::new(1)),
             core,
@@ -128,7 +131,9 @@ impl Driver {
         let mut buffer = vec![0; limits::GOSSIP_DATAGRAM_MAX + 1];
         let mut datagrams = 0;
         loop {
-            let due = self.swim.deadline().map_or(self.next_look, |at| self.gossip.started + at);
+            // A look waits for the next probe, which is seldom longer than it may wait.
+            let overdue = self.next_look + limits::LOOK_EVERY;
+            let due = self.swim.deadline().map_or(overdue, |at| (self.gossip.started + at).min(overdue));
             let socket = self.socket.clone();
             // What clients ask must not hold up what the other members say, nor that everything else for long.
             tokio::select! {
@@ -165,12 +170,19 @@ impl Driver {
         }
         self.carry_out();
         self.pass_on();
-        // Whatever else looks at something does so now, too.
-        if Instant::now() >= self.next_look {
-            self.next_look = self.gossip.env.next_beat(limits::LOOK_EVERY);
+        let now = Instant::now();
+        if now >= self.next_turn {
+            // What was missed meanwhile is made up for, one at each time it wakes up.
+            self.next_turn =
+                (self.next_turn + limits::LOOK_TURN).max(now.checked_sub(limits::LOOK_EVERY).unwrap_or(now));
             self.gossip.env.awake();
+        }
+        if now >= self.next_look {
+            self.next_look = now + limits::LOOK_EVERY;
             self.learn();
             self.save_later();
+            let of_member = |node| self.swim.member(node).map(|seen| seen.record);
+            self.warnings.ripen(self.gossip.now(), self.swim.own().record(), of_member);
         }
     }
 
@@ -424,7 +436,8 @@ impl Driver {
         if !self.core.moved(node, &record.quic) {
             self.core.peers.follow(&self.core.view());
         }
-        self.warnings.look(self.swim.own().record(), record, self.gossip.env.wall_ms());
+        let (now, own) = (self.gossip.now(), self.swim.own().record());
+        self.warnings.look(now, own, record, self.gossip.env.wall_ms());
     }
 
     /// Writes membership to the disk if something changed, without waiting for it.

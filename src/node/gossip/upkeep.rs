@@ -15,6 +15,7 @@ use crate::node::replica::marker;
 use crate::store::{Engine, Mutation, StoreError};
 use crate::swim::{ClusterState, Record, StorageHealth};
 use crate::types::Zone;
+use crate::view::ClusterView;
 
 /// Time between checks that write and read.
 const CHECK: Duration = Duration::from_secs(10);
@@ -66,6 +67,7 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
     let (mut told, mut better_since) = (StorageHealth::Ok, None);
     let mut clock: Option<i32> = None;
     let mut part = None;
+    let mut followed: Option<(Arc<ClusterView>, u64)> = None;
     loop {
         tokio::select! {
             biased;
@@ -73,7 +75,13 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
             () = gossip.env.look(limits::LOOK_EVERY) => {}
         }
         gossip.keys.save(&gossip.env).await;
-        let owns = owns(&core);
+        let view = core.view();
+        let config = match &followed {
+            Some((known, config)) if Arc::ptr_eq(known, &view) => *config,
+            _ => core.settings_hash(),
+        };
+        followed = Some((view.clone(), config));
+        let owns = owns(&core, &view, config);
         if part.as_ref() != Some(&owns) {
             part = Some(owns.clone());
             gossip.order(Order::Change(Box::new(move |record| owns.tell(record)))).await;
@@ -104,23 +112,24 @@ pub(crate) async fn run(core: Arc<Core>, gossip: Arc<Gossip>) {
     }
 }
 
-/// What this member's record says of its part in owning data.
+/// What this member's record says of its part in owning data, and by which settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owns {
     state: ClusterState,
     /// Zone and weight of its role, if it has one.
     role: Option<(Zone, u32)>,
+    /// Hash of the settings that must agree, which follows the copies of the layout.
+    config: u64,
 }
 
-fn owns(core: &Core) -> Owns {
-    let view = core.view();
+fn owns(core: &Core, view: &ClusterView, config: u64) -> Owns {
     let role = view.members().get(&core.id).map(|member| (member.zone.clone(), member.weight));
-    Owns { state: core.ownership.part(core), role }
+    Owns { state: core.ownership.part(core), role, config }
 }
 
 impl Owns {
     fn tell(self, record: &mut Record) {
-        record.state = self.state;
+        (record.state, record.config) = (self.state, self.config);
         if let Some((zone, weight)) = self.role {
             (record.zone, record.weight) = (zone, weight);
         }

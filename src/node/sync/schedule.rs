@@ -37,6 +37,8 @@ struct Mark {
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
     marks: BTreeMap<(NodeId, TreeId), Mark>,
+    /// Until when none is due. `None` once any may have become due sooner than was found.
+    calm_until: Option<Instant>,
 }
 
 /// How far the comparisons of some trees have come.
@@ -55,6 +57,7 @@ pub(crate) struct Progress {
 impl Schedule {
     /// Goes on with these comparisons; new ones are due at once.
     pub(crate) fn follow(&mut self, wanted: &BTreeSet<(NodeId, TreeId)>, now: Instant) {
+        self.calm_until = None;
         self.marks.retain(|pair, _| wanted.contains(pair));
         for pair in wanted {
             let mark = Mark { verified: None, root: None, due: now, failures: 0, early: false };
@@ -65,6 +68,7 @@ impl Schedule {
     /// The trees were equal, with this root if that is known. The next comparison comes after the interval and a bit that
     /// spreads them.
     pub(crate) fn verified(&mut self, peer: NodeId, tree: TreeId, root: Option<u128>, now: Instant, spread: Duration) {
+        self.calm_until = None;
         if let Some(mark) = self.marks.get_mut(&(peer, tree)) {
             let due = now + limits::SYNC_INTERVAL + spread;
             *mark = Mark { verified: Some(now), root, due, failures: 0, early: true };
@@ -85,6 +89,7 @@ impl Schedule {
 
     /// They could not be compared, or are not equal yet; the more often in a row, the longer the pause.
     pub(crate) fn postpone(&mut self, peer: NodeId, tree: TreeId, now: Instant, spread: Duration) {
+        self.calm_until = None;
         if let Some(mark) = self.marks.get_mut(&(peer, tree)) {
             mark.due = now + PAUSE * (1 << mark.failures.min(PAUSE_DOUBLED_MAX)) + spread;
             (mark.failures, mark.early) = (mark.failures.saturating_add(1), false);
@@ -93,6 +98,7 @@ impl Schedule {
 
     /// One side is not ready to compare.
     pub(crate) fn later(&mut self, peer: NodeId, tree: TreeId, now: Instant, spread: Duration) {
+        self.calm_until = None;
         if let Some(mark) = self.marks.get_mut(&(peer, tree)) {
             (mark.due, mark.early) = (now + LATER + spread, false);
         }
@@ -100,6 +106,7 @@ impl Schedule {
 
     /// Makes comparisons due at once: of a partition or of all, with a peer or with all.
     pub(crate) fn hurry(&mut self, peer: Option<NodeId>, partition: Option<PartitionId>, now: Instant) {
+        self.calm_until = None;
         for ((of, tree), mark) in &mut self.marks {
             if peer.is_none_or(|peer| peer == *of) && partition.is_none_or(|partition| partition == tree.partition) {
                 (mark.root, mark.due, mark.failures) = (None, mark.due.min(now), 0);
@@ -109,7 +116,11 @@ impl Schedule {
 
     /// The peer with the comparison that is due longest, and the trees that are due with it or almost are, most overdue
     /// first: one message carries many.
-    pub(crate) fn next(&self, now: Instant, usable: impl Fn(NodeId) -> bool) -> Option<(NodeId, Vec<TreeId>)> {
+    pub(crate) fn next(&mut self, now: Instant, usable: impl Fn(NodeId) -> bool) -> Option<(NodeId, Vec<TreeId>)> {
+        if self.calm_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.calm_until = self.marks.values().map(|mark| mark.due).min();
         let mut known: BTreeMap<NodeId, bool> = BTreeMap::new();
         let due = self
             .marks
@@ -236,11 +247,11 @@ mod tests {
         verified(&mut schedule);
         assert!(!schedule.pass_over(NodeId(1), tree(0), 8, later), "it changed");
         assert!(schedule.pass_over(NodeId(1), tree(0), 7, later));
-        let due = |schedule: &Schedule, at| {
+        let due = |schedule: &mut Schedule, at| {
             schedule.next(at, |peer| peer == NodeId(1)).is_some_and(|(_, trees)| trees.contains(&tree(0)))
         };
         (1..3).for_each(|at| schedule.verified(NodeId(1), tree(at), None, later, NONE));
-        assert!(!due(&schedule, later) && due(&schedule, later + limits::SYNC_INTERVAL));
+        assert!(!due(&mut schedule, later) && due(&mut schedule, later + limits::SYNC_INTERVAL));
         assert!(!schedule.pass_over(NodeId(1), tree(0), 7, now + limits::SYNC_INTERVAL_UNCHANGED), "it was long ago");
         schedule.hurry(None, None, later);
         assert!(!schedule.pass_over(NodeId(1), tree(0), 7, later), "somebody wants to know");
