@@ -64,6 +64,8 @@ pub const RECORD_MAX: usize = 3 * SIBLINGS_BYTES_MAX + RECORD_OVERHEAD_MAX;
 pub const LANE_FRAME_MAX: usize = 64 * 1024;
 /// Largest frame at all.
 pub const FRAME_MAX: usize = 64 * 1024 * 1024;
+/// Most bytes that are packed for a far path; more would hold a thread for longer than requests should wait for it.
+pub const PACKED_MAX: usize = 1024 * 1024;
 /// Bytes one lane may hold unsent before its senders wait.
 pub const LANE_BUFFER_MAX: usize = 1024 * 1024;
 /// Requests one connection may have unanswered before its reader waits.
@@ -420,6 +422,7 @@ const _: () = assert!(BATCH_BYTES_MAX + BATCH_KEYS_MAX * 64 <= FRAME_MAX, "a bat
 const _: () = assert!(STORE_CALL_MAX >= BATCH_KEYS_MAX, "a multi-get must fit one call to the storage");
 const _: () = assert!(STORE_RECENT_VALUE_MAX <= RECORD_MAX, "no record is larger than a record may be");
 const _: () = assert!(BATCH_BYTES_MAX / CLIENT_OPERATION_BYTES < CLIENT_OPERATIONS_MAX, "a batch must be admitted");
+const _: () = assert!(SYNC_BYTES <= PACKED_MAX && PACKED_MAX <= FRAME_MAX, "what moves in bulk is packed");
 const _: () = assert!(LANE_FRAME_MAX < LANE_BUFFER_MAX, "a lane must hold more than one frame");
 const _: () = assert!(FRAME_MAX <= REQUEST_BYTES_PER_CONNECTION_MAX, "the largest request must be admitted");
 const _: () = assert!(3 * QUIET_KEEP_ALIVE.as_secs() < QUIET_IDLE.as_secs(), "two signs of life may be lost");

@@ -36,6 +36,7 @@ use crate::net::frame::Placed;
 use crate::net::frame::RequestHead;
 use crate::net::frame::Status;
 use crate::net::lane::Lane;
+use crate::net::pack;
 use crate::net::peer::Peer;
 use crate::net::pending::Pending;
 use crate::net::vigil::Bell;
@@ -190,19 +191,44 @@ impl Connection {
     }
 
     /// Like [`Connection::request_bytes`], but on a stream of its own and at lower priority however small the body is,
-    /// and the reply, too.
+    /// and the reply, too; both are packed where the path is a far one.
     ///
     /// # Errors
     /// See [`Connection::request`].
     pub async fn request_in_bulk(&self, timeout: Duration, body: Bytes) -> Result<Bytes, NetError> {
+        let is_far = self.0.shared.quic.rtt() >= congestion::FAR;
+        self.request_aside(timeout, body, is_far).await
+    }
+
+    /// The same, packed or not.
+    pub(crate) async fn request_aside(
+        &self,
+        timeout: Duration,
+        body: Bytes,
+        is_packed: bool,
+    ) -> Result<Bytes, NetError> {
         if body.len() > limits::FRAME_MAX {
             return Err(NetError::TooLarge { size: body.len(), max: limits::FRAME_MAX });
         }
         let deadline = Instant::now() + timeout.min(limits::DEADLINE_MAX);
         // The id matters on lanes only: this request has a stream to itself.
         let head = RequestHead { id: 0, deadline_ms: remaining_ms(deadline) };
-        let prefix = frame::bulk_prefix(body.len(), |buffer| frame::put_request_head(buffer, head));
-        self.ask_in_bulk(prefix, body, deadline).await
+        if !is_packed {
+            let prefix = frame::bulk_prefix(frame::BULK, body.len(), |buffer| frame::put_request_head(buffer, head));
+            return self.ask_in_bulk(prefix, body, deadline).await;
+        }
+        let counters = &self.0.shared.counters;
+        let prefix_of = |length: u32, rest: usize| {
+            frame::bulk_prefix(frame::PACKED, rest, |buffer| {
+                frame::put_request_head(buffer, head);
+                pack::put_length(buffer, length);
+            })
+        };
+        let plain = body.len();
+        let (length, body) = pack::pack(body);
+        counters.packing_saved.count(plain - body.len());
+        let reply = self.ask_in_bulk(prefix_of(length, body.len()), body, deadline).await?;
+        pack::unpack(reply).map_err(|error| self.0.shared.lost(error.to_string()))
     }
 
     /// Sends a request on a stream of its own and reads the reply there.

@@ -73,6 +73,8 @@ pub struct NetCounters {
     pub lane_full_waits: Counter,
     /// Streams opened for a frame too large for a lane.
     pub bulk_streams: Counter,
+    /// Bytes that were not sent since what moves over far paths is packed.
+    pub packing_saved: Counter,
     /// Requests whose deadline had passed before they could start.
     pub requests_expired: Counter,
     /// Replies that came after their request was given up.

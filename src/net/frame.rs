@@ -2,7 +2,7 @@
 //!
 //! A frame is a length (u32, little endian, of what follows) and then either a request: id (u64), milliseconds left
 //! until its deadline (u32), body; or a reply: id (u64), status (u8), body. Every stream begins with one byte that says
-//! what it is: a lane of many frames, or a bulk stream of a single frame too large for a lane.
+//! what it is: a lane of many frames, or a bulk stream of a single frame too large for a lane, whose body may be packed (`pack`).
 
 use bytes::Buf;
 use bytes::BufMut;
@@ -13,11 +13,14 @@ use quinn::RecvStream;
 use tokio::io::AsyncReadExt;
 
 use crate::limits;
+use crate::net::pack;
 
 /// First byte of a lane.
 pub(crate) const LANE: u8 = 1;
 /// First byte of a bulk stream.
 pub(crate) const BULK: u8 = 2;
+/// First byte of a bulk stream on which the bodies of the request and of its reply are packed.
+pub(crate) const PACKED: u8 = 3;
 
 const LENGTH: usize = size_of::<u32>();
 const REQUEST_HEAD: usize = size_of::<u64>() + size_of::<u32>();
@@ -87,10 +90,10 @@ pub(crate) fn put_reply(buffer: &mut BytesMut, id: u64, status: Status, body: &[
     debug_assert_eq!(placed, Placed::Lane, "the caller sends large replies on streams of their own");
 }
 
-/// The beginning of a bulk stream that carries this request or reply head and then `body` bytes.
-pub(crate) fn bulk_prefix(body: usize, head: impl FnOnce(&mut BytesMut)) -> Bytes {
+/// The beginning of a bulk stream of this kind that carries this request or reply head and then `body` bytes.
+pub(crate) fn bulk_prefix(kind: u8, body: usize, head: impl FnOnce(&mut BytesMut)) -> Bytes {
     let mut prefix = BytesMut::with_capacity(1 + LENGTH + HEAD_MAX);
-    prefix.put_u8(BULK);
+    prefix.put_u8(kind);
     prefix.put_u32_le(0);
     head(&mut prefix);
     let length = prefix.len() - 1 - LENGTH + body;
@@ -166,7 +169,7 @@ impl FrameReader {
 
     /// A reader of a stream with a single large frame.
     pub(crate) fn bulk(stream: RecvStream) -> Self {
-        Self { stream, splitter: Splitter::new(limits::FRAME_MAX + HEAD_MAX) }
+        Self { stream, splitter: Splitter::new(limits::FRAME_MAX + HEAD_MAX + pack::LENGTH) }
     }
 
     /// The byte that says what the stream is; `None` when it ended before.
@@ -274,7 +277,7 @@ mod tests {
         buffer.clear();
         put_reply(&mut buffer, 5, Status::Expired, b"c");
         assert_eq!(&buffer[..], b"\x0a\0\0\0\x05\0\0\0\0\0\0\0\x01c");
-        let prefix = bulk_prefix(300, |prefix| put_request_head(prefix, RequestHead { id: 5, deadline_ms: 7 }));
+        let prefix = bulk_prefix(BULK, 300, |prefix| put_request_head(prefix, RequestHead { id: 5, deadline_ms: 7 }));
         assert_eq!(&prefix[..], b"\x02\x38\x01\0\0\x05\0\0\0\0\0\0\0\x07\0\0\0");
     }
 

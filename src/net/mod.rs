@@ -20,6 +20,7 @@ mod bulk;
 mod congestion;
 mod frame;
 mod lane;
+mod pack;
 mod pending;
 mod vigil;
 

@@ -36,6 +36,7 @@ use crate::net::frame::FrameReader;
 use crate::net::frame::Status;
 use crate::net::identity::Identity;
 use crate::net::lane::Lane;
+use crate::net::pack;
 use crate::net::peer::Peer;
 
 /// What answers requests.
@@ -141,7 +142,9 @@ impl<H: Handler> Serving<H> {
                 self.limits.lanes.fetch_sub(1, Ordering::Relaxed);
                 result
             }
-            Some(frame::BULK) => given_up(self.bulk(send, receive).await).map(drop),
+            Some(kind @ (frame::BULK | frame::PACKED)) => {
+                given_up(self.bulk(send, receive, kind == frame::PACKED).await).map(drop)
+            }
             Some(_) => Err(FrameError::Malformed),
         }
     }
@@ -233,7 +236,7 @@ impl<H: Handler> Serving<H> {
             let _closed = guard.lane.push(|buffer| frame::put_reply(buffer, id, status, &body)).await;
             return;
         }
-        let prefix = frame::bulk_prefix(body.len(), |buffer| {
+        let prefix = frame::bulk_prefix(frame::BULK, body.len(), |buffer| {
             frame::put_reply_head(buffer, id, status);
         });
         let _share = bulk::acquire(&self.limits.bulk, body.len()).await;
@@ -244,7 +247,7 @@ impl<H: Handler> Serving<H> {
     }
 
     /// Answers the single request of a bulk stream, on that stream.
-    async fn bulk(self: Arc<Self>, send: SendStream, receive: RecvStream) -> Result<(), FrameError> {
+    async fn bulk(self: Arc<Self>, send: SendStream, receive: RecvStream, is_packed: bool) -> Result<(), FrameError> {
         let mut reader = FrameReader::bulk(receive);
         while reader.announced().is_none() {
             if !reader.fill().await? {
@@ -252,7 +255,8 @@ impl<H: Handler> Serving<H> {
             }
         }
         // The rest is read only when the budgets of the connection and of the endpoint have room for all of it.
-        let size = reader.announced().unwrap_or(0).min(limits::FRAME_MAX);
+        let unpacked = if is_packed { limits::PACKED_MAX } else { 0 };
+        let size = reader.announced().unwrap_or(0).saturating_add(unpacked).min(limits::FRAME_MAX);
         let permit = self.reserve(size).await;
         let _room = self.room.of(self.peer.identity()).acquire_many(u32::try_from(size).unwrap_or(u32::MAX)).await;
         // Nobody waits longer for an answer.
@@ -262,13 +266,20 @@ impl<H: Handler> Serving<H> {
         self.counters.frames_received.one();
         self.counters.bytes_received.count(frame.len());
         let head = frame::take_request(&mut frame)?;
+        let frame = if is_packed { pack::unpack(frame)? } else { frame };
         let wait = Duration::from_millis(head.deadline_ms.into()).min(limits::DEADLINE_MAX);
         let request = Incoming { peer: self.peer.clone(), arrived, deadline: arrived + wait, body: frame, id: head.id };
-        let (status, body) = self.answer(request).await;
+        let (status, plain) = self.answer(request).await;
         drop(permit);
         self.counters.frames_sent.one();
-        let mut prefix = frame::bulk_prefix(body.len(), |buffer| {
+        let size = plain.len();
+        let (length, body) = if is_packed { pack::pack(plain) } else { (0, plain) };
+        self.counters.packing_saved.count(size - body.len());
+        let mut prefix = frame::bulk_prefix(frame::BULK, body.len(), |buffer| {
             frame::put_reply_head(buffer, head.id, status);
+            if is_packed {
+                pack::put_length(buffer, length);
+            }
         });
         // This stream has said what it is in the other direction.
         let prefix = prefix.split_off(1);

@@ -270,7 +270,7 @@ fn parties(net: &NetCounters) -> impl Iterator<Item = Family> {
     [connections, lanes, queued].into_iter().filter(|family| !family.samples.is_empty())
 }
 
-fn net_counters(net: &NetCounters) -> [(&'static str, &'static str, &Counter); 14] {
+fn net_counters(net: &NetCounters) -> [(&'static str, &'static str, &Counter); 15] {
     [
         ("handshakes_ok", "Handshakes that succeeded, of both directions.", &net.handshakes_ok),
         ("refusals_logged", "Refused peers that were logged.", &net.refusals_logged),
@@ -282,6 +282,7 @@ fn net_counters(net: &NetCounters) -> [(&'static str, &'static str, &Counter); 1
         ("batches_sent", "Writes into which sent frames were gathered.", &net.batches_sent),
         ("lane_full_waits", "Times a sender waited because its lane was full.", &net.lane_full_waits),
         ("bulk_streams", "Streams for frames too large for a lane.", &net.bulk_streams),
+        ("packing_saved_bytes", "Bytes not sent since what moves over far paths is packed.", &net.packing_saved),
         ("requests_expired", "Requests whose deadline had passed before they could start.", &net.requests_expired),
         ("replies_late", "Replies that came after their request was given up.", &net.replies_late),
         ("peers_disconnected", "Peers disconnected for what they did.", &net.peers_disconnected),

@@ -76,12 +76,15 @@ async fn a_request_that_arrives_expired_is_not_executed() {
 #[tokio::test]
 async fn garbage_on_a_stream_disconnects_its_sender() {
     let (server, address) = echo_server();
-    for garbage in [&b"\x09unknown kind of stream"[..], b"\x01\x03\0\0\0abc", b"\x02\x03\0\0\0abc"] {
+    // A request whose body says that it is packed, and is not.
+    let unpackable = [&b"\x03"[..], &request(1, 1000, b"\x09\0\0\0abc")].concat();
+    let kinds = [&b"\x09unknown kind of stream"[..], b"\x01\x03\0\0\0abc", b"\x02\x03\0\0\0abc", &unpackable];
+    for garbage in kinds {
         let peer = RawPeer::connect(address).await;
         let _stream = peer.write(garbage).await;
         assert_eq!(peer.closed().await, (2, "a frame is malformed".to_owned()));
     }
-    assert_eq!(server.counters().peers_disconnected.get(), 3);
+    assert_eq!(server.counters().peers_disconnected.get(), 4);
     unharmed(address).await;
 }
 
@@ -89,8 +92,8 @@ async fn garbage_on_a_stream_disconnects_its_sender() {
 async fn an_oversized_frame_disconnects_its_sender() {
     let (_server, address) = echo_server();
     let too_long = |max: usize| u32::try_from(max + 13).unwrap();
-    let (lane, bulk) = (too_long(limits::LANE_FRAME_MAX), too_long(limits::FRAME_MAX));
-    for (kind, length) in [(1u8, lane), (1, u32::MAX), (2, bulk), (2, u32::MAX)] {
+    let (lane, bulk) = (too_long(limits::LANE_FRAME_MAX), too_long(limits::FRAME_MAX + 4));
+    for (kind, length) in [(1u8, lane), (1, u32::MAX), (2, bulk), (2, u32::MAX), (3, bulk), (3, u32::MAX)] {
         let peer = RawPeer::connect(address).await;
         let _stream = peer.write(&[&[kind][..], &length.to_le_bytes(), b"the rest never comes"].concat()).await;
         let (code, reason) = peer.closed().await;
@@ -103,7 +106,7 @@ async fn an_oversized_frame_disconnects_its_sender() {
 #[tokio::test]
 async fn a_truncated_stream_disconnects_its_sender() {
     let (_server, address) = echo_server();
-    for kind in [1u8, 2] {
+    for kind in [1u8, 2, 3] {
         let peer = RawPeer::connect(address).await;
         let (mut send, _receive) = peer.write(&[&[kind][..], &request(1, 1000, b"body")[..10]].concat()).await;
         send.finish().unwrap();

@@ -100,6 +100,21 @@ async fn a_connection_that_may_choose_uses_one_lane_on_a_near_path() {
 }
 
 #[tokio::test]
+async fn what_is_packed_on_its_way_comes_back_as_it_went() {
+    let (server, address) = echo_server();
+    let client = endpoint(material(CLIENT));
+    let connection = connect(&client, address).await.unwrap();
+    let text = Bytes::from("2 apples, 1 loaf of bread; ".repeat(1_000));
+    for (body, is_packed) in [(text.clone(), true), (Bytes::from_static(b"short"), true), (text.clone(), false)] {
+        assert_eq!(connection.request_aside(PATIENCE, body.clone(), is_packed).await.unwrap(), body);
+    }
+    for saved in [&client.counters().packing_saved, &server.counters().packing_saved] {
+        let saved = usize::try_from(saved.get()).unwrap();
+        assert!((text.len() * 9 / 10..text.len()).contains(&saved), "{saved} of {} bytes", text.len());
+    }
+}
+
+#[tokio::test]
 async fn cancelled_requests_leave_nothing_pending() {
     let (_server, address) = echo_server();
     let client = endpoint(material(CLIENT));
