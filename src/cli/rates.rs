@@ -47,7 +47,7 @@ impl Rates {
         let rate = |name| counter(after, name).saturating_sub(counter(before, name)) as f64 / seconds;
         let request = |kind| since(&before.requests, &after.requests, kind);
         let storage = |call| since(&before.storage, &after.storage, call);
-        let replica: u64 = ["apply", "fetch", "fetch_page"].iter().map(|kind| request(kind).count()).sum();
+        let replica: u64 = ["apply", "fetch", "fetch_page", "upkeep"].iter().map(|kind| request(kind).count()).sum();
         let cores = before.process.zip(after.process);
         Some(Self {
             puts: rate("puts"),

@@ -6,9 +6,11 @@ use std::time::Duration;
 use crate::meter::Counter;
 use crate::meter::Gauge;
 use crate::meter::Histogram;
+use crate::types::TraceId;
 use crate::wire::rpc::Reply;
 use crate::wire::rpc::Request;
 use crate::wire::rpc::ServeError;
+use crate::wire::rpc::Traced;
 
 /// Defines an enum of labels: its variants, all of them in order, and the name of each in metrics.
 macro_rules! labels {
@@ -44,6 +46,7 @@ labels! {
         Status => "status",
         Apply => "apply",
         Fetch => "fetch",
+        Upkeep => "upkeep",
         FetchPage => "fetch_page",
         Reserve => "reserve",
         Release => "release",
@@ -108,9 +111,11 @@ labels! {
 }
 
 impl Kind {
-    /// The kind of a request.
-    pub(crate) fn of(request: &Request) -> Self {
+    /// The kind of a request. What nodes bring each other, or ask for, without a request of a client's is upkeep: nobody waits
+    /// for it.
+    pub(crate) fn of(Traced { request, trace, .. }: &Traced) -> Self {
         match request {
+            Request::Apply(_) | Request::Fetch { .. } if *trace == TraceId::NONE => Self::Upkeep,
             Request::Put(_) => Self::Put,
             Request::Get(_) => Self::Get,
             Request::Scan(_) => Self::Scan,

@@ -48,7 +48,7 @@ impl Handler for Serve {
         let stages = Stages::default();
         let decoded = blob::decode::<Traced>(&incoming.body);
         let (kind, trace) = match &decoded {
-            Ok(traced) => (Kind::of(&traced.request), traced.trace),
+            Ok(traced) => (Kind::of(traced), traced.trace),
             Err(_) => (Kind::Unreadable, TraceId::NONE),
         };
         // To wait for news is no work.
@@ -56,7 +56,7 @@ impl Handler for Serve {
         // What only waits counts nowhere: it holds no record, and one of the two waits for all work.
         let waits = matches!(kind, Kind::Watch | Kind::Settle | Kind::Layout | Kind::Tasks);
         let work = if waits { Works::default().begin() } else { core.works.begin() };
-        let by_layout = matches!(kind, Kind::Put | Kind::Get | Kind::Scan | Kind::Apply | Kind::Reserve);
+        let by_layout = matches!(kind, Kind::Put | Kind::Get | Kind::Scan | Kind::Apply | Kind::Upkeep | Kind::Reserve);
         let _by_layout = by_layout.then(|| core.by_layout.begin());
         let reply = match decoded {
             Ok(Traced { request, layout: theirs, .. }) => {

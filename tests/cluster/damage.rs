@@ -132,6 +132,9 @@ async fn a_node_that_cannot_open_its_storage_says_what_to_type_and_is_filled_aft
     cluster.launch(VICTIM);
     cluster.whole().await;
     converged(&client, &cluster, "moved away").await;
-    assert!(PathBuf::from(cluster.text(VICTIM, "dir")).join("data/db.damaged").is_dir(), "what was there is gone");
+    assert!(
+        PathBuf::from(cluster.text(VICTIM, "dir")).join("data/store/db.damaged").is_dir(),
+        "what was there is gone"
+    );
     holds_all(&mut cluster, VICTIM).await;
 }

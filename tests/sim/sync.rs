@@ -277,7 +277,7 @@ fn hints_are_counted_with_their_age_and_travel_in_few_messages() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let status = cluster.status(&client, 3).await;
-        let (_, applies) = status.requests.iter().find(|(kind, _)| kind == "apply").unwrap();
+        let (_, applies) = status.requests.iter().find(|(kind, _)| kind == "upkeep").unwrap();
         assert!(applies.count() < 60, "{} messages for {kept} hints", applies.count());
         quiet(&client, &cluster).await;
         // Counted anew after a restart, before the target is back.
