@@ -470,6 +470,20 @@ mod tests {
     }
 
     #[test]
+    fn a_spent_budget_takes_no_more_hints_for_its_target_until_some_are_delivered() {
+        let budget = HintBudget::default();
+        let slot = Slot { bucket: Bucket(1), key: Bytes::from_static(b"key") };
+        budget.end_count(NodeId(1), Kept { count: limits::HINTS_PER_TARGET_MAX - 1, ..Kept::default() });
+        assert!(!budget.is_spent(NodeId(1)) && budget.admit(NodeId(1), &slot, 700));
+        assert!(budget.is_spent(NodeId(1)) && !budget.admit(NodeId(1), &slot, 700));
+        assert_eq!(budget.total(), limits::HINTS_PER_TARGET_MAX, "what is refused is not counted");
+        assert!(budget.admit(NodeId(2), &slot, 700), "others have a budget of their own");
+        budget.begin_count(NodeId(1));
+        budget.end_count(NodeId(1), Kept::default());
+        assert!(budget.admit(NodeId(1), &slot, 700));
+    }
+
+    #[test]
     fn a_message_of_hints_is_bounded_in_count_and_bytes() {
         let hint = |size: usize| Hint {
             slot: Slot { bucket: Bucket(1), key: Bytes::from_static(b"key") },
