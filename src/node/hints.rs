@@ -351,22 +351,19 @@ async fn hints(core: &Core, target: NodeId, items: Vec<(Bytes, Bytes)>) -> Resul
     let records = core.replica.fetch(places.iter().map(|(slot, _)| slot.clone()).collect()).await?;
     let mut hints = Vec::with_capacity(places.len());
     for ((slot, marker), record) in places.into_iter().zip(records) {
-        let Some(marker) = marker else {
-            // Its place says all that is needed to make it anew, or to forget it when there is nothing to hand over.
-            tracing::warn!(%target, bucket = %slot.bucket, "a damaged hint is made anew");
-            match record {
-                Some(_) => core.replica.hint(slot, vec![target]).await?,
-                None => hints.push(Hint { slot, marked: 0, record: None }),
+        let marked = marker.map_or(0, |marker| marker.digest);
+        if record.as_ref().is_some_and(|record| core.replica.verify(&core.hash, &slot.key, record).is_err()) {
+            if drop_with(core, &slot).is_some() {
+                // Nobody compares what a stand-in holds, so what it cannot read would lie here for ever.
+                tracing::warn!(%target, bucket = %slot.bucket, "what was kept for an owner cannot be read and is dropped");
+                hints.push(Hint { slot, marked, record: None });
             }
-            continue;
-        };
-        let readable = |record: &Bytes| core.replica.verify(&core.hash, &slot.key, record).is_ok();
-        if record.as_ref().is_none_or(readable) {
-            hints.push(Hint { slot, marked: marker.digest, record });
-        } else if drop_with(core, &slot).is_some() {
-            // Nobody compares what a stand-in holds, so what it cannot read would lie here for ever.
-            tracing::warn!(%target, bucket = %slot.bucket, "what was kept for an owner cannot be read and is dropped");
-            hints.push(Hint { slot, marked: marker.digest, record: None });
+        } else if marker.is_none() && record.is_some() {
+            // Its place says all that is needed to make it anew; without a record it has nothing to hand over, and goes.
+            tracing::warn!(%target, bucket = %slot.bucket, "a damaged hint is made anew");
+            core.replica.hint(slot, vec![target]).await?;
+        } else {
+            hints.push(Hint { slot, marked, record });
         }
     }
     Ok(hints)
