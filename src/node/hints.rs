@@ -351,22 +351,19 @@ async fn hints(core: &Core, target: NodeId, items: Vec<(Bytes, Bytes)>) -> Resul
     let records = core.replica.fetch(places.iter().map(|(slot, _)| slot.clone()).collect()).await?;
     let mut hints = Vec::with_capacity(places.len());
     for ((slot, marker), record) in places.into_iter().zip(records) {
-        let Some(marker) = marker else {
-            // Its place says all that is needed to make it anew, or to forget it when there is nothing to hand over.
-            tracing::warn!(%target, bucket = %slot.bucket, "a damaged hint is made anew");
-            match record {
-                Some(_) => core.replica.hint(slot, vec![target]).await?,
-                None => hints.push(Hint { slot, marked: 0, record: None }),
+        let marked = marker.map_or(0, |marker| marker.digest);
+        if record.as_ref().is_some_and(|record| core.replica.verify(&core.hash, &slot.key, record).is_err()) {
+            if drop_with(core, &slot).is_some() {
+                // Nobody compares what a stand-in holds, so what it cannot read would lie here for ever.
+                tracing::warn!(%target, bucket = %slot.bucket, "what was kept for an owner cannot be read and is dropped");
+                hints.push(Hint { slot, marked, record: None });
             }
-            continue;
-        };
-        let readable = |record: &Bytes| core.replica.verify(&core.hash, &slot.key, record).is_ok();
-        if record.as_ref().is_none_or(readable) {
-            hints.push(Hint { slot, marked: marker.digest, record });
-        } else if drop_with(core, &slot).is_some() {
-            // Nobody compares what a stand-in holds, so what it cannot read would lie here for ever.
-            tracing::warn!(%target, bucket = %slot.bucket, "what was kept for an owner cannot be read and is dropped");
-            hints.push(Hint { slot, marked: marker.digest, record: None });
+        } else if marker.is_none() && record.is_some() {
+            // Its place says all that is needed to make it anew; without a record it has nothing to hand over, and goes.
+            tracing::warn!(%target, bucket = %slot.bucket, "a damaged hint is made anew");
+            core.replica.hint(slot, vec![target]).await?;
+        } else {
+            hints.push(Hint { slot, marked, record });
         }
     }
     Ok(hints)
@@ -467,6 +464,20 @@ mod tests {
         budget.begin_count(NodeId(1));
         budget.end_count(NodeId(1), Kept::default());
         assert_eq!(budget.total(), 0);
+    }
+
+    #[test]
+    fn a_spent_budget_takes_no_more_hints_for_its_target_until_some_are_delivered() {
+        let budget = HintBudget::default();
+        let slot = Slot { bucket: Bucket(1), key: Bytes::from_static(b"key") };
+        budget.end_count(NodeId(1), Kept { count: limits::HINTS_PER_TARGET_MAX - 1, ..Kept::default() });
+        assert!(!budget.is_spent(NodeId(1)) && budget.admit(NodeId(1), &slot, 700));
+        assert!(budget.is_spent(NodeId(1)) && !budget.admit(NodeId(1), &slot, 700));
+        assert_eq!(budget.total(), limits::HINTS_PER_TARGET_MAX, "what is refused is not counted");
+        assert!(budget.admit(NodeId(2), &slot, 700), "others have a budget of their own");
+        budget.begin_count(NodeId(1));
+        budget.end_count(NodeId(1), Kept::default());
+        assert!(budget.admit(NodeId(1), &slot, 700));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamomini::client::{Client, GetOptions, PutOptions, ScanOptions};
 use dynamomini::hash::ClusterHash;
+use dynamomini::limits;
 use dynamomini::record;
 use dynamomini::store::{Engine, Mutation, Slot};
 use dynamomini::types::{Bucket, Consistency, Copies, Epoch, NodeId, NodeName};
@@ -210,6 +211,31 @@ fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
         drop(client.get_with(key, all).await);
         converged(&cluster).await;
         assert_eq!(engine.get_many(&[slot]).await.unwrap(), [Some(record)]);
+    });
+}
+
+/// Records are damaged that nobody reads. Their node looks through its partitions, one in each turn, all within a day.
+#[test]
+fn damage_that_nobody_meets_is_found_in_turn_and_repaired() {
+    simulate(9, 0.1, |simulation| async move {
+        let mut rng = simulation.rng("sync");
+        let cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+        let client = cluster.client(1).await;
+        write(&client, &mut rng, 100).await;
+        converged(&cluster).await;
+        let engine = cluster.engines().remove(&1).unwrap();
+        // The first is not looked at before the others were.
+        let first_turns = cluster.info.partitions.buckets().skip(1).take(3);
+        let damaged = records(&engine, first_turns).await;
+        assert!(!damaged.is_empty(), "there is nothing to damage");
+        for ((bucket, key), record) in damaged {
+            damage(&engine, &Slot { bucket, key }, &record).await;
+        }
+        let turn = limits::TREE_CHECK_INTERVAL / cluster.info.partitions.count();
+        tokio::time::sleep(turn / 2).await;
+        assert!(difference(&cluster).await.is_some(), "something else met it");
+        tokio::time::sleep(turn * 3).await;
+        converged(&cluster).await;
     });
 }
 

@@ -12,8 +12,9 @@
 //! of what is looked at only keeps a round from being in vain. What is left undone at some owner comes back from there,
 //! as dead as it was. What this does not know: a storage that is put back to an older copy after the drop.
 
+mod cluster;
 mod obey;
-mod round;
+pub(crate) mod round;
 mod seek;
 
 use std::sync::Arc;

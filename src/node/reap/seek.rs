@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::limits;
 use crate::node::core::{Core, slot_ref};
+use crate::node::reap::cluster::round;
 use crate::node::reap::obey::{Dead, dead};
-use crate::node::reap::round::round;
 use crate::record;
 use crate::store::{Slot, StoreError};
 use crate::types::{NodeId, PartitionId};

@@ -163,6 +163,7 @@ fn replay(mut digests: BTreeMap<Slot, u64>, changed: Vec<Changed>) -> BTreeMap<S
 }
 
 mod reap;
+mod round;
 mod shed;
 mod unsynced;
 

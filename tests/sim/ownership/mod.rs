@@ -9,6 +9,7 @@ mod judge;
 mod late;
 mod minority;
 mod rogue;
+mod roles;
 mod split;
 
 use std::time::Duration;

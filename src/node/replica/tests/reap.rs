@@ -37,7 +37,7 @@ impl Bench {
         }
     }
 
-    fn values(&self, slot: &Slot) -> Vec<Bytes> {
+    pub(super) fn values(&self, slot: &Slot) -> Vec<Bytes> {
         let Some(record) = self.stored.get(slot) else { return Vec::new() };
         let state = record::decode(&self.hash, &slot.key, record).unwrap();
         let mut values: Vec<Bytes> = state.live(1).filter_map(|version| version.value.clone()).collect();
