@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Choose one of several concurrent values, by its number in the list.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     sibling: Option<u32>,
+    /// Have the replicas that are read from hold what is returned, before it is.
+    #[arg(long)]
+    strict: bool,
     /// Print only the context, to be carried into a put or delete.
     #[arg(long, conflicts_with_all = ["out", "sibling"])]
     context: bool,
@@ -64,13 +67,13 @@ Examples:
 impl Args {
     /// Reads and prints.
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self { keys, out, sibling, context: only_context, form, connect } = self;
+        let Self { keys, out, sibling, strict, context: only_context, form, connect } = self;
         if keys.len() > 1 && (out.is_some() || sibling.is_some() || only_context) {
             return Err(crate::cli::Usage("--out, --sibling and --context go with one key".to_owned()).into());
         }
         let bytes = keys.iter().map(|key| form.read(key)).collect::<Result<Vec<Bytes>, _>>()?;
         connect.run(context, async |client, config| {
-            let options = GetOptions { r: config.r, timeout: None };
+            let options = GetOptions { r: config.r, strict, ..GetOptions::default() };
             match &keys[..] {
                 [key] => {
                     let found = client.get_with(bytes[0].clone(), options).await?;

@@ -102,6 +102,7 @@ impl Batch for Puts {
 pub(crate) struct Gets {
     pub(crate) namespace: Namespace,
     pub(crate) r: Option<Consistency>,
+    pub(crate) strict: bool,
 }
 
 impl Batch for Gets {
@@ -114,7 +115,7 @@ impl Batch for Gets {
     }
 
     fn request(&self, keys: Vec<Blob>, _retry: bool) -> Request {
-        Request::Get(GetRequest { namespace: self.namespace.clone(), keys, r: self.r })
+        Request::Get(GetRequest { namespace: self.namespace.clone(), keys, r: self.r, strict: self.strict })
     }
 
     fn bytes(key: &Blob) -> usize {
@@ -258,7 +259,7 @@ impl Client {
         while !left.is_empty() {
             let groups = self.by_owner(left.drain(..).map(|at| (at, &keys[at], 0)), most);
             let asks = groups.into_iter().map(|group| async move {
-                let gets = Gets { namespace: self.namespace.clone(), r: options.r };
+                let gets = Gets { namespace: self.namespace.clone(), r: options.r, strict: options.strict };
                 let each = Each::new(gets, group.iter().map(|at| Blob(keys[*at].clone())));
                 let found = self.settle(each, &keys[group[0]], Pick::Same, deadline).await;
                 (group, found)

@@ -260,7 +260,8 @@ impl Client {
     pub async fn get_with(&self, key: impl Into<Bytes>, options: GetOptions) -> Result<Found, ClientError> {
         let key = key.into();
         rpc::check_key(&key)?;
-        let each = Each::new(Gets { namespace: self.namespace.clone(), r: options.r }, [Blob(key.clone())]);
+        let gets = Gets { namespace: self.namespace.clone(), r: options.r, strict: options.strict };
+        let each = Each::new(gets, [Blob(key.clone())]);
         let found = self.settle(each, &key, Pick::Cheapest, self.deadline(options.timeout)).await.pop();
         found.unwrap_or_else(|| Err(unexpected())).map(|found| resolve::apply(self.resolver.as_deref(), &key, found))
     }

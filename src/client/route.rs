@@ -178,7 +178,8 @@ impl Routes {
                 return;
             }
             target.link.retry_now();
-            let nothing = Request::Get(GetRequest { namespace: Namespace::default(), keys: Vec::new(), r: None });
+            let nothing =
+                Request::Get(GetRequest { namespace: Namespace::default(), keys: Vec::new(), r: None, strict: false });
             let nothing = Traced::untraced(nothing);
             let answer = target.link.request(PROBE_PATIENCE, |frame| encode(&nothing, frame)).await;
             // Whatever it says, it speaks.

@@ -159,6 +159,9 @@ pub struct GetOptions {
     pub r: Option<Consistency>,
     /// Time for the operation with all its retries.
     pub timeout: Option<Duration>,
+    /// Whether those replicas must also hold what is returned, before it is: what one of them lacks is written to it first, instead
+    /// of afterwards. With R + W above N, no later read is then older than this one, also after a write that failed half way.
+    pub strict: bool,
 }
 
 #[cfg(test)]

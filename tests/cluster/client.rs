@@ -156,7 +156,8 @@ async fn a_value_of_the_greatest_length_survives_the_round_trip() {
     let value: Bytes = (0..limits::VALUE_MAX).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect();
     let options = PutOptions { timeout: Some(Duration::from_secs(60)), ..PutOptions::default() };
     client.put("large", value.clone(), options).await.unwrap();
-    let options = GetOptions { timeout: Some(Duration::from_secs(60)), r: Some(Consistency::All) };
+    let options =
+        GetOptions { timeout: Some(Duration::from_secs(60)), r: Some(Consistency::All), ..GetOptions::default() };
     assert!(client.get_with("large", options).await.unwrap().single() == Some(&value));
 }
 
@@ -224,7 +225,7 @@ async fn a_batch_with_more_bytes_than_one_request_may_hold_is_split_both_ways() 
         written.unwrap();
     }
     let keys: Vec<Bytes> = (0..values.len()).map(|at| Bytes::from(format!("{at}"))).collect();
-    let options = GetOptions { timeout: Some(Duration::from_secs(100)), r: None };
+    let options = GetOptions { timeout: Some(Duration::from_secs(100)), ..GetOptions::default() };
     for (value, found) in values.iter().zip(client.multi_get(&keys, options).await) {
         assert!(found.unwrap().single() == Some(value));
     }
@@ -246,7 +247,7 @@ async fn in_a_batch_each_key_stands_and_fails_alone() {
     assert!(keys.iter().any(owned_by_dead) && !keys.iter().all(owned_by_dead));
     let options = PutOptions { timeout: Some(Duration::from_secs(4)), ..PutOptions::default() };
     let written = client.multi_put(keys.iter().map(|key| batch(key.clone(), "v")).collect(), options).await;
-    let options = GetOptions { timeout: Some(Duration::from_secs(4)), r: None };
+    let options = GetOptions { timeout: Some(Duration::from_secs(4)), ..GetOptions::default() };
     let found = client.multi_get(&keys, options).await;
     for (key, (written, found)) in keys.iter().zip(written.iter().zip(&found)) {
         if owned_by_dead(key) {
@@ -321,7 +322,7 @@ async fn a_deadline_is_kept_when_nobody_answers() {
     assert!(unreachable.timed_out && unreachable.maybe, "{error}");
     assert!(error.is_retryable() && error.may_have_applied());
     assert!(error.to_string().contains("; the write may have been applied (request "), "{error}");
-    let error = client.get_with("k", GetOptions { timeout, r: None }).await.unwrap_err();
+    let error = client.get_with("k", GetOptions { timeout, ..GetOptions::default() }).await.unwrap_err();
     assert!(error.to_string().starts_with("no answer before the deadline (n"), "{error}");
     assert!(!error.may_have_applied(), "a read applies nothing: {error}");
     assert!(began.elapsed() < Duration::from_secs(20));

@@ -174,7 +174,7 @@ async fn ten_thousand_requests_in_flight_from_one_task_share_packets_and_all_are
     let written = client.multi_put((0..10_000).map(put).collect(), all).await;
     written.into_iter().for_each(|written| drop(written.unwrap()));
     let before = client.metrics();
-    let options = || GetOptions { timeout: patient, r: Some(Consistency::One) };
+    let options = || GetOptions { timeout: patient, r: Some(Consistency::One), ..GetOptions::default() };
     let gets = (0..10_000).map(|number| client.get_with(format!("k{number}"), options()));
     for (number, found) in futures_util::future::join_all(gets).await.into_iter().enumerate() {
         assert_eq!(found.unwrap().single(), Some(&Bytes::from(number.to_string())));
@@ -222,7 +222,8 @@ async fn closing_waits_for_what_is_under_way_and_refuses_what_comes_later() {
 async fn more_operations_than_may_be_under_way_wait_for_their_turn() {
     let cluster = Cluster::start(Setup::default()).await;
     let client = cluster.client().await;
-    let options = || GetOptions { timeout: Some(Duration::from_secs(120)), r: Some(Consistency::One) };
+    let options =
+        || GetOptions { timeout: Some(Duration::from_secs(120)), r: Some(Consistency::One), ..GetOptions::default() };
     let count = limits::CLIENT_OPERATIONS_MAX + 500;
     let gets = (0..count).map(|number| client.get_with(format!("k{number}"), options()));
     let found = futures_util::future::join_all(gets).await;

@@ -28,7 +28,7 @@ fn put(items: Vec<PutItem>) -> Request {
 }
 
 fn get(keys: Vec<Blob>) -> Request {
-    Request::Get(GetRequest { namespace: Namespace::default(), keys, r: None })
+    Request::Get(GetRequest { namespace: Namespace::default(), keys, r: None, strict: false })
 }
 
 /// The one error in a reply.
@@ -135,7 +135,7 @@ async fn r_and_w_above_n_are_refused_and_all_up_to_n_served() {
     let cluster = Cluster::start(Setup::default()).await;
     let client = cluster.client().await;
     let w = |w| PutOptions { w: Some(w), ..PutOptions::default() };
-    let r = |r| GetOptions { r: Some(r), timeout: None };
+    let r = |r| GetOptions { r: Some(r), ..GetOptions::default() };
     let four = Consistency::Count(4);
     let error = client.put("k", "v", w(four)).await.unwrap_err();
     assert_eq!(error.to_string(), "W: replica count \"4\" is not valid: 1 to 3, the N of the namespace");

@@ -33,7 +33,8 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 async fn read_all(client: &Client, key: String) -> (usize, CausalContext) {
-    let options = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(30)) };
+    let options =
+        GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(30)), ..GetOptions::default() };
     let found = client.get_with(key, options).await.unwrap();
     (found.siblings.len(), found.context)
 }

@@ -74,7 +74,8 @@ async fn shows_all(cluster: &Cluster, at: usize) -> bool {
     let pinned = cluster.pinned(at).await;
     let mut all = true;
     for number in 0..KEYS {
-        let one = GetOptions { r: Some(Consistency::One), timeout: Some(Duration::from_secs(5)) };
+        let one =
+            GetOptions { r: Some(Consistency::One), timeout: Some(Duration::from_secs(5)), ..GetOptions::default() };
         let shown = pinned.get_with(key(number), one).await;
         all &= shown.is_ok_and(|found| match is_deleted(number) {
             true => found.siblings.is_empty() && found.context.is_empty(),

@@ -37,7 +37,7 @@ async fn done(wire: &Wire, request: &Request) -> PutDone {
 
 async fn get(wire: &Wire, key: &str) -> GetDone {
     let keys = vec![Blob::copy(key.as_bytes())];
-    match wire.ask(&Request::Get(GetRequest { namespace: namespace("default"), keys, r: None })).await {
+    match wire.ask(&Request::Get(GetRequest { namespace: namespace("default"), keys, r: None, strict: false })).await {
         Reply::Get(mut outcomes) => outcomes.remove(0).unwrap(),
         other => panic!("{other:?}"),
     }

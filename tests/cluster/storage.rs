@@ -53,7 +53,7 @@ async fn shown(cluster: &Cluster, client: &Client, grade: &str, ready: bool) -> 
 async fn is_read_only(cluster: &Cluster, watcher: &Client) {
     eventually("all know that it takes no writes", async || shown(cluster, watcher, "read-only", false).await).await;
     let through = cluster.pinned(SICK).await;
-    let own = GetOptions { r: Some(Consistency::Count(1)), timeout: None };
+    let own = GetOptions { r: Some(Consistency::Count(1)), ..GetOptions::default() };
     let found = through.get_with("before", own).await.unwrap();
     assert_eq!(found.single().unwrap(), "value", "it reads no more");
     // Through it, too: it passes writes on to the others.
@@ -77,7 +77,7 @@ async fn hints(cluster: &Cluster, client: &Client) -> u64 {
 async fn is_well_again(cluster: &Cluster, watcher: &Client) {
     eventually("all know that it is well", async || shown(cluster, watcher, "ok", true).await).await;
     let client = cluster.pinned(SICK).await;
-    let one = GetOptions { r: Some(Consistency::Count(1)), timeout: None };
+    let one = GetOptions { r: Some(Consistency::Count(1)), ..GetOptions::default() };
     for key in ["before", "through"] {
         // Asked for one replica, an owner answers from its own storage.
         let has = async || client.get_with(key, one.clone()).await.is_ok_and(|found| found.exists());

@@ -119,7 +119,7 @@ pub(crate) async fn holds_all(cluster: &mut Cluster, node: usize) {
     }
     let client = cluster.pinned(node).await;
     let (keys, deleted) = sizes();
-    let one = GetOptions { r: Some(Consistency::Count(1)), timeout: None };
+    let one = GetOptions { r: Some(Consistency::Count(1)), ..GetOptions::default() };
     let client = &client;
     each(keys, async |number| {
         let found = client.get_with(key(number), one.clone()).await;

@@ -51,7 +51,8 @@ fn a_node_asked_for_three_times_what_it_can_do_does_all_it_can_and_turns_the_res
             let client = &client;
             async move {
                 sleep_until(start + Duration::from_secs(1) * number / PER_SECOND).await;
-                let options = GetOptions { r: Some(Consistency::Count(2)), timeout: Some(PATIENCE) };
+                let options =
+                    GetOptions { r: Some(Consistency::Count(2)), timeout: Some(PATIENCE), ..GetOptions::default() };
                 match client.get_with("key", options).await {
                     Ok(found) => {
                         assert!(found.exists());
@@ -108,7 +109,7 @@ fn a_client_asks_another_node_when_one_has_too_much_to_do() {
         // It was soon asked less: it is no first choice of reads, and of writes only where it is the first owner.
         assert!(metrics.overloads < 150, "{}", metrics.overloads);
         let pinned = cluster.pinned(2, 2).await;
-        let options = GetOptions { timeout: Some(Duration::from_millis(500)), r: None };
+        let options = GetOptions { timeout: Some(Duration::from_millis(500)), ..GetOptions::default() };
         let error = pinned.get_with("key1", options).await.unwrap_err();
         assert!(
             matches!(&error, ClientError::Rejected(ServeError::Overloaded(_)) | ClientError::Unreachable(_)),

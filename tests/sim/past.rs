@@ -38,7 +38,8 @@ async fn read_all(
     dots: &mut BTreeMap<(String, Dot), Bytes>,
 ) -> (Vec<String>, CausalContext) {
     for _ in 0..120 {
-        let options = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(10)) };
+        let options =
+            GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(10)), ..GetOptions::default() };
         if let Ok(found) = client.get_with(key.to_owned(), options).await {
             for sibling in &found.siblings {
                 let first = dots.entry((key.to_owned(), sibling.dot)).or_insert_with(|| sibling.value.clone());
@@ -123,7 +124,11 @@ async fn read_one(
     for round in 0..40 {
         had_to |= cluster.status(client, victim).await.health.starts_with("catching-up");
         for (key, value) in expected {
-            let options = GetOptions { r: Some(Consistency::One), timeout: Some(Duration::from_millis(400)) };
+            let options = GetOptions {
+                r: Some(Consistency::One),
+                timeout: Some(Duration::from_millis(400)),
+                ..GetOptions::default()
+            };
             let Ok(found) = pinned.get_with(key.clone(), options).await else { continue };
             let values: Vec<String> =
                 found.siblings.iter().map(|one| String::from_utf8(one.value.to_vec()).unwrap()).collect();
@@ -338,7 +343,11 @@ fn a_node_with_a_new_disk_answers_no_reads_until_it_is_filled() {
             let mut answered = 0;
             while answered < 10 * KEYS {
                 for number in 0..KEYS {
-                    let options = GetOptions { r: Some(Consistency::One), timeout: Some(Duration::from_millis(400)) };
+                    let options = GetOptions {
+                        r: Some(Consistency::One),
+                        timeout: Some(Duration::from_millis(400)),
+                        ..GetOptions::default()
+                    };
                     let Ok(found) = pinned.get_with(key(number), options).await else { continue };
                     assert!(found.exists(), "{} was read from an empty disk", key(number));
                     answered += 1;
@@ -370,7 +379,11 @@ fn a_cluster_that_is_started_again_as_a_whole_serves_within_seconds() {
         let began = simulation.elapsed();
         let client = cluster.client(2).await;
         for number in 0..KEYS {
-            let options = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(10)) };
+            let options = GetOptions {
+                r: Some(Consistency::All),
+                timeout: Some(Duration::from_secs(10)),
+                ..GetOptions::default()
+            };
             assert!(client.get_with(key(number), options).await.unwrap().exists());
         }
         let took = simulation.elapsed() - began;
@@ -397,7 +410,8 @@ fn a_node_that_finds_nobody_takes_a_new_epoch_and_serves() {
         client.close().await;
         cluster.start_node_on(1, Some(copy)).await;
         let client = cluster.client(2).await;
-        let one = GetOptions { r: Some(Consistency::One), timeout: Some(Duration::from_secs(8)) };
+        let one =
+            GetOptions { r: Some(Consistency::One), timeout: Some(Duration::from_secs(8)), ..GetOptions::default() };
         assert!(client.get_with(key(1), one).await.unwrap().exists());
         assert_ne!(cluster.engines()[&1].epoch(), before);
     });

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dynamomini::client::{Client, ClientError, GetOptions, PutOptions};
+use dynamomini::store::{Mutation, Slot};
 use dynamomini::types::Consistency;
 use dynamomini::version::Dot;
 use rand::RngExt;
@@ -12,6 +13,7 @@ use rand::rngs::StdRng;
 
 use crate::cluster::Cluster;
 use crate::network::{Conditions, Network};
+use crate::replicas::records;
 use crate::world::{Simulation, seeds, simulate};
 
 /// What was written, and what may have become of it.
@@ -120,7 +122,7 @@ async fn scenario(simulation: Simulation) -> u64 {
 }
 
 async fn judge(client: &Client, models: &[Model]) {
-    let all = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(30)) };
+    let all = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(30)), ..GetOptions::default() };
     for number in 0..5 {
         let key = format!("key{number}");
         let found = client.get_with(key.clone(), all.clone()).await.unwrap();
@@ -171,4 +173,42 @@ fn nothing_acknowledged_is_lost_over_many_seeds() {
     for seed in seeds(100, 20) {
         simulate(seed, 0.1, scenario);
     }
+}
+
+/// How many replicas hold a value at the moment when a read of two of them is answered, of which only one has it, and a second
+/// later.
+async fn holders_after_a_read(simulation: Simulation, strict: bool) -> (usize, usize) {
+    let cluster = Cluster::start(simulation.clone(), Conditions::default(), 3).await;
+    let client = cluster.pinned(1, 1).await;
+    client.put("key", "value", PutOptions::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let engines = cluster.engines();
+    let buckets = || cluster.info.partitions.buckets();
+    for number in [2, 3] {
+        let engine = &engines[&number];
+        let held = records(engine, buckets()).await;
+        assert_eq!(held.len(), 1, "n{number} never had it");
+        let missed = held.into_keys().map(|(bucket, key)| Mutation::Delete { slot: Slot { bucket, key } });
+        engine.write(engine.epoch(), missed.collect()).await.unwrap();
+    }
+    let holders = async || {
+        let mut holders = 0;
+        for engine in engines.values() {
+            holders += records(engine, buckets()).await.len();
+        }
+        holders
+    };
+    let options = GetOptions { r: Some(Consistency::Count(2)), strict, ..GetOptions::default() };
+    let found = client.get_with("key", options).await.unwrap();
+    assert_eq!(found.siblings.len(), 1);
+    let at_once = holders().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    (at_once, holders().await)
+}
+
+#[test]
+fn a_strict_read_is_answered_once_those_it_read_from_hold_what_it_returns() {
+    let (strict, _) = simulate(1, 0.0, |simulation| holders_after_a_read(simulation, true));
+    let (at_once, afterwards) = simulate(1, 0.0, |simulation| holders_after_a_read(simulation, false));
+    assert!(strict == 2 && at_once == 1 && afterwards > 1, "{strict} {at_once} {afterwards}");
 }

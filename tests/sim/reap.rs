@@ -63,7 +63,7 @@ pub(crate) async fn dead_everywhere(cluster: &Cluster) -> BTreeMap<usize, usize>
 /// Reads a key until it can be read.
 async fn read(client: &Client, key: &str, r: Consistency) -> (Vec<String>, CausalContext) {
     for _ in 0..60 {
-        let options = GetOptions { r: Some(r), timeout: Some(Duration::from_secs(10)) };
+        let options = GetOptions { r: Some(r), timeout: Some(Duration::from_secs(10)), ..GetOptions::default() };
         if let Ok(found) = client.get_with(key.to_owned(), options).await {
             let values = found.siblings.iter().map(|one| String::from_utf8(one.value.to_vec()).unwrap()).collect();
             return (values, found.context);

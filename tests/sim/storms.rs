@@ -236,7 +236,11 @@ async fn read_all(client: &Client) -> Final {
     for key in keys() {
         let mut tries = 0;
         let read = loop {
-            let options = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(10)) };
+            let options = GetOptions {
+                r: Some(Consistency::All),
+                timeout: Some(Duration::from_secs(10)),
+                ..GetOptions::default()
+            };
             match client.get_with(key.clone(), options).await {
                 Ok(read) => break read,
                 Err(error) => assert!(tries < 30, "{key} cannot be read although all is healed: {error}"),

@@ -207,7 +207,8 @@ fn a_damaged_record_that_a_read_meets_is_repaired_from_the_other_owners() {
         damage(&engine, &slot, &record).await;
         let (_, key) = dynamomini::record::split_storage_key(&key).unwrap();
         // All three are asked, and one cannot answer; by the time the client tries again it may be repaired.
-        let all = GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(2)) };
+        let all =
+            GetOptions { r: Some(Consistency::All), timeout: Some(Duration::from_secs(2)), ..GetOptions::default() };
         drop(client.get_with(key, all).await);
         converged(&cluster).await;
         assert_eq!(engine.get_many(&[slot]).await.unwrap(), [Some(record)]);

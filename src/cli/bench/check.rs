@@ -109,7 +109,7 @@ async fn nodes(access: &Access, every_node: bool) -> anyhow::Result<Vec<Option<N
 /// One pass, and whether it went to its end.
 async fn check(access: &Access, data: &DataSet, keys: u64, at_once: usize) -> anyhow::Result<(Pass, bool)> {
     let client = access.connect().await?;
-    let options = GetOptions { r: access.config.r, timeout: None };
+    let options = GetOptions { r: access.config.r, ..GetOptions::default() };
     let mut pass = Pass { node: access.node.clone(), ..Pass::default() };
     let work = |range| read(&client, data, options.clone(), range);
     let take = |batch: Vec<(u64, Result<Found, ClientError>)>| {

@@ -47,7 +47,7 @@ impl Target for ClusterTarget {
 
 impl ClusterTarget {
     async fn get(&self, operation: &Operation) -> Result<(Found, Answer), Problem> {
-        let options = GetOptions { r: self.r, timeout: None };
+        let options = GetOptions { r: self.r, ..GetOptions::default() };
         let found = self.client.get_with(operation.key.clone(), options).await.map_err(problem)?;
         if let Some(contexts) = &self.contexts {
             contexts.read(operation.number, &found.context);

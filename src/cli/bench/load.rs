@@ -89,7 +89,7 @@ struct Filled {
 async fn fill(client: &Client, config: &ClientConfig, data: &DataSet, range: Range<u64>) -> Filled {
     let mut filled = Filled::default();
     let keys: Vec<Bytes> = range.clone().map(|number| data.key(number)).collect();
-    let found = client.multi_get(&keys, GetOptions { r: config.r, timeout: None }).await;
+    let found = client.multi_get(&keys, GetOptions { r: config.r, ..GetOptions::default() }).await;
     let mut puts = Vec::with_capacity(keys.len());
     for ((number, key), found) in range.zip(keys).zip(found) {
         match found {

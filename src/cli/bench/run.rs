@@ -117,7 +117,7 @@ async fn learn(access: &Access, client: &Client, workload: &Workload, contexts: 
     let keys = workload.keys.min(u64::try_from(limits::BENCH_CONTEXTS_MAX).unwrap_or(u64::MAX));
     let read = async |range: Range<u64>| {
         let keys: Vec<Bytes> = range.clone().map(|number| workload.data.key(number)).collect();
-        let options = GetOptions { r: access.config.r, timeout: None };
+        let options = GetOptions { r: access.config.r, ..GetOptions::default() };
         range.zip(client.multi_get(&keys, options).await).collect::<Vec<_>>()
     };
     let take = |batch: Vec<(u64, Result<Found, ClientError>)>| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, FuturesUnordered, Stream};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -19,7 +19,7 @@ use crate::node::meters::Stage;
 use crate::node::past;
 use crate::node::peers::PeerError;
 use crate::node::replica::Apply;
-use crate::quorum::{GetQuorum, GetStep, Role};
+use crate::quorum::{GetQuorum, GetStep, Miss, Role};
 use crate::record;
 use crate::ring::Ring;
 use crate::store::Slot;
@@ -54,7 +54,8 @@ pub(crate) async fn get(
     let read_one = async |key: &Blob| {
         rpc::check_key(key)?;
         let place = core.place(&request.namespace, key);
-        let state = read(core, ring(&view, &request.namespace)?, policy, &place.slot, needed, ask).await?;
+        let level = Level { needed, strict: request.strict };
+        let state = read(core, ring(&view, &request.namespace)?, policy, &place.slot, level, ask).await?;
         Ok(found(policy, &place, &state, core.rest.wall_ms()))
     };
     if let [key] = &request.keys[..] {
@@ -105,13 +106,22 @@ pub(crate) fn found(policy: &NamespacePolicy, place: &Place, state: &Siblings, w
     GetDone { siblings, context }
 }
 
-/// Reads a key at `needed` replicas.
+/// How sure a read is to be.
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    /// Replicas that must answer.
+    needed: u8,
+    /// Whether so many must hold what is returned before it is.
+    strict: bool,
+}
+
+/// Reads a key.
 async fn read(
     core: &Arc<Core>,
     ring: &Ring,
     policy: &NamespacePolicy,
     slot: &Slot,
-    needed: u8,
+    Level { needed, strict }: Level,
     by: Ask<'_>,
 ) -> Result<Siblings, ServeError> {
     let (candidates, trip) = candidates(core, ring, policy, slot, needed);
@@ -147,7 +157,12 @@ async fn read(
         GetStep::Wait | GetStep::GiveUp => return Err(full.error(needed)),
     }
     let state = full.merged();
-    full.repair(ring.preference_list(core.partition_in(ring, slot)), &state);
+    let owners = ring.preference_list(core.partition_in(ring, slot));
+    if strict {
+        full.repair_now(owners, &state, needed).await?;
+    } else {
+        full.repair_later(owners, &state);
+    }
     Ok(state)
 }
 
@@ -311,8 +326,10 @@ impl<'a> Asking<'a> {
                     digest
                 }
                 Err(error) => {
-                    let partition = self.core.trees.partition_of(&self.slot.key);
-                    self.core.replica.note_unreadable(partition, &error);
+                    if node == self.core.id {
+                        let partition = self.core.trees.partition_of(&self.slot.key);
+                        self.core.replica.note_unreadable(partition, &error);
+                    }
                     return self.fail(node, format!("holds a record that cannot be read: {error}"));
                 }
             },
@@ -344,13 +361,18 @@ impl<'a> Asking<'a> {
         merged
     }
 
-    /// Sends the merged state to the replicas that answered with less, without keeping the reader waiting.
-    fn repair(&self, owners: &[NodeId], state: &Siblings) {
+    /// The merged record, and the owners that answered with less. A stand-in that holds nothing need not hold anything.
+    fn behind(&self, owners: &[NodeId], state: &Siblings) -> (Bytes, Vec<NodeId>) {
         let merged = record::encode(&self.core.hash, &self.slot.key, state);
         let digest = record::digest(&merged);
-        // A stand-in that holds nothing need not hold anything.
         let behind = self.quorum.replies().iter().filter(|(node, held)| *held != digest && owners.contains(node));
-        let behind: Vec<NodeId> = behind.map(|(node, _)| *node).collect();
+        let behind = behind.map(|(node, _)| *node).collect();
+        (merged, behind)
+    }
+
+    /// Sends the merged state to the replicas that answered with less, without keeping the reader waiting.
+    fn repair_later(&self, owners: &[NodeId], state: &Siblings) {
+        let (merged, behind) = self.behind(owners, state);
         if behind.is_empty() {
             return;
         }
@@ -360,6 +382,27 @@ impl<'a> Asking<'a> {
         if self.core.finish_later("read-repair", self.by.work, repair).is_none() {
             self.core.meters.read_repairs.count(count);
         }
+    }
+
+    /// The same before the reader has its answer, which it gets only if enough of those that answered hold it then.
+    async fn repair_now(self, owners: &[NodeId], state: &Siblings, needed: u8) -> Result<(), ServeError> {
+        let (merged, behind) = self.behind(owners, state);
+        let replied: Vec<NodeId> = self.quorum.replies().iter().map(|(node, _)| *node).collect();
+        let Self { core, slot, by, .. } = self;
+        core.meters.read_repairs.count(behind.len());
+        let by = by.until(Instant::now() + core.timeouts.replica);
+        let one = async |node: &NodeId| {
+            let outcome = repair_one(core, *node, slot, &merged, by).await;
+            let why = format!("could not be repaired: {}", outcome.err()?.why);
+            Some(Miss { node: *node, why, maybe: false })
+        };
+        let failed: Vec<Miss> = join_all(behind.iter().map(one)).await.into_iter().flatten().collect();
+        let hold = replied.into_iter().filter(|node| failed.iter().all(|miss| miss.node != *node));
+        let hold: Vec<NodeId> = hold.collect();
+        if hold.len() >= usize::from(needed) {
+            return Ok(());
+        }
+        Err(quorum_error(core, Verb::Read, needed, hold, &failed, false))
     }
 
     fn error(&self, needed: u8) -> ServeError {
@@ -439,20 +482,19 @@ pub(crate) async fn fetch(
 async fn repair(core: Arc<Core>, trace: TraceId, slot: Slot, merged: Bytes, behind: Vec<NodeId>) {
     let by = By { trace, ..By::itself(core.timeouts.replica) };
     for node in behind {
-        let result = if node == core.id {
-            let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new(), unsynced: false };
-            core.replica.apply(apply).await.map_err(PeerError::from)
-        } else {
-            let write = ReplicaWrite {
-                slot: slot_ref(&slot),
-                record: Blob(merged.clone()),
-                hints: Vec::new(),
-                reservation: None,
-            };
-            core.peers.apply(node, vec![write], by).await.map(drop)
-        };
-        if let Err(error) = result {
+        if let Err(error) = repair_one(&core, node, &slot, &merged, by).await {
             tracing::debug!(request = %trace, %node, error = error.why, "read repair failed; the next read tries again");
         }
     }
+}
+
+async fn repair_one(core: &Arc<Core>, node: NodeId, slot: &Slot, merged: &Bytes, by: By) -> Result<(), PeerError> {
+    if node == core.id {
+        let apply = Apply { slot: slot.clone(), record: merged.clone(), hints: Vec::new(), unsynced: false };
+        return core.replica.apply(apply).await.map(drop).map_err(PeerError::from);
+    }
+    let record = Blob(merged.clone());
+    let write = ReplicaWrite { slot: slot_ref(slot), record, hints: Vec::new(), reservation: None };
+    let outcomes = core.peers.apply(node, vec![write], by).await?;
+    outcomes.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(PeerError::from(error)))
 }

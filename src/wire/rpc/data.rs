@@ -93,6 +93,8 @@ pub struct GetRequest {
     pub keys: Vec<Blob>,
     /// Replicas that must answer; the namespace's R when absent.
     pub r: Option<Consistency>,
+    /// Whether so many must hold what is returned before it is: those of them that are behind are repaired first.
+    pub strict: bool,
 }
 
 /// What a read found.
