@@ -213,22 +213,14 @@ impl Connection {
         let deadline = Instant::now() + timeout.min(limits::DEADLINE_MAX);
         // The id matters on lanes only: this request has a stream to itself.
         let head = RequestHead { id: 0, deadline_ms: remaining_ms(deadline) };
-        if !is_packed {
-            let prefix = frame::bulk_prefix(frame::BULK, body.len(), |buffer| frame::put_request_head(buffer, head));
-            return self.ask_in_bulk(prefix, body, deadline).await;
-        }
-        let counters = &self.0.shared.counters;
-        let prefix_of = |length: u32, rest: usize| {
-            frame::bulk_prefix(frame::PACKED, rest, |buffer| {
-                frame::put_request_head(buffer, head);
-                pack::put_length(buffer, length);
-            })
-        };
-        let plain = body.len();
-        let (length, body) = pack::pack(body);
-        counters.packing_saved.count(plain - body.len());
-        let reply = self.ask_in_bulk(prefix_of(length, body.len()), body, deadline).await?;
-        pack::unpack(reply).map_err(|error| self.0.shared.lost(error.to_string()))
+        let kind = if is_packed { frame::PACKED } else { frame::BULK };
+        let (length, body) = pack::pack(body, is_packed, &self.0.shared.counters.packing_saved);
+        let prefix = frame::bulk_prefix(kind, body.len(), |buffer| {
+            frame::put_request_head(buffer, head);
+            pack::put_length(buffer, length);
+        });
+        let reply = self.ask_in_bulk(prefix, body, deadline).await?;
+        pack::unpack(reply, is_packed).map_err(|error| self.0.shared.lost(error.to_string()))
     }
 
     /// Sends a request on a stream of its own and reads the reply there.

@@ -266,20 +266,16 @@ impl<H: Handler> Serving<H> {
         self.counters.frames_received.one();
         self.counters.bytes_received.count(frame.len());
         let head = frame::take_request(&mut frame)?;
-        let frame = if is_packed { pack::unpack(frame)? } else { frame };
+        let frame = pack::unpack(frame, is_packed)?;
         let wait = Duration::from_millis(head.deadline_ms.into()).min(limits::DEADLINE_MAX);
         let request = Incoming { peer: self.peer.clone(), arrived, deadline: arrived + wait, body: frame, id: head.id };
-        let (status, plain) = self.answer(request).await;
+        let (status, body) = self.answer(request).await;
         drop(permit);
         self.counters.frames_sent.one();
-        let size = plain.len();
-        let (length, body) = if is_packed { pack::pack(plain) } else { (0, plain) };
-        self.counters.packing_saved.count(size - body.len());
+        let (length, body) = pack::pack(body, is_packed, &self.counters.packing_saved);
         let mut prefix = frame::bulk_prefix(frame::BULK, body.len(), |buffer| {
             frame::put_reply_head(buffer, head.id, status);
-            if is_packed {
-                pack::put_length(buffer, length);
-            }
+            pack::put_length(buffer, length);
         });
         // This stream has said what it is in the other direction.
         let prefix = prefix.split_off(1);
