@@ -282,7 +282,8 @@ impl Swim {
         }
     }
 
-    /// A process that was stopped finds its deadlines long past. What it did not hear meanwhile is nobody's fault.
+    /// A process that was stopped finds its deadlines long past. What it did not hear meanwhile is nobody's fault, so that
+    /// everything it waits for has as much time left as when it was stopped.
     fn notice_pause(&mut self, now: Duration) {
         let Some(due) = self.timers.next() else { return };
         let late = now.saturating_sub(due);
@@ -291,8 +292,7 @@ impl Swim {
         }
         self.counters.pauses += 1;
         self.health.worse(1);
-        self.probes.clear();
-        self.relayed.clear();
+        self.postpone_probes(late);
         let accused: Vec<NodeId> = self.table.reachable().to_vec();
         for node in accused {
             let Some(State::Suspect(suspicion)) = self.table.get_mut(node).map(|member| &mut member.state) else {
@@ -301,9 +301,6 @@ impl Swim {
             suspicion.began += late;
             suspicion.deadline = now.max(suspicion.deadline + late);
             self.timers.at(suspicion.deadline, Timer::Suspicion(node));
-            if suspicion.accusers.iter().any(|accuser| accuser.node == self.me) {
-                self.recheck(now, node);
-            }
         }
     }
 

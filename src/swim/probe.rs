@@ -366,6 +366,20 @@ impl Swim {
         }
     }
 
+    /// Gives all probes, this member's and those it relays, the time that passed while it was stopped.
+    pub(super) fn postpone_probes(&mut self, late: Duration) {
+        for (seq, probe) in &mut self.probes {
+            probe.at += late;
+            // How long the answer took will not be known.
+            probe.pings += 1;
+            self.timers.at(probe.at, Timer::Probe(*seq));
+        }
+        for (seq, relayed) in &mut self.relayed {
+            relayed.at += late;
+            self.timers.at(relayed.at, Timer::Relay(*seq));
+        }
+    }
+
     pub(super) fn drop_probes(&mut self, node: NodeId) {
         self.probes.retain(|_, probe| probe.target != node);
     }

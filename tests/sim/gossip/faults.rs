@@ -5,6 +5,9 @@ use std::time::Duration;
 use dynamomini::swim::Event;
 use dynamomini::swim::Input;
 use dynamomini::swim::Standing;
+use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use super::judge;
 use super::net::Net;
@@ -28,6 +31,35 @@ fn a_killed_process_is_seen_by_all_within_3_s() {
             let longest = Duration::from_secs(3);
             seen_failed_within("faults::a_killed_process_is_seen_by_all_within_3_s", seed, members, false, longest);
         }
+    }
+}
+
+/// A machine with too much to do runs each of its processes late, again and again, by more than a ping may take.
+#[test]
+fn a_killed_process_is_seen_where_all_members_run_late() {
+    let scenario = "faults::a_killed_process_is_seen_where_all_members_run_late";
+    for seed in seeds(6) {
+        let mut net = Net::settled(seed, 16);
+        let mut chance = StdRng::seed_from_u64(seed);
+        let mut resumes = [net.now; 16];
+        let killed_at = net.now + Duration::from_secs(20);
+        let mut took = None;
+        while took.is_none() && net.now < killed_at + MINUTE {
+            for (at, resumes) in resumes.iter_mut().enumerate() {
+                if net.now >= *resumes && net.hosts[at].swim.is_some() && chance.random_bool(0.1) {
+                    *resumes = net.now + Duration::from_millis(chance.random_range(350..800));
+                    net.pause(at, *resumes);
+                }
+            }
+            net.run_for(Duration::from_millis(50));
+            if net.now >= killed_at && net.hosts[0].swim.is_some() {
+                net.kill(0);
+            }
+            let seen = net.hosts[0].swim.is_none() && net.all_see(0, Standing::Failed);
+            took = seen.then(|| net.now - killed_at);
+        }
+        judge::within(&net, scenario, "being seen failed by all", took, Duration::from_secs(12));
+        judge::no_false_death(&net, scenario);
     }
 }
 
