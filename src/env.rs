@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -18,6 +19,9 @@ use tokio::time::Instant;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How finely tokio keeps timers that end within some seconds, and not within this time.
+const TIMER_SLOT: Duration = Duration::from_millis(64);
 
 /// A boxed task.
 pub type BoxTask = Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
@@ -65,7 +69,8 @@ impl World for RealWorld {
 #[derive(Clone)]
 pub struct Env {
     world: Arc<dyn World>,
-    born: Instant,
+    /// When its time begins, which is once somebody asks.
+    born: Arc<OnceLock<Instant>>,
     /// Told when something has woken the process anyway.
     awake: Arc<Notify>,
     tasks: TaskTracker,
@@ -89,7 +94,7 @@ impl Env {
     pub fn new(world: Arc<dyn World>) -> Self {
         Self {
             world,
-            born: Instant::now(),
+            born: Arc::default(),
             awake: Arc::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -101,7 +106,7 @@ impl Env {
     pub fn child(&self) -> Self {
         Self {
             world: self.world.clone(),
-            born: self.born,
+            born: self.born.clone(),
             awake: self.awake.clone(),
             tasks: TaskTracker::new(),
             stop: self.stop.child_token(),
@@ -153,9 +158,26 @@ impl Env {
 
     /// The moment for which [`Env::beat`] waits.
     pub fn next_beat(&self, pause: Duration) -> Instant {
-        let pause_ms = pause.as_millis().max(1);
-        let beats = self.born.elapsed().as_millis() / pause_ms + 1;
-        self.born + Duration::from_millis(u64::try_from(beats * pause_ms).unwrap_or(u64::MAX))
+        self.beat_after(Instant::now(), pause)
+    }
+
+    /// The moment at which to wait for something that is due then, or a little later: the runtime keeps distant timers by
+    /// slots of [`TIMER_SLOT`], and is woken at the beginning of the slot and again at the moment itself unless that is one.
+    pub fn slot(&self, due: Instant) -> Instant {
+        let is_distant = due > Instant::now() + 2 * TIMER_SLOT;
+        if is_distant { self.beat_after(due, TIMER_SLOT) } else { due }
+    }
+
+    /// The first whole multiple of `pause` after a moment.
+    fn beat_after(&self, moment: Instant, pause: Duration) -> Instant {
+        let (born, pause_ms) = (self.born(), pause.as_millis().max(1));
+        let beats = moment.saturating_duration_since(born).as_millis() / pause_ms + 1;
+        born + Duration::from_millis(u64::try_from(beats * pause_ms).unwrap_or(u64::MAX))
+    }
+
+    /// When this world's time began. Asked right before a runtime is made, its timers count from then.
+    pub fn born(&self) -> Instant {
+        *self.born.get_or_init(Instant::now)
     }
 
     /// Milliseconds since the Unix epoch by the wall clock, which may jump.
@@ -215,18 +237,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beats_of_several_tasks_fall_together() {
         let env = Env::real();
+        env.born();
         tokio::time::sleep(Duration::from_millis(130)).await;
-        let beats = [100, 200, 500].map(|ms| env.child().next_beat(Duration::from_millis(ms)) - env.born);
+        let beats = [100, 200, 500].map(|ms| env.child().next_beat(Duration::from_millis(ms)) - env.born());
         assert_eq!(beats, [200, 200, 500].map(Duration::from_millis));
         env.beat(Duration::from_millis(500)).await;
-        assert_eq!(env.born.elapsed(), Duration::from_millis(500));
+        assert_eq!(env.born().elapsed(), Duration::from_millis(500));
         env.beat(Duration::from_millis(500)).await;
-        assert_eq!(env.born.elapsed(), Duration::from_millis(1_000));
+        assert_eq!(env.born().elapsed(), Duration::from_millis(1_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_late_is_waited_for_until_a_slot_of_the_runtime() {
+        let env = Env::real();
+        let at = |ms| env.born() + Duration::from_millis(ms);
+        assert_eq!([3, 128, 129, 191, 192, 193].map(|ms| env.slot(at(ms))), [3, 128, 192, 192, 256, 256].map(at));
     }
 
     #[tokio::test(start_paused = true)]
     async fn looks_are_made_in_turn_when_the_process_is_awake_and_are_never_long_overdue() {
         let (env, second) = (Env::real(), Duration::from_secs(1));
+        env.born();
         let child = env.child();
         let (mut first, mut other) = (std::pin::pin!(child.look(second)), std::pin::pin!(env.look(second)));
         assert!(futures_util::poll!(first.as_mut()).is_pending() && futures_util::poll!(other.as_mut()).is_pending());
@@ -237,7 +268,7 @@ mod tests {
         env.awake();
         assert!(futures_util::poll!(other.as_mut()).is_ready());
         env.look(second).await;
-        assert_eq!(env.born.elapsed(), 4 * second);
+        assert_eq!(env.born().elapsed(), 4 * second);
     }
 
     #[tokio::test(start_paused = true)]

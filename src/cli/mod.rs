@@ -175,6 +175,8 @@ impl Context {
         if let Some(threads) = threads {
             builder.worker_threads(threads);
         }
+        // What waits for slots of the runtime's timers counts them from here.
+        self.env.born();
         builder.enable_all().thread_keep_alive(BLOCKING_THREADS_KEPT).build()?.block_on(future)
     }
 

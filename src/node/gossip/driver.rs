@@ -134,6 +134,7 @@ impl Driver {
             // A look waits for the next probe, which is seldom longer than it may wait.
             let overdue = self.next_look + limits::LOOK_EVERY;
             let due = self.swim.deadline().map_or(overdue, |at| (self.gossip.started + at).min(overdue));
+            let due = env.slot(due);
             let socket = self.socket.clone();
             // What clients ask must not hold up what the other members say, nor that everything else for long.
             tokio::select! {
