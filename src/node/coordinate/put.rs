@@ -254,7 +254,9 @@ impl Coordination<'_> {
         sick && owners.iter().any(|owner| *owner != self.core.id && self.core.takes_writes(*owner))
     }
 
-    /// Hands the write to another owner; tries the next where it certainly was not executed, or marks it as a retry.
+    /// Hands the write to another owner, and to the next where it certainly was not executed. Where it may have been, only
+    /// the client goes on elsewhere: it knows whether it still waits, and this node could bring a write that the client
+    /// has replaced since.
     async fn forward(&self, item: PutItem, owners: &[NodeId]) -> Result<PutDone, ServeError> {
         let core = self.core;
         if self.forwarded {
@@ -263,53 +265,37 @@ impl Coordination<'_> {
             return Err(ServeError::Unavailable(text.to_owned()));
         }
         core.meters.forwarded.one();
-        let mut request = PutRequest { items: vec![item], ..self.head.clone() };
+        let request = PutRequest { items: vec![item], ..self.head.clone() };
         let mut missed = Vec::new();
         let others = owners.iter().filter(|owner| **owner != core.id);
         let well =
             |owner: &&NodeId| core.peers.is_up(**owner) && core.takes_writes(**owner) && !core.is_catching_up(**owner);
         let (well, rest): (Vec<NodeId>, Vec<NodeId>) = others.partition(well);
         for owner in well.into_iter().chain(rest) {
-            // One that is silent must leave time for the next.
-            let left = self.ask.deadline.saturating_duration_since(Instant::now());
-            let patience = if missed.len() + 1 < owners.len() { left / 2 } else { left };
             let began = Instant::now();
-            let by = self.ask.until(began + patience);
+            // Silence must leave the client time for others.
+            let by = self.ask.until(began + self.ask.deadline.saturating_duration_since(began) / 2);
             let answer = core.peers.request(owner, Request::Put(request.clone()), by).await;
             core.passed(self.ask.stages, Stage::PutForward, began);
-            let error = match answer {
+            let PeerError { why, maybe } = match answer {
                 Ok(Reply::Put(mut outcomes)) if outcomes.len() == 1 => match outcomes.remove(0) {
                     Err(ServeError::Unavailable(why) | ServeError::Overloaded(why)) => PeerError { why, maybe: false },
-                    Ok(done) => return Ok(done),
-                    Err(error) => return Err(after_silence(error, &missed)),
+                    outcome => return outcome,
                 },
                 Ok(Reply::Error(ServeError::Unavailable(why) | ServeError::Overloaded(why))) => {
                     PeerError { why, maybe: false }
                 }
-                Ok(Reply::Error(error)) => return Err(after_silence(error, &missed)),
+                Ok(Reply::Error(error)) => return Err(error),
                 Ok(_) => PeerError { why: "sent a reply of the wrong kind".to_owned(), maybe: true },
                 Err(error) => error,
             };
-            request.retry |= error.maybe;
-            missed.push(Miss { node: owner, why: error.why, maybe: error.maybe });
+            missed.push(Miss { node: owner, why, maybe });
+            if maybe {
+                break;
+            }
         }
         let maybe = missed.iter().any(|miss| miss.maybe);
         Err(quorum_error(core, Verb::Write, self.needed[0], [], &missed, maybe))
-    }
-}
-
-/// What one owner says of a write, after others that were asked before did not answer: they may have done it.
-fn after_silence(error: ServeError, missed: &[Miss]) -> ServeError {
-    if !missed.iter().any(|miss| miss.maybe) {
-        return error;
-    }
-    match error {
-        ServeError::Quorum(mut error) => {
-            error.may_appear = true;
-            ServeError::Quorum(error)
-        }
-        ServeError::Deadline(_) | ServeError::Uncertain(_) => error,
-        other => ServeError::Uncertain(format!("an owner did not answer, and the next one says: {other}")),
     }
 }
 
@@ -480,22 +466,4 @@ fn check_context(context: &KeyContext, place: &Place) -> Result<(), ServeError> 
         return Err(ServeError::Invalid("the causal context belongs to another key: read this key first".to_owned()));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_after_silence_leaves_open_whether_the_write_was_done() {
-        let silent = |maybe| [Miss { node: NodeId(1), why: "no answer".to_owned(), maybe }];
-        let refusal = || ServeError::Condition("the key exists".to_owned());
-        assert_eq!(after_silence(refusal(), &silent(false)), refusal());
-        let uncertain = after_silence(refusal(), &silent(true));
-        assert!(matches!(&uncertain, ServeError::Uncertain(text) if text.contains("the key exists")), "{uncertain}");
-        let (got, missing) = (Vec::new(), Vec::new());
-        let quorum = rpc::QuorumError { verb: Verb::Write, needed: 2, got, missing, may_appear: false, trace: None };
-        let after = after_silence(ServeError::Quorum(Box::new(quorum)), &silent(true));
-        assert!(matches!(after, ServeError::Quorum(error) if error.may_appear));
-    }
 }
