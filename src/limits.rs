@@ -184,8 +184,9 @@ pub const STORE_VALUE_APART: u32 = 4 * 1024;
 pub const STORE_RECENT_VALUE_MAX: usize = 64 * 1024;
 /// Files of its own that the embedded engine keeps open.
 pub const STORE_OPEN_FILES: usize = 256;
-/// Entries of the embedded engine up to which it counts its records; beyond, it estimates.
-pub const STORE_COUNTED_MAX: usize = 20_000;
+/// Entries of the embedded engine up to which it counts its records; beyond, it estimates, since counting reads them, and
+/// whoever asks a cluster how it is has all nodes count at once.
+pub const STORE_COUNTED_MAX: usize = 2_000;
 /// Bytes of the file that the embedded engine writes beside its store to find out the same before it tries itself.
 pub const STORE_ROOM_FILE: usize = 16 * 1024 * 1024;
 /// Longest pause between attempts to write to a failed disk again, in intervals of upkeep.
