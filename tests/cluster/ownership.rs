@@ -54,7 +54,7 @@ pub(crate) async fn done(cluster: &Cluster, words: &str) -> Value {
 }
 
 /// Adds a node by `dev add`, and takes note of it.
-async fn add(cluster: &mut Cluster, words: &[&str]) -> Value {
+pub(crate) async fn add(cluster: &mut Cluster, words: &[&str]) -> Value {
     let dir = cluster.dir().display().to_string();
     let output = run(&[&["dev", "add", "--json", "--dir", &dir], words].concat()).await;
     assert!(output.status.success(), "{}", complaint(&output));
