@@ -130,12 +130,19 @@ pub enum ChangeError {
 impl ChangeError {
     fn limit() -> Self {
         Self::Limit(format!(
-            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once, and 1 to {} copies",
+            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once",
             limits::MEMBERS_MAX,
             limits::WEIGHT_MAX,
             limits::GOSSIP_ADDRESS_MAX,
-            limits::REPLICAS_MAX
         ))
+    }
+
+    fn copies(n: u8) -> Self {
+        Self::Limit(format!("{n} copies of each key are not possible: choose 1 to {}", limits::REPLICAS_MAX))
+    }
+
+    fn seat_taken(name: &NodeName, holder: &NodeName) -> Self {
+        Self::Limit(format!("{holder} was put in the place of {name} and has it still: give the node another name"))
     }
 }
 
@@ -157,6 +164,9 @@ impl Change {
         let roles = &mut placement.roles;
         match self {
             Self::Join { name, quic, zone, weight } => {
+                if let Some((holder, _)) = roles.iter().find(|(of, role)| role.seat == *name && *of != name) {
+                    return Err(ChangeError::seat_taken(name, holder));
+                }
                 let role = Role { quic: quic.clone(), zone: zone.clone(), weight: *weight, seat: name.clone() };
                 if roles.insert(name.clone(), role).is_some() {
                     return Err(ChangeError::Member(name.clone()));
@@ -198,6 +208,9 @@ impl Change {
                 role.zone = zone.clone();
             }
             Self::Copies { namespace, n } => {
+                if !(1..=limits::REPLICAS_MAX).contains(&usize::from(*n)) {
+                    return Err(ChangeError::copies(*n));
+                }
                 placement.copies.insert(namespace.clone(), *n);
             }
             Self::Split { partitions } => placement.cut_into(*partitions)?,

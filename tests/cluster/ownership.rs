@@ -148,6 +148,43 @@ async fn grow_and_shrink(cluster: &mut Cluster, client: &Client) {
     .await;
 }
 
+/// No owner has more than its part by a twentieth, or by one partition.
+async fn even(cluster: &Cluster, nodes: &[&str]) {
+    let owners = owners(cluster).await;
+    assert_eq!(names(&owners), nodes);
+    let part = owners.iter().map(|(_, owned)| *owned as f64).sum::<f64>() / owners.len() as f64;
+    let most = (part * 1.05).max(part + 1.0);
+    assert!(owners.iter().all(|(_, owned)| *owned as f64 <= most), "at most {most}: {owners:?}");
+}
+
+#[tokio::test]
+async fn two_nodes_join_at_once_and_two_leave_and_data_is_spread_evenly_each_time() {
+    let strict = [&SETTINGS[..], &["--set", "namespaces.default.sloppy=false"]].concat();
+    let mut cluster = Cluster::start(&strict).await;
+    let client = cluster.client().await;
+    fill(&client).await;
+    for _ in 0..2 {
+        add(&mut cluster, &["--approve"]).await;
+    }
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let changes = async {
+        let join = async |name| done(&cluster, &format!("cluster join {name} --yes --wait")).await;
+        let (one, other) = tokio::join!(join("n4"), join("n5"));
+        assert_eq!((&one["waited"]["outcome"], &other["waited"]["outcome"]), (&"done".into(), &"done".into()));
+        even(&cluster, &["n1", "n2", "n3", "n4", "n5"]).await;
+        for (leaves, stay) in [("n2", &["n1", "n3", "n4", "n5"][..]), ("n5", &["n1", "n3", "n4"])] {
+            done(&cluster, &format!("cluster leave {leaves} --yes --wait")).await;
+            even(&cluster, stay).await;
+        }
+        ended.send(()).unwrap();
+    };
+    let end = async { end.await.unwrap() };
+    let load = Steady { requests: usize::MAX, ..LOAD };
+    let (report, ()) = tokio::join!(steady::run_until(&client, load, "steady", end), changes);
+    assert!(report.wrong.is_empty() && report.errors.is_empty(), "{:?} {:?}", report.wrong, report.errors);
+    check(&client, "two have joined and two have left").await;
+}
+
 #[tokio::test]
 async fn a_killed_node_is_replaced_and_another_one_removed() {
     let mut cluster = Cluster::start(&["--nodes", "4", "--", "--set", "cluster.partitions=64"]).await;
