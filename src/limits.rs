@@ -28,7 +28,7 @@ pub const CLUSTER_NAME_MAX: usize = 64;
 
 /// Most copies of a key.
 pub const REPLICAS_MAX: usize = 16;
-/// Trees that a node fetches at the same time when it is to own more.
+/// Trees that a node fetches at the same time when it is to own more, or drops when it owns them no more.
 pub const COPIES_AT_ONCE: usize = 4;
 
 /// Longest name of a task that is taken in an order.

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream;
 use tokio::time::{Instant, sleep};
 
 use crate::limits;
@@ -79,16 +81,16 @@ async fn round(core: &Arc<Core>, view: &ClusterView) -> bool {
         shedding.begin(version, (version, core.engine.epoch()), core.rest.wall_ms());
         shedding.expect(trees.len());
     }
-    let mut any = false;
-    for tree in trees {
-        if core.view().version() != version || tasks::holds_shedding(core, version) {
-            break;
-        }
-        if shed(core, view, tree).await {
+    let one = async |tree| {
+        let is_over = core.view().version() != version || tasks::holds_shedding(core, version);
+        let gone = !is_over && shed(core, view, tree).await;
+        if gone {
             shedding.done(tree);
-            any = true;
         }
-    }
+        gone
+    };
+    let gone = stream::iter(trees.into_iter().map(one)).buffer_unordered(limits::COPIES_AT_ONCE);
+    let any = gone.fold(false, async |any, gone| any | gone).await;
     shedding.rest();
     let is_news = core.ownership.state().shed != version;
     if is_news && sync::knows_all(core) && not_owned(core, view).is_empty() && core.view().version() == version {
