@@ -1,5 +1,6 @@
 //! What may be asked for, and the layout that comes of it.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
@@ -136,14 +137,21 @@ impl ChangeError {
             limits::GOSSIP_ADDRESS_MAX,
         ))
     }
+}
 
-    fn copies(n: u8) -> Self {
-        Self::Limit(format!("{n} copies of each key are not possible: choose 1 to {}", limits::REPLICAS_MAX))
-    }
+/// Refuses a node whose seat another one has.
+fn check_seat(roles: &BTreeMap<NodeName, Role>, name: &NodeName) -> Result<(), ChangeError> {
+    let holder = roles.iter().find(|(of, role)| role.seat == *name && *of != name);
+    let taken =
+        |(holder, _)| format!("{holder} was put in the place of {name} and has it still: give the node another name");
+    holder.map_or(Ok(()), |holder| Err(ChangeError::Limit(taken(holder))))
+}
 
-    fn seat_taken(name: &NodeName, holder: &NodeName) -> Self {
-        Self::Limit(format!("{holder} was put in the place of {name} and has it still: give the node another name"))
+fn check_copies(n: u8) -> Result<(), ChangeError> {
+    if (1..=limits::REPLICAS_MAX).contains(&usize::from(n)) {
+        return Ok(());
     }
+    Err(ChangeError::Limit(format!("{n} copies of each key are not possible: choose 1 to {}", limits::REPLICAS_MAX)))
 }
 
 impl Change {
@@ -164,9 +172,7 @@ impl Change {
         let roles = &mut placement.roles;
         match self {
             Self::Join { name, quic, zone, weight } => {
-                if let Some((holder, _)) = roles.iter().find(|(of, role)| role.seat == *name && *of != name) {
-                    return Err(ChangeError::seat_taken(name, holder));
-                }
+                check_seat(roles, name)?;
                 let role = Role { quic: quic.clone(), zone: zone.clone(), weight: *weight, seat: name.clone() };
                 if roles.insert(name.clone(), role).is_some() {
                     return Err(ChangeError::Member(name.clone()));
@@ -208,9 +214,7 @@ impl Change {
                 role.zone = zone.clone();
             }
             Self::Copies { namespace, n } => {
-                if !(1..=limits::REPLICAS_MAX).contains(&usize::from(*n)) {
-                    return Err(ChangeError::copies(*n));
-                }
+                check_copies(*n)?;
                 placement.copies.insert(namespace.clone(), *n);
             }
             Self::Split { partitions } => placement.cut_into(*partitions)?,

@@ -251,13 +251,15 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
     let (status, refused) = ask(&cluster, "cluster join n4").await;
     assert_eq!(status, Some(2), "nobody can be asked here: {refused}");
 
+    // One that is asked while it is stopped would not answer.
+    let asked = cluster.pinned(0).await;
     // A member that is stopped keeps the change from getting anywhere before it is held.
     let held = cluster.pid(2, "pid");
     send(held, Signal::STOP);
     let quic = cluster.text(3, "quic").to_owned();
     let join = Change::Join { name: "n4".parse().unwrap(), quic, zone: "default".parse().unwrap(), weight: 100 };
     // Not by the command, whose plan asks the stopped member too: it must not be given up before.
-    let id = format!("layout-{}", client.change_layout(join, Despite::Nothing).await.unwrap().version);
+    let id = format!("layout-{}", asked.change_layout(join, Despite::Nothing).await.unwrap().version);
     assert_eq!(done(&cluster, &format!("tasks pause {id}")).await["id"], *id);
     send(held, Signal::CONT);
     let copy = id.replace("layout", "copy") + "-n4";
@@ -280,7 +282,7 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
 
     send(held, Signal::STOP);
     let leave = Change::Leave { name: "n4".parse().unwrap() };
-    let id = format!("layout-{}", client.change_layout(leave, Despite::Nothing).await.unwrap().version);
+    let id = format!("layout-{}", asked.change_layout(leave, Despite::Nothing).await.unwrap().version);
     let (status, refused) = ask(&cluster, &format!("tasks cancel {id}")).await;
     assert!(status == Some(2) && refused.to_string().contains("--yes"), "nobody can be asked here: {refused}");
     done(&cluster, &format!("tasks cancel {id} --yes")).await;
