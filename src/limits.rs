@@ -28,7 +28,7 @@ pub const CLUSTER_NAME_MAX: usize = 64;
 
 /// Most copies of a key.
 pub const REPLICAS_MAX: usize = 16;
-/// Trees that a node fetches at the same time when it is to own more.
+/// Trees that a node fetches at the same time when it is to own more, or drops when it owns them no more.
 pub const COPIES_AT_ONCE: usize = 4;
 
 /// Longest name of a task that is taken in an order.
@@ -184,8 +184,9 @@ pub const STORE_VALUE_APART: u32 = 4 * 1024;
 pub const STORE_RECENT_VALUE_MAX: usize = 64 * 1024;
 /// Files of its own that the embedded engine keeps open.
 pub const STORE_OPEN_FILES: usize = 256;
-/// Entries of the embedded engine up to which it counts its records; beyond, it estimates.
-pub const STORE_COUNTED_MAX: usize = 20_000;
+/// Entries of the embedded engine up to which it counts its records; beyond, it estimates, since counting reads them, and
+/// whoever asks a cluster how it is has all nodes count at once.
+pub const STORE_COUNTED_MAX: usize = 2_000;
 /// Bytes of the file that the embedded engine writes beside its store to find out the same before it tries itself.
 pub const STORE_ROOM_FILE: usize = 16 * 1024 * 1024;
 /// Longest pause between attempts to write to a failed disk again, in intervals of upkeep.
@@ -335,8 +336,10 @@ pub const SYNC_SCANNED_MAX: usize = 4 * 1024;
 pub const SYNC_BYTES: usize = 64 * 1024;
 /// Records of one message of records.
 pub const SYNC_RECORDS_MAX: usize = 64;
-/// Records that work in the background writes or drops in one piece, between which requests get their turn.
+/// Records that work in the background writes in one piece, between which requests get their turn.
 pub const PIECE_RECORDS: usize = 16;
+/// The same of records that it drops, which takes less.
+pub const DROPPED_RECORDS: usize = 64;
 /// Pages of records a node puts together for its peers at the same time.
 pub const SYNC_ANSWERS_MAX: usize = 4;
 /// Longest configuration file that is read.
@@ -448,6 +451,7 @@ const _: () = assert!(TREE_LEAVES_MAX.is_power_of_two() && TREE_LEAVES_MIN.is_po
 const _: () = assert!(TREE_LEAVES_MIN * PARTITIONS_MAX <= TREE_LEAVES_MAX, "all trees of a node stay within bounds");
 const _: () = assert!(TREE_PAGE_MAX <= SCAN_PAGE_MAX && SYNC_RECORDS_MAX <= BATCH_KEYS_MAX);
 const _: () = assert!(PIECE_RECORDS <= SYNC_RECORDS_MAX && PIECE_RECORDS <= STORE_BATCH_MAX);
+const _: () = assert!(PIECE_RECORDS <= DROPPED_RECORDS && DROPPED_RECORDS <= STORE_BATCH_MAX);
 const _: () = assert!(SYNC_BYTES + RECORD_MAX + SYNC_HELD_MAX * 16 <= FRAME_MAX, "an answer ends after what fills it");
 const _: () = assert!(SYNC_ROOTS_MAX * 32 <= LANE_FRAME_MAX && SYNC_SUMS_MAX * 32 <= LANE_FRAME_MAX);
 const _: () = assert!(REAP_AFTER_MIN.as_secs() > DEADLINE_MAX.as_secs(), "no request is older than what is dropped");

@@ -69,6 +69,20 @@ impl ClusterView {
     /// # Errors
     /// [`ViewError`] when the description contradicts itself.
     pub fn new(info: ClusterInfo) -> Result<Self, ViewError> {
+        Self::with(info, &[])
+    }
+
+    /// The same cluster by another description. Rings that are as they were are not computed again, so that the stages of a
+    /// change, and a member's new address, cost little.
+    ///
+    /// # Errors
+    /// As [`ClusterView::new`].
+    pub fn becoming(&self, info: ClusterInfo) -> Result<Self, ViewError> {
+        let known: Vec<&Ring> = self.rings.values().chain(self.other.values()).collect();
+        Self::with(info, &known)
+    }
+
+    fn with(info: ClusterInfo, known: &[&Ring]) -> Result<Self, ViewError> {
         if info.members.len() > limits::MEMBERS_MAX {
             return Err(ViewError::TooManyMembers(info.members.len()));
         }
@@ -102,9 +116,14 @@ impl ClusterView {
         let rings = |placement: &Placement, number: fn(&Layout, Copies) -> u8| -> Result<_, RingError> {
             let counts: BTreeSet<u8> = all_copies.iter().map(|copies| number(&info.layout, *copies)).collect();
             let cuts = Counts { founded: info.partitions, placed: placement.partitions };
+            let members: Vec<RingMember> = placement.roles.iter().map(ring_member).collect();
             let ring = |n: u8| {
-                let ring = Ring::new(hash, cuts, n, placement.roles.iter().map(ring_member))?;
-                Ok((n, ring.cut_into(partitions)))
+                let same = |ring: &&&Ring| ring.partitions() == partitions && ring.is_of(&hash, cuts, n, &members);
+                let ring = match known.iter().find(same) {
+                    Some(ring) => Ring::clone(ring),
+                    None => Ring::new(hash, cuts, n, members.iter().cloned())?.cut_into(partitions),
+                };
+                Ok((n, ring))
             };
             counts.into_iter().map(ring).collect()
         };
@@ -369,6 +388,37 @@ mod tests {
         assert_eq!(reading.members().len(), 7);
         let (none, first) = (Copies::settled(4), now.partitions().nth(0));
         assert!(reading.ring(none).is_none() && reading.other_owners(none, first).is_empty());
+    }
+
+    /// The rings of a view, both of each number of copies.
+    fn rings(view: &ClusterView) -> Vec<(u8, Ring)> {
+        view.rings.iter().chain(&view.other).map(|(n, ring)| (*n, ring.clone())).collect()
+    }
+
+    #[test]
+    fn a_view_made_from_another_is_as_one_made_anew() {
+        let apply = |layout: &Layout, change: Change| change.apply(layout).unwrap();
+        let name = |name: &str| NodeName::new(name).unwrap();
+        let founded = info(&["a", "b", "c", "d", "e"], "a");
+        let staged = |stage, layout: &Layout| {
+            let next = layout.next.clone().map(|next| Next { stage, ..next });
+            Layout { next, ..layout.clone() }
+        };
+        let leave = apply(&founded.layout, Change::Leave { name: name("b") });
+        let weight = apply(&founded.layout, Change::Weight { name: name("c"), weight: 50 });
+        let split = Partitions::new(32).unwrap();
+        let split = apply(&leave, Change::Split { partitions: split });
+        let copies = apply(&split, Change::Copies { namespace: Namespace::default(), n: 2 });
+        let layouts = [&founded.layout, &leave, &weight, &split, &copies].map(|layout| {
+            let stages = [Stage::Spreading, Stage::Reading].map(|stage| staged(stage, layout));
+            stages.into_iter().chain(layout.completed())
+        });
+        let views: Vec<ClusterView> =
+            layouts.into_iter().flatten().map(|layout| ClusterView::new(founded.by(layout)).unwrap()).collect();
+        for (from, to) in views.iter().flat_map(|from| views.iter().map(move |to| (from, to))) {
+            let view = from.becoming(to.info().clone()).unwrap();
+            assert_eq!((rings(&view), view.digest()), (rings(to), to.digest()));
+        }
     }
 
     #[test]

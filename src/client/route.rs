@@ -119,7 +119,10 @@ impl Routes {
     /// Takes a newly learnt cluster: connections to members that stay are kept.
     pub(crate) async fn learn(&self, info: ClusterInfo) -> Result<Arc<ClusterView>, ClientError> {
         // Rings of large clusters take milliseconds.
-        let view = self.scope.blocking(move || ClusterView::new(info)).await.ok_or(ClientError::Closed)??;
+        let known = self.table().map(|table| table.view.clone());
+        let compute =
+            move || known.map_or_else(|| ClusterView::new(info.clone()), |known| known.becoming(info.clone()));
+        let view = self.scope.blocking(compute).await.ok_or(ClientError::Closed)??;
         let before = self.table();
         if let Some(before) = &before
             && (before.view.digest() == view.digest() || before.view.version() > view.version())

@@ -1,5 +1,6 @@
 //! What may be asked for, and the layout that comes of it.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
@@ -130,13 +131,27 @@ pub enum ChangeError {
 impl ChangeError {
     fn limit() -> Self {
         Self::Limit(format!(
-            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once, and 1 to {} copies",
+            "at most {} members with weights up to {} and addresses up to {} bytes are possible, each place taken once",
             limits::MEMBERS_MAX,
             limits::WEIGHT_MAX,
             limits::GOSSIP_ADDRESS_MAX,
-            limits::REPLICAS_MAX
         ))
     }
+}
+
+/// Refuses a node whose seat another one has.
+fn check_seat(roles: &BTreeMap<NodeName, Role>, name: &NodeName) -> Result<(), ChangeError> {
+    let holder = roles.iter().find(|(of, role)| role.seat == *name && *of != name);
+    let taken =
+        |(holder, _)| format!("{holder} was put in the place of {name} and has it still: give the node another name");
+    holder.map_or(Ok(()), |holder| Err(ChangeError::Limit(taken(holder))))
+}
+
+fn check_copies(n: u8) -> Result<(), ChangeError> {
+    if (1..=limits::REPLICAS_MAX).contains(&usize::from(n)) {
+        return Ok(());
+    }
+    Err(ChangeError::Limit(format!("{n} copies of each key are not possible: choose 1 to {}", limits::REPLICAS_MAX)))
 }
 
 impl Change {
@@ -157,6 +172,7 @@ impl Change {
         let roles = &mut placement.roles;
         match self {
             Self::Join { name, quic, zone, weight } => {
+                check_seat(roles, name)?;
                 let role = Role { quic: quic.clone(), zone: zone.clone(), weight: *weight, seat: name.clone() };
                 if roles.insert(name.clone(), role).is_some() {
                     return Err(ChangeError::Member(name.clone()));
@@ -198,6 +214,7 @@ impl Change {
                 role.zone = zone.clone();
             }
             Self::Copies { namespace, n } => {
+                check_copies(*n)?;
                 placement.copies.insert(namespace.clone(), *n);
             }
             Self::Split { partitions } => placement.cut_into(*partitions)?,

@@ -284,9 +284,10 @@ impl Core {
         change: impl FnOnce(&ClusterInfo) -> Option<ClusterInfo>,
     ) -> Result<bool, ViewError> {
         let _changing = self.views.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(info) = change(self.view().info()) else { return Ok(false) };
-        let next = Arc::new(ClusterView::new(info)?);
-        let known = status::overruled(&self.view());
+        let present = self.view();
+        let Some(info) = change(present.info()) else { return Ok(false) };
+        let next = Arc::new(present.becoming(info)?);
+        let known = status::overruled(&present);
         for text in status::overruled(&next).into_iter().filter(|text| !known.contains(text)) {
             tracing::warn!("{text}");
         }

@@ -134,12 +134,12 @@ impl Plan {
         match (change.apply(&completed), change.give_up(layout)) {
             // It leaves anyhow, and nothing more is expected of it.
             (Err(ChangeError::NotAMember(_)), Ok(given_up)) => Self::from(view, given_up, change, facts),
-            (next, _) => Self::from(&ClusterView::new(view.info().by(completed))?, next?, change, facts),
+            (next, _) => Self::from(&view.becoming(view.info().by(completed))?, next?, change, facts),
         }
     }
 
     fn from(view: &ClusterView, next: Layout, change: &Change, facts: &Facts) -> Result<Self, PlanError> {
-        let planned = ClusterView::new(view.info().by(next.clone()))?;
+        let planned = view.becoming(view.info().by(next.clone()))?;
         let rings = rings(&planned);
         let changes = next.differences();
         let per_copy = bytes_per_copy(&planned, facts);

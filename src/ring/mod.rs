@@ -162,6 +162,13 @@ impl Ring {
         Ok(Self { hash, counts, partitions: counts.placed, replicas, members, width, owners })
     }
 
+    /// Whether this is the ring of these arguments, but for how often it was cut since.
+    pub(crate) fn is_of(&self, hash: &ClusterHash, counts: Counts, replicas: u8, members: &[RingMember]) -> bool {
+        (self.hash, self.counts, self.replicas) == (*hash, counts, replicas)
+            && self.members.len() == members.len()
+            && members.iter().all(|member| self.members.contains(member))
+    }
+
     /// The same owners for so many partitions, where those were cut: each part goes where the whole went.
     #[must_use]
     pub fn cut_into(mut self, partitions: Partitions) -> Self {

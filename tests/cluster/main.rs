@@ -35,3 +35,4 @@ mod restart;
 mod split;
 mod storage;
 mod sync;
+mod transfers;

@@ -54,7 +54,7 @@ pub(crate) async fn done(cluster: &Cluster, words: &str) -> Value {
 }
 
 /// Adds a node by `dev add`, and takes note of it.
-async fn add(cluster: &mut Cluster, words: &[&str]) -> Value {
+pub(crate) async fn add(cluster: &mut Cluster, words: &[&str]) -> Value {
     let dir = cluster.dir().display().to_string();
     let output = run(&[&["dev", "add", "--json", "--dir", &dir], words].concat()).await;
     assert!(output.status.success(), "{}", complaint(&output));
@@ -148,6 +148,43 @@ async fn grow_and_shrink(cluster: &mut Cluster, client: &Client) {
     .await;
 }
 
+/// No owner has more than its part by a twentieth, or by one partition.
+async fn even(cluster: &Cluster, nodes: &[&str]) {
+    let owners = owners(cluster).await;
+    assert_eq!(names(&owners), nodes);
+    let part = owners.iter().map(|(_, owned)| *owned as f64).sum::<f64>() / owners.len() as f64;
+    let most = (part * 1.05).max(part + 1.0);
+    assert!(owners.iter().all(|(_, owned)| *owned as f64 <= most), "at most {most}: {owners:?}");
+}
+
+#[tokio::test]
+async fn two_nodes_join_at_once_and_two_leave_and_data_is_spread_evenly_each_time() {
+    let strict = [&SETTINGS[..], &["--set", "namespaces.default.sloppy=false"]].concat();
+    let mut cluster = Cluster::start(&strict).await;
+    let client = cluster.client().await;
+    fill(&client).await;
+    for _ in 0..2 {
+        add(&mut cluster, &["--approve"]).await;
+    }
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let changes = async {
+        let join = async |name| done(&cluster, &format!("cluster join {name} --yes --wait")).await;
+        let (one, other) = tokio::join!(join("n4"), join("n5"));
+        assert_eq!((&one["waited"]["outcome"], &other["waited"]["outcome"]), (&"done".into(), &"done".into()));
+        even(&cluster, &["n1", "n2", "n3", "n4", "n5"]).await;
+        for (leaves, stay) in [("n2", &["n1", "n3", "n4", "n5"][..]), ("n5", &["n1", "n3", "n4"])] {
+            done(&cluster, &format!("cluster leave {leaves} --yes --wait")).await;
+            even(&cluster, stay).await;
+        }
+        ended.send(()).unwrap();
+    };
+    let end = async { end.await.unwrap() };
+    let load = Steady { requests: usize::MAX, ..LOAD };
+    let (report, ()) = tokio::join!(steady::run_until(&client, load, "steady", end), changes);
+    assert!(report.wrong.is_empty() && report.errors.is_empty(), "{:?} {:?}", report.wrong, report.errors);
+    check(&client, "two have joined and two have left").await;
+}
+
 #[tokio::test]
 async fn a_killed_node_is_replaced_and_another_one_removed() {
     let mut cluster = Cluster::start(&["--nodes", "4", "--", "--set", "cluster.partitions=64"]).await;
@@ -214,13 +251,15 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
     let (status, refused) = ask(&cluster, "cluster join n4").await;
     assert_eq!(status, Some(2), "nobody can be asked here: {refused}");
 
+    // One that is asked while it is stopped would not answer.
+    let asked = cluster.pinned(0).await;
     // A member that is stopped keeps the change from getting anywhere before it is held.
     let held = cluster.pid(2, "pid");
     send(held, Signal::STOP);
     let quic = cluster.text(3, "quic").to_owned();
     let join = Change::Join { name: "n4".parse().unwrap(), quic, zone: "default".parse().unwrap(), weight: 100 };
     // Not by the command, whose plan asks the stopped member too: it must not be given up before.
-    let id = format!("layout-{}", client.change_layout(join, Despite::Nothing).await.unwrap().version);
+    let id = format!("layout-{}", asked.change_layout(join, Despite::Nothing).await.unwrap().version);
     assert_eq!(done(&cluster, &format!("tasks pause {id}")).await["id"], *id);
     send(held, Signal::CONT);
     let copy = id.replace("layout", "copy") + "-n4";
@@ -243,7 +282,7 @@ async fn a_change_is_held_over_a_restart_then_resumed_and_another_one_cancelled_
 
     send(held, Signal::STOP);
     let leave = Change::Leave { name: "n4".parse().unwrap() };
-    let id = format!("layout-{}", client.change_layout(leave, Despite::Nothing).await.unwrap().version);
+    let id = format!("layout-{}", asked.change_layout(leave, Despite::Nothing).await.unwrap().version);
     let (status, refused) = ask(&cluster, &format!("tasks cancel {id}")).await;
     assert!(status == Some(2) && refused.to_string().contains("--yes"), "nobody can be asked here: {refused}");
     done(&cluster, &format!("tasks cancel {id} --yes")).await;

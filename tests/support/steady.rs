@@ -98,7 +98,8 @@ pub(crate) async fn run_until(client: &Client, load: Steady, prefix: &str, end: 
         name: format!("{prefix}/{number}"),
         written: 0,
         context: CausalContext::default(),
-        reads_next: false,
+        // Half of them, so that not all keys are written at once and then all read.
+        reads_next: number % 2 == 1,
     };
     let mut free: VecDeque<Key> = (0..load.keys).map(key).collect();
     let mut under_way = FuturesUnordered::new();
@@ -140,7 +141,7 @@ async fn step(client: &Client, mut key: Key, due: Instant) -> (Key, Instant, Res
         client.get_with(key.name.clone(), GetOptions::default()).await.map(|found| {
             let values: Vec<String> =
                 found.siblings.iter().map(|sibling| String::from_utf8_lossy(&sibling.value).into_owned()).collect();
-            let right = [key.written.to_string()];
+            let right: Vec<String> = (key.written > 0).then(|| key.written.to_string()).into_iter().collect();
             (values != right).then(|| format!("{}: {values:?} instead of {right:?}", key.name))
         })
     } else {

@@ -24,6 +24,8 @@ use crate::wire::sync::TreeId;
 
 /// Pause before what was not to be had is asked for again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Pause before it is looked again whether what is here of a tree has been read.
+const READING: Duration = Duration::from_millis(50);
 /// Pause while there is nothing to do.
 const CALM: Duration = Duration::from_secs(10);
 /// Longest wait for an owner to work by the layout.
@@ -180,9 +182,17 @@ async fn confirmed_owners(core: &Arc<Core>, view: &ClusterView, gained: &[Gained
 
 /// Brings a tree together with enough of its owners.
 async fn fetch(core: &Arc<Core>, view: &ClusterView, want: &Gained, ready: &BTreeSet<NodeId>) -> bool {
+    let is_over = || core.view().version() != view.version() || tasks::holds_copying(core);
+    // At a cluster's first change, and after a split, what is here has still to be read.
+    while core.root(want.tree).is_none() {
+        if is_over() {
+            return false;
+        }
+        sleep(READING).await;
+    }
     let mut compared = 0;
     for owner in want.owners.iter().filter(|owner| ready.contains(owner)) {
-        if core.view().version() != view.version() || tasks::holds_copying(core) {
+        if is_over() {
             return false;
         }
         match sync::fetch(core, *owner, want.tree).await {

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream;
 use tokio::time::{Instant, sleep};
 
 use crate::limits;
@@ -21,8 +23,11 @@ use crate::version::Context;
 use crate::view::ClusterView;
 use crate::wire::sync::TreeId;
 
-/// Pause between looks.
+/// Pause between looks, while nothing can be dropped.
 const CALM: Duration = Duration::from_secs(10);
+/// The same after something was dropped: what stood in the way of the rest, mostly another exchange, is soon over. It doubles
+/// up to the other one.
+const SOON: Duration = Duration::from_millis(250);
 /// For how long a layout has been settled before anything is dropped: coordinators that hear of it late find those who
 /// owned data before as they were.
 const SETTLING: Duration = Duration::from_secs(2);
@@ -37,10 +42,11 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 async fn shed_on(core: &Arc<Core>) {
-    let mut redirected = 0;
+    let (mut redirected, mut pause) = (0, CALM);
     let mut looked_at = core.view();
     loop {
-        news(core, &looked_at, CALM).await;
+        news(core, &looked_at, pause).await;
+        pause = (pause * 2).min(CALM);
         let view = core.view();
         let is_other = view.version() != looked_at.version();
         looked_at = view.clone();
@@ -50,6 +56,7 @@ async fn shed_on(core: &Arc<Core>) {
         }
         if is_other {
             sleep(SETTLING).await;
+            pause = SOON;
         }
         // Nothing that goes by an earlier layout is let in any more, or under way.
         if let Err(error) = core.ownership.confirm(core, view.version()).await {
@@ -60,28 +67,30 @@ async fn shed_on(core: &Arc<Core>) {
             orphans::redirect(core, &view).await;
             redirected = view.version();
         }
-        if !tasks::holds_shedding(core, view.version()) {
-            round(core, &view).await;
+        if !tasks::holds_shedding(core, view.version()) && round(core, &view).await {
+            pause = SOON;
         }
     }
 }
 
-/// Drops all that can be dropped now.
-async fn round(core: &Arc<Core>, view: &ClusterView) {
+/// Drops all that can be dropped now. Returns whether that was anything.
+async fn round(core: &Arc<Core>, view: &ClusterView) -> bool {
     let (version, trees) = (view.version(), not_owned(core, view));
     let shedding = &core.ownership.shedding;
     if !trees.is_empty() {
         shedding.begin(version, (version, core.engine.epoch()), core.rest.wall_ms());
         shedding.expect(trees.len());
     }
-    for tree in trees {
-        if core.view().version() != version || tasks::holds_shedding(core, version) {
-            break;
-        }
-        if shed(core, view, tree).await {
+    let one = async |tree| {
+        let is_over = core.view().version() != version || tasks::holds_shedding(core, version);
+        let gone = !is_over && shed(core, view, tree).await;
+        if gone {
             shedding.done(tree);
         }
-    }
+        gone
+    };
+    let gone = stream::iter(trees.into_iter().map(one)).buffer_unordered(limits::COPIES_AT_ONCE);
+    let any = gone.fold(false, async |any, gone| any | gone).await;
     shedding.rest();
     let is_news = core.ownership.state().shed != version;
     if is_news && sync::knows_all(core) && not_owned(core, view).is_empty() && core.view().version() == version {
@@ -90,6 +99,7 @@ async fn round(core: &Arc<Core>, view: &ClusterView) {
             tasks::shed_ended(core).await;
         }
     }
+    any
 }
 
 /// The trees of records that this node holds and does not own.
@@ -142,7 +152,7 @@ async fn drop_records(core: &Arc<Core>, view: &ClusterView, tree: TreeId) -> Res
         if core.view().version() != view.version() {
             return Err("owners are changing".to_owned());
         }
-        let (most, bytes) = (limits::PIECE_RECORDS, limits::SYNC_BYTES);
+        let (most, bytes) = (limits::DROPPED_RECORDS, limits::SYNC_BYTES);
         let page = core.scan(tree.partition, &[], after.as_deref(), (most, bytes)).await;
         let page = page.map_err(|error| error.to_string())?;
         after = page.items.last().map(|(key, _)| key.clone());

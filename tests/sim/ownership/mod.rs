@@ -421,6 +421,7 @@ fn a_cluster_grows_shrinks_and_serves_meanwhile() {
             for (at, leaves) in [(1, 2), (3, 5)] {
                 order(&cluster, at, Change::Leave { name: node(leaves) }).await;
                 settled(&cluster).await;
+                converged(&cluster).await;
             }
             history.end();
         };
