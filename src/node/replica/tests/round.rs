@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::FutureExt;
 use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
 use super::reap::PARTITION;
