@@ -35,6 +35,8 @@ struct Bench {
     since_start: u64,
     /// Whether the budget for hints is spent.
     marks: bool,
+    /// The wall clock.
+    wall_ms: u64,
 }
 
 fn key(name: &'static str) -> Slot {
@@ -57,6 +59,7 @@ impl Bench {
             agreed: false,
             since_start: 0,
             marks: false,
+            wall_ms: 1,
         }
     }
 
@@ -75,7 +78,7 @@ impl Bench {
             node: self.node,
             epoch: self.epoch,
             clock: &mut self.clock,
-            wall_ms: 1,
+            wall_ms: self.wall_ms,
             since_start: self.since_start,
             forgotten: &mut self.forgotten,
         };
@@ -131,7 +134,8 @@ impl Bench {
     }
 
     fn apply(&mut self, slot: &Slot, record: &Bytes, hints: &[NodeId]) -> Result<(), ServeError> {
-        let apply = Apply { slot: slot.clone(), record: record.clone(), hints: self.places(slot, hints), unsynced: false };
+        let apply =
+            Apply { slot: slot.clone(), record: record.clone(), hints: self.places(slot, hints), unsynced: false };
         self.run(&[Op::Apply(apply, oneshot::channel().0)]).pop().unwrap().map(drop)
     }
 
@@ -149,7 +153,12 @@ impl Bench {
     }
 
     fn state(&self, slot: &Slot) -> Siblings {
-        record::decode(&self.hash, &slot.key, &self.stored[slot]).unwrap()
+        self.found(slot).unwrap()
+    }
+
+    /// The state of a record, if there is one.
+    fn found(&self, slot: &Slot) -> Option<Siblings> {
+        self.stored.get(slot).map(|record| record::decode(&self.hash, &slot.key, record).unwrap())
     }
 }
 
@@ -300,7 +309,8 @@ fn a_record_that_a_new_hint_needs_does_not_go_with_the_old_one() {
     let record = owner.mint(&slot, &[]).record;
     bench.apply(&slot, &record, &owners[..1]).unwrap();
     let digest = record::digest(&record);
-    let again = Apply { slot: slot.clone(), record: record.clone(), hints: bench.places(&slot, &owners[1..]), unsynced: false };
+    let again =
+        Apply { slot: slot.clone(), record: record.clone(), hints: bench.places(&slot, &owners[1..]), unsynced: false };
     let done = HintDone {
         slot: slot.clone(),
         target: owners[0],
