@@ -273,7 +273,7 @@ pub const DROPPED_KEYS_MAX: usize = 256;
 pub const GRAVE_LASTS: Duration = Duration::from_secs(3 * DEADLINE_MAX.as_secs());
 /// Bytes of all contexts that are remembered so. Beyond, nothing more is dropped until some lapse.
 pub const GRAVES_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Hints one node keeps for one target. Beyond, further ones are refused and counted.
+/// Hints that one node keeps one by one for one target, at most. Those beyond collapse to marks, one for each bucket.
 pub const HINTS_PER_TARGET_MAX: u64 = 1_000_000;
 /// Hints for one target that are delivered before trees are compared with it. With more, both go on together.
 pub const HINTS_BEFORE_SYNC_MAX: u64 = 10_000;

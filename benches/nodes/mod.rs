@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use dynamomini::env::Env;
 use dynamomini::layout::Layout;
+use dynamomini::limits;
 use dynamomini::net::BindConfig;
 use dynamomini::net::Endpoint;
 use dynamomini::net::EndpointKeys;
@@ -110,6 +111,7 @@ impl Founded {
             links: LinkSettings::default(),
             timeouts: Timeouts { replica: PATIENCE, hedge: PATIENCE, ..Timeouts::default() },
             bounds: Bounds::CLIENTS,
+            hints_max: limits::HINTS_PER_TARGET_MAX,
             clock_drift: Duration::from_secs(60),
             trees,
             ownership: OwnershipParts::default(),

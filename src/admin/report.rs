@@ -61,6 +61,7 @@ pub fn report(status: &NodeStatus) -> Value {
 pub fn hints_for(hints: &HintsFor) -> Value {
     json!({
         "id": hints.name.as_str(), "count": hints.count, "bytes": hints.bytes, "oldest_ms": hints.oldest_ms,
+        "marked": hints.marked,
     })
 }
 

@@ -32,9 +32,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A hint is kept for an owner that missed a write, by the node that took the write in its place, and delivered \
-once the owner is back. HINTS counts those of NODE for TARGET, BYTES is what their markers take, OLDEST the age of the \
-oldest. With --wait it ends when all hints that were there at its beginning have been delivered, whatever has come since. Exit \
-status 1 when a node does not answer, or --within passes first.
+once the owner is back. HINTS counts those of NODE for TARGET, BYTES is what their markers take. Beyond storage.hints_max \
+hints, partitions are marked: all that is kept of them is delivered, and MARKED says how many they are. OLDEST is the age of \
+the oldest of both. With --wait it ends when all that was there at its beginning has been delivered, whatever has come since. \
+Exit status 1 when a node does not answer, or --within passes first.
 
 Examples:
   dynamomini hints
@@ -82,19 +83,19 @@ impl Args {
     }
 }
 
-/// Hints among which there are some as old as this; `None` while a node does not answer or has not counted all of its own.
+/// Hints and marks among which there are some as old as this; `None` while a node does not answer or has not counted all of its own.
 fn left(reports: &[Report], age: Duration) -> Option<u64> {
     let mut left = 0;
     for (_, answer) in reports {
         let status = answer.as_ref().ok().filter(|status| status.hints_counted)?;
         let old = status.hints_for.iter().filter(|hints| u128::from(hints.oldest_ms) >= age.as_millis());
-        left += old.map(|hints| hints.count).sum::<u64>();
+        left += old.map(|hints| hints.count + hints.marked).sum::<u64>();
     }
     Some(left)
 }
 
 fn text(reports: &[Report]) -> String {
-    let mut rows = vec![row(["NODE", "TARGET", "HINTS", "BYTES", "OLDEST"])];
+    let mut rows = vec![row(["NODE", "TARGET", "HINTS", "BYTES", "MARKED", "OLDEST"])];
     let mut troubles = String::new();
     for (member, answer) in reports {
         let status: &NodeStatus = match answer {
@@ -110,6 +111,7 @@ fn text(reports: &[Report]) -> String {
                 hints.name.as_str(),
                 &hints.count.to_string(),
                 &bytes(hints.bytes),
+                &hints.marked.to_string(),
                 &span(Duration::from_millis(hints.oldest_ms)),
             ])
         }));

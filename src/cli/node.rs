@@ -198,6 +198,7 @@ async fn start(
         links,
         timeouts,
         bounds: Bounds::CLIENTS,
+        hints_max: config.hints_max,
         clock_drift: CLOCK_DRIFT,
         gossip: Some(gossip),
         ownership,

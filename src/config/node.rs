@@ -55,6 +55,8 @@ pub struct NodeConfig {
     pub timeouts: Timeouts,
     /// QUIC streams per connection that requests share.
     pub lanes: u32,
+    /// Hints that it keeps one by one for each other node.
+    pub hints_max: u64,
     /// Largest UDP payload that path discovery tries, in bytes.
     pub mtu_max: u16,
     /// Pace of gossip.
@@ -247,6 +249,7 @@ pub(crate) fn build(settled: &mut Settled) -> Option<NodeConfig> {
         tls: tls?,
         timeouts,
         lanes: narrow(settled.number("net.lanes")),
+        hints_max: settled.number("storage.hints_max"),
         mtu_max: u16::try_from(settled.number("net.mtu_max")).ok()?,
         gossip,
         log: LogConfig {

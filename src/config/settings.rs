@@ -216,6 +216,7 @@ const NODE_SETTINGS: &[Setting] = &[
     Setting::new("storage.interval_ms", Kind::Millis(1, 60_000), Value("100"), "Time between syncs with durability interval: what a power cut may cost."),
     Setting::new("storage.cache_mib", Kind::Integer(1, 1 << 20), Value("256"), "Memory for the embedded engine's cache, half for records used lately, half for blocks of its files. New records take up to another third of it, at most 80 MiB."),
     Setting::new("storage.reap_after_ms", Kind::Millis(0, 31_536_000_000), Value("86400000"), "Age at which a deleted or expired record is dropped, once all members have agreed; at least 600000, and 0 keeps them for ever."),
+    Setting::new("storage.hints_max", Kind::Integer(0, limits::HINTS_PER_TARGET_MAX), Value("1000000"), "Hints kept one by one for each node that is away. Beyond, the partition is marked, and all that is kept of it is delivered."),
     Setting::new("storage.redis.url", Kind::Secret, Value("redis://127.0.0.1:6379"), "redis://, rediss:// (TLS) or unix:// address of this node's own Redis. A password in it is never shown."),
     Setting::new("storage.redis.username", Kind::Text(any_text, "text"), Absent, "Redis user (ACL)."),
     Setting::new("storage.redis.password", Kind::Secret, Absent, "Redis password. Better in a file or the environment."),

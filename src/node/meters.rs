@@ -208,6 +208,7 @@ pub(crate) struct Meters {
     pub(crate) stand_ins: Counter,
     pub(crate) hints_kept: Counter,
     pub(crate) hints_delivered: Counter,
+    pub(crate) hints_collapsed: Counter,
     pub(crate) hints_refused: Counter,
     /// Batches written to the storage.
     pub(crate) store_batches: Counter,
@@ -298,7 +299,7 @@ impl Meters {
     }
 
     /// The plain counters, each with the name it has in the status report and what it means.
-    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 29] {
+    pub(crate) fn counters(&self) -> [(&'static str, &'static str, &Counter); 30] {
         [
             ("puts", "Keys written or deleted through this node as coordinator, or forwarded by it.", &self.puts),
             ("gets", "Keys read through this node as coordinator.", &self.gets),
@@ -315,7 +316,12 @@ impl Meters {
             ("stand_ins", "Writes taken to a stand-in for an owner.", &self.stand_ins),
             ("hints_kept", "Hints this node made as a coordinator for what an owner missed.", &self.hints_kept),
             ("hints_delivered", "Hints that reached their owner.", &self.hints_delivered),
-            ("hints_refused", "Hints for which there was no room, or which could not be stored.", &self.hints_refused),
+            (
+                "hints_collapsed",
+                "Hints beyond the budget of their target, for which its partition was marked instead.",
+                &self.hints_collapsed,
+            ),
+            ("hints_refused", "Hints that could not be stored.", &self.hints_refused),
             ("store_batches", "Batches of writes given to the storage.", &self.store_batches),
             ("store_operations", "Writes in these batches.", &self.store_operations),
             ("records_damaged", "Records that failed their checksum.", &self.records_damaged),

@@ -179,6 +179,11 @@ fn queues(core: &Core) -> Vec<Family> {
         bytes,
         Family::gauge("dynamomini_requests_in_flight", "Requests being worked on.", core.meters.in_flight.get()),
         Family::gauge("dynamomini_hints", "Hints this node keeps for others.", core.hints.total()),
+        Family::gauge(
+            "dynamomini_hints_marked",
+            "Partitions of which all that this node holds is to be delivered to a target, since its budget was spent.",
+            core.hints.marked(),
+        ),
         Family::gauge("dynamomini_hints_bytes", "Bytes of the markers of these hints.", hint_bytes),
         Family::new("dynamomini_hints_oldest_seconds", "Age of the oldest hint that this node keeps; 0 without any.")
             .with([], Value::Gauge(oldest as f64 / 1e3)),

@@ -103,6 +103,8 @@ pub struct Parts {
     pub timeouts: Timeouts,
     /// How much clients may have it do at the same time.
     pub bounds: Bounds,
+    /// Hints that it keeps one by one for each other node, at most [`limits::HINTS_PER_TARGET_MAX`]; beyond, partitions are marked.
+    pub hints_max: u64,
     /// How far a stamp of another node may lead this one's wall clock before it is not followed.
     pub clock_drift: Duration,
     /// Membership by gossip. Without it the members are those of `cluster`, and only connections say who is up.
@@ -223,7 +225,7 @@ impl Node {
     /// # Errors
     /// [`StartError`] when the configuration makes no cluster with this node in it.
     pub async fn start(parts: Parts, env: &Env) -> Result<Self, StartError> {
-        let Parts { cluster, engine, endpoint, links, timeouts, bounds, clock_drift, .. } = parts;
+        let Parts { cluster, engine, endpoint, links, timeouts, bounds, clock_drift, hints_max, .. } = parts;
         let Parts { gossip, oversight, trees: kept, ownership: OwnershipParts { data_dir, joining }, .. } = parts;
         let (ownership, known) = Ownership::open(data_dir.as_deref(), &cluster).map_err(StartError::Layout)?;
         let later = known.filter(|known| known.version > cluster.layout.version);
@@ -256,7 +258,7 @@ impl Node {
             replica,
             engine,
             peers,
-            hints: HintBudget::default(),
+            hints: HintBudget::new(hints_max),
             reservations: Reservations::default(),
             trees,
             sync: Sync::new(env.rng("sync")),

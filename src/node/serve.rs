@@ -240,17 +240,13 @@ impl Serve {
     async fn apply(&self, from: &Identity, write: ReplicaWrite) -> Result<(), ServeError> {
         let core = &self.0;
         let slot = core.slot_of(write.slot)?;
-        if let Some(full) = write.hints.iter().find(|target| !core.hints.admit(**target, &slot, core.rest.wall_ms())) {
-            let text = format!("no room for another hint for {}", core.view().name_of(*full));
-            return Err(ServeError::Unavailable(text));
-        }
         // Ends with the write.
         let _writing = write.reservation.map(|token| core.reservations.begin(slot.clone(), token)).transpose()?;
-        let hints = write.hints.clone();
-        let apply = Apply { slot: slot.clone(), record: write.record.0, hints: write.hints, unsynced: false };
+        let hints = core.hints.places(core, &slot, &write.hints);
+        let apply = Apply { slot: slot.clone(), record: write.record.0, hints, unsynced: false };
         let outcome = core.replica.apply(apply).await;
-        core.hints.stored(&hints);
-        if let (Ok(()), true, Identity::Node(name)) = (&outcome, hints.is_empty(), from) {
+        core.hints.stored(&write.hints);
+        if let (Ok(()), true, Identity::Node(name)) = (&outcome, write.hints.is_empty(), from) {
             core.past.witness.wrote(ClusterHash::node_id(name), &slot);
         }
         outcome

@@ -13,6 +13,8 @@ pub struct HintsFor {
     pub count: u64,
     /// Bytes of their markers; the records lie beside the node's own.
     pub bytes: u64,
-    /// Age of the oldest, in milliseconds.
+    /// Age of the oldest, or of the oldest mark, in milliseconds.
     pub oldest_ms: u64,
+    /// Partitions, as many as the founding had, that are marked: hints beyond the budget collapsed to "all that is kept of it".
+    pub marked: u64,
 }

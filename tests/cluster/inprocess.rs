@@ -15,6 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dynamomini::client::{Client, ClientBuilder};
 use dynamomini::env::Env;
 use dynamomini::layout::Layout;
+use dynamomini::limits;
 use dynamomini::net::{
     BindConfig, Endpoint, EndpointKeys, Expect, Link, LinkSettings, PemFile, Socket, TlsMaterial, TransportSettings,
     Udp, tls,
@@ -227,6 +228,7 @@ impl Cluster {
             links: links(),
             timeouts: Timeouts { reap_after: self.reap_after, ..Timeouts::default() },
             bounds: Bounds::CLIENTS,
+            hints_max: limits::HINTS_PER_TARGET_MAX,
             clock_drift: Duration::from_secs(60),
             ownership: OwnershipParts::default(),
             gossip,

@@ -11,6 +11,7 @@ use bytes::{BufMut, BytesMut};
 use dynamomini::client::{Client, ClientBuilder, Hedging};
 use dynamomini::env::Env;
 use dynamomini::layout::{Change, Layout};
+use dynamomini::limits;
 use dynamomini::net::link::{Link, LinkSettings};
 use dynamomini::net::{BindConfig, Endpoint, EndpointKeys, Expect, PemFile, Socket, TlsMaterial, TransportSettings};
 use dynamomini::node::gossip::GossipParts;
@@ -55,6 +56,8 @@ pub(crate) struct Setup {
     pub(crate) bounds: Option<Bounds>,
     /// The same for some nodes.
     pub(crate) bounds_of: BTreeMap<usize, Bounds>,
+    /// How many hints nodes keep one by one for each other, where it is not the usual.
+    pub(crate) hints_max: Option<u64>,
     /// Whether what nodes have in memory, their layout and their votes outlive a crash.
     pub(crate) keeps: bool,
     /// Whether nobody stands in for an owner.
@@ -240,6 +243,7 @@ impl Cluster {
                 ..Timeouts::default()
             },
             bounds: self.setup.bounds_of.get(&number).copied().or(self.setup.bounds).unwrap_or(Bounds::CLIENTS),
+            hints_max: self.setup.hints_max.unwrap_or(limits::HINTS_PER_TARGET_MAX),
             clock_drift: Duration::from_secs(60),
             oversight: Oversight::default(),
             trees: None,

@@ -140,8 +140,6 @@ impl Weather {
                 cluster.crash(victim);
                 cluster.lose_disk(victim);
             }
-            // Of a younger copy nobody can tell; ARCHITECTURE says so.
-            Kind::PutBack if !cluster.host(victim).disk.would_notice(&self.copy) => return None,
             Kind::PutBack => {
                 cluster.crash(victim);
                 cluster.host(victim).disk.put_back(self.copy.clone());
@@ -269,7 +267,8 @@ fn draw(rng: &mut StdRng) -> (Conditions, Setup, Durability) {
     };
     let weaker = [Durability::Off, Durability::Interval(Duration::from_millis(100))];
     let durability = if rng.random_bool(0.6) { Durability::EveryBatch } else { weaker[rng.random_range(0..2)] };
-    let setup = Setup { nodes: rng.random_range(3..=5), durability: Some(durability), ..Setup::default() };
+    let hints_max = rng.random_bool(0.5).then(|| rng.random_range(0..4));
+    let setup = Setup { nodes: rng.random_range(3..=5), durability: Some(durability), hints_max, ..Setup::default() };
     (conditions, setup, durability)
 }
 

@@ -106,6 +106,7 @@ impl Coordination<'_> {
             {
                 return self.forward(item, owners).await;
             }
+            past::decided(core, self.ask.deadline).await?;
             core.meters.stand_ins.one();
         } else if !self.forwarded && self.is_better_elsewhere(owners) {
             return self.forward(item, owners).await;
@@ -126,15 +127,9 @@ impl Coordination<'_> {
         let minted = {
             let begin = |reserved: &Reserved| core.reservations.begin(place.slot.clone(), reserved.token);
             let _writing = reserved.as_ref().map(begin).transpose()?;
-            let mut mint = self.version(item, &place, reserved.as_ref());
-            if !owner {
-                // While ownership changes, it may be one of those others itself.
-                let all = owners.iter().chain(others).copied();
-                mint.stand_in_for = all.filter(|node| *node != core.id).collect();
-            }
-            timeout_at(self.ask.deadline, core.replica.mint(mint)).await.map_err(|_| {
-                ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
-            })??
+            // While ownership changes, a stand-in may be one of those others itself.
+            let lacking = owners.iter().chain(others).copied().filter(|node| !owner && *node != core.id);
+            self.mint(self.version(item, &place, reserved.as_ref()), lacking.collect()).await?
         };
         let began = core.passed(self.ask.stages, Stage::PutLocal, began);
         let sloppy = self.sloppy && reserved.is_none();
@@ -151,6 +146,17 @@ impl Coordination<'_> {
         let spread =
             Spread::start(core.clone(), self.ask.until(self.ask.deadline), &place, minted, token, stand_ins, begun);
         self.finish(spread, needed[0], known, began).await
+    }
+
+    /// Names and stores a version here, with hints for those that it stands in for.
+    async fn mint(&self, mut mint: Mint, stand_in_for: Vec<NodeId>) -> Result<Minted, ServeError> {
+        let core = self.core;
+        mint.hints = core.hints.places(core, &mint.slot, &stand_in_for);
+        let minted = timeout_at(self.ask.deadline, core.replica.mint(mint)).await;
+        core.hints.stored(&stand_in_for);
+        minted.map_err(|_| {
+            ServeError::Deadline("the coordinator's storage is slow; the write may still appear".to_owned())
+        })?
     }
 
     /// The version to be named for an item.
@@ -173,7 +179,7 @@ impl Coordination<'_> {
             after: item.context.wrote,
             expires_at,
             value: item.value.map(|value| value.0),
-            stand_in_for: Vec::new(),
+            hints: Vec::new(),
         }
     }
 

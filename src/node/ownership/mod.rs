@@ -118,6 +118,11 @@ impl Ownership {
         }
     }
 
+    /// Whether this node holds nothing any more that it owned before this layout and does not own by it.
+    pub(crate) fn has_shed(&self, version: u64) -> bool {
+        self.state().shed == version
+    }
+
     /// How far this node has come.
     pub(crate) fn report(&self, core: &Core) -> Report {
         let state = self.state();

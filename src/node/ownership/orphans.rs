@@ -56,9 +56,11 @@ async fn redirect_one(core: &Arc<Core>, target: NodeId) -> Result<usize, ServeEr
         for (key, value) in page.items {
             let Some(slot) = marker::record_slot(&key) else { continue };
             let owners = reap::owners(core, &slot).map(|(owners, _)| owners).unwrap_or_default();
-            // What an owner holds, anti-entropy spreads.
+            // What an owner holds, anti-entropy spreads; what a mark speaks of and this node does not own, it compares with
+            // its owners before it drops it.
             if !owners.contains(&core.id) && !owners.is_empty() {
-                core.replica.hint(slot.clone(), owners.clone()).await?;
+                let places = core.hints.places(core, &slot, &owners);
+                core.replica.hint(slot.clone(), places).await?;
                 core.hints.stored(&owners);
             }
             let marked = Marker::decode(&value).map_or(0, |marker| marker.digest);

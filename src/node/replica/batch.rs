@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use rand::Rng;
-use rand::rngs::StdRng;
 
 use crate::hash::ClusterHash;
 use crate::limits;
@@ -33,8 +31,6 @@ pub(crate) struct Minter<'a> {
     pub(crate) clock: &'a mut Clock,
     /// The wall clock now, in milliseconds since the Unix epoch.
     pub(crate) wall_ms: u64,
-    /// Where the epochs of stays come from.
-    pub(crate) rng: &'a mut StdRng,
     /// What counts begin above since the node was started.
     pub(crate) since_start: u64,
     /// What it remembers of records that were dropped.
@@ -111,6 +107,11 @@ struct Cell {
 }
 
 impl Cell {
+    /// Whether anything will be there after the batch, as far as it is decided.
+    fn is_there(&self) -> bool {
+        self.record.is_some() && !self.drop
+    }
+
     fn new(stored: Stored) -> Self {
         let (state, newer) = match stored.state {
             Some(Ok(state)) => (Some(state), None),
@@ -131,26 +132,35 @@ impl Cell {
 pub(crate) fn slots(ops: &[Op], node: NodeId) -> Vec<Slot> {
     let mut slots = Vec::with_capacity(ops.len());
     for op in ops {
-        let (slot, targets): (&Slot, &[NodeId]) = match op {
-            Op::Mint(mint, _) => (&mint.slot, &mint.stand_in_for),
+        let (slot, hints): (&Slot, &[Slot]) = match op {
+            Op::Mint(mint, _) => (&mint.slot, &mint.hints),
             Op::Apply(apply, _) => (&apply.slot, &apply.hints),
-            Op::Hint(slot, targets, _) => (slot, targets),
+            Op::Hint(slot, hints, _) => (slot, hints),
             Op::Forget(forget, _) => (&forget.slot, &[]),
             Op::Reap(reap, _) => {
                 slots.push(reap.frontier(node));
-                (&reap.slot, &reap.owners)
+                slots.extend(reap.owners.iter().map(|owner| marker::slot(*owner, &reap.slot)));
+                (&reap.slot, &[])
             }
             Op::HintDone(done, _) => {
-                slots.push(marker::slot(done.target, &done.slot));
-                (&done.slot, done.drop_with.as_deref().unwrap_or_default())
+                let owners = done.drop_with.iter().flatten().chain([&done.target]);
+                slots.extend(owners.flat_map(|owner| hints_of(*owner, &done.slot)));
+                (&done.slot, &[])
             }
         };
-        slots.push(slot.clone());
-        slots.extend(targets.iter().map(|target| marker::slot(*target, slot)));
+        slots.extend_from_slice(hints);
+        if !marker::is_all(slot) {
+            slots.push(slot.clone());
+        }
     }
     slots.sort_unstable();
     slots.dedup();
     slots
+}
+
+/// Where it may be kept in mind that a target lacks a record: its marker, and the mark of its bucket.
+fn hints_of(target: NodeId, slot: &Slot) -> [Slot; 2] {
+    [slot, &marker::all_of(slot.bucket)].map(|of| marker::slot(target, of))
 }
 
 /// What is stored at a place, decoded once.
@@ -180,23 +190,18 @@ pub(crate) fn damaged(stored: &[Stored]) -> usize {
 /// Decides a batch. `stored` holds what is at each of `slots`.
 pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &mut Minter<'_>) -> Plan {
     let cells = slots.into_iter().zip(stored).map(|(slot, stored)| (slot, Cell::new(stored)));
-    let mut batch = Batch { cells: cells.collect(), minter };
+    let mut batch = Batch { cells: cells.collect(), minter, forgets: false };
     let outcomes: Vec<_> = ops.iter().map(|op| batch.apply(op)).collect();
     let (mut mutations, mut changed) = (Vec::new(), Vec::new());
-    let mut cells = batch.cells;
+    let (mut cells, forgets) = (batch.cells, batch.forgets);
     for (slot, cell) in &mut cells {
         if let (None, Some(state)) = (&cell.record, &cell.state) {
             cell.record = Some(record::encode(minter.hash, &slot.key, state));
         }
     }
     renew_markers(ops, &mut cells, minter.wall_ms);
-    let drops = |op: &Op| match op {
-        Op::Reap(reap, _) => matches!(reap.step, Step::Drop { .. } | Step::Shed { .. }),
-        Op::Forget(..) => true,
-        Op::Mint(..) | Op::Apply(..) | Op::Hint(..) | Op::HintDone(..) => false,
-    };
     // Also where it is stored already: a storage that was flushed under the node has lost it.
-    if ops.iter().zip(&outcomes).any(|(op, outcome)| drops(op) && matches!(outcome, Ok(Outcome::Reaped(true)))) {
+    if forgets {
         let slot = marker::floor_slot(minter.node);
         mutations.push(Mutation::Put { slot, value: minter.forgotten.encode_floor(minter.hash) });
     }
@@ -218,21 +223,24 @@ pub(crate) fn plan(ops: &[Op], slots: Vec<Slot>, stored: Vec<Stored>, minter: &m
     Plan { mutations, outcomes, changed, cells }
 }
 
-/// Sets the digests of the markers this batch makes, now that their records have their final form.
+/// Makes and renews the markers and marks of this batch, now that their records have their final form.
 fn renew_markers(ops: &[Op], cells: &mut BTreeMap<Slot, Cell>, wall_ms: u64) {
     for op in ops {
-        let (slot, targets) = match op {
-            Op::Mint(mint, _) => (&mint.slot, &mint.stand_in_for),
+        let (slot, hints) = match op {
+            Op::Mint(mint, _) => (&mint.slot, &mint.hints),
             Op::Apply(apply, _) => (&apply.slot, &apply.hints),
-            Op::Hint(slot, targets, _) => (slot, targets),
+            Op::Hint(slot, hints, _) => (slot, hints),
             Op::HintDone(..) | Op::Reap(..) | Op::Forget(..) => continue,
         };
         let Some(digest) = cells.get(slot).and_then(|cell| record::digest(cell.record.as_ref()?)) else { continue };
-        for target in targets {
-            let cell = cells.entry(marker::slot(*target, slot)).or_default();
+        for hint in hints {
+            let cell = cells.entry(hint.clone()).or_default();
             let before = cell.record.as_deref().filter(|_| !cell.drop).and_then(Marker::decode);
-            let (minted, made_ms) = (before.and_then(|marker| marker.minted), before.map_or(wall_ms, |at| at.made_ms));
-            cell.record = Some(Marker { digest, minted, made_ms }.encode());
+            let made_ms = before.map_or(wall_ms, |before| before.made_ms);
+            let is_mark = marker::record_slot(&hint.key).is_some_and(|of| marker::is_all(&of));
+            let times = || before.map_or(1, |before| before.digest.wrapping_add(1));
+            let digest = if is_mark { times() } else { digest };
+            cell.record = Some(Marker { digest, made_ms }.encode());
             (cell.dirty, cell.drop) = (true, false);
         }
     }
@@ -241,6 +249,8 @@ fn renew_markers(ops: &[Op], cells: &mut BTreeMap<Slot, Cell>, wall_ms: u64) {
 struct Batch<'a, 'b> {
     cells: BTreeMap<Slot, Cell>,
     minter: &'a mut Minter<'b>,
+    /// Whether counts of this node's own dots go with a record.
+    forgets: bool,
 }
 
 impl Batch<'_, '_> {
@@ -249,7 +259,13 @@ impl Batch<'_, '_> {
             Op::Mint(mint, _) => self.mint(mint).map(Outcome::Minted),
             Op::Apply(apply, _) => self.merge(apply).map(|()| Outcome::Done),
             // The markers themselves are made once the records have their final form.
-            Op::Hint(..) => Ok(Outcome::Done),
+            Op::Hint(slot, ..) => {
+                // What was to go with the hint before stays for this one.
+                if let Some(cell) = self.cells.get_mut(slot).filter(|cell| cell.drop && cell.record.is_some()) {
+                    (cell.drop, cell.dirty) = (false, true);
+                }
+                Ok(Outcome::Done)
+            }
             Op::HintDone(done, _) => {
                 self.hint_done(done);
                 Ok(Outcome::Done)
@@ -272,10 +288,8 @@ impl Batch<'_, '_> {
     }
 
     fn mint(&mut self, mint: &Mint) -> Result<Dot, ServeError> {
-        let actor = Actor { node: self.minter.node, epoch: self.minting_epoch(mint) };
-        // A stay names under an epoch of its own, and forgets that with the record.
-        let floors = self.minter.forgotten.floor.max(self.minter.since_start);
-        let floor = if actor.epoch == self.minter.epoch { floors } else { 0 };
+        let actor = self.own();
+        let floor = self.minter.forgotten.floor.max(self.minter.since_start);
         let stamp = self.minter.clock.tick(self.minter.wall_ms);
         let (cell, mut state) = self.load(&mint.slot)?;
         let all = if mint.seen.is_none() { state.context().clone() } else { Context::new() };
@@ -297,24 +311,15 @@ impl Batch<'_, '_> {
         }
     }
 
-    /// The epoch to name a version under: the storage's, or the stay's when this node only stands in.
-    fn minting_epoch(&mut self, mint: &Mint) -> Epoch {
-        if mint.stand_in_for.is_empty() {
-            return self.minter.epoch;
-        }
-        let markers: Vec<Slot> = mint.stand_in_for.iter().map(|target| marker::slot(*target, &mint.slot)).collect();
-        let known = markers.iter().find_map(|slot| {
-            let cell = self.cells.get(slot).filter(|cell| !cell.drop)?;
-            Marker::decode(cell.record.as_ref()?)?.minted
-        });
-        let epoch = known.unwrap_or_else(|| Epoch(self.minter.rng.next_u64()));
-        for slot in markers {
-            let cell = self.cells.entry(slot).or_default();
-            let before = cell.record.as_deref().filter(|_| !cell.drop).and_then(Marker::decode);
-            let made_ms = before.map_or(self.minter.wall_ms, |marker| marker.made_ms);
-            cell.record = Some(Marker { digest: 0, minted: Some(epoch), made_ms }.encode());
-        }
-        epoch
+    /// Under which name this node counts its versions.
+    fn own(&self) -> Actor {
+        Actor { node: self.minter.node, epoch: self.minter.epoch }
+    }
+
+    /// Notes that a record goes with this count of own versions: none is named below again.
+    fn raise_floor(&mut self, count: u64) {
+        self.minter.forgotten.raise(count);
+        self.forgets = true;
     }
 
     fn merge(&mut self, apply: &Apply) -> Result<(), ServeError> {
@@ -341,51 +346,59 @@ impl Batch<'_, '_> {
     }
 
     fn hint_done(&mut self, done: &HintDone) {
-        let slot = marker::slot(done.target, &done.slot);
-        let Some(cell) = self.cells.get_mut(&slot) else { return };
-        let marker = cell.record.as_deref().and_then(Marker::decode);
-        let renewed = cell.dirty || marker.is_some_and(|marker| marker.digest != done.marked);
-        if cell.record.is_none() || renewed {
+        if !self.is_hinted(done.target, &done.slot) {
             return;
         }
-        (cell.drop, cell.dirty) = (true, false);
+        if let Some(cell) = self.cells.get_mut(&marker::slot(done.target, &done.slot)).filter(|cell| cell.is_there()) {
+            let marker = cell.record.as_deref().and_then(Marker::decode);
+            if cell.dirty || marker.is_some_and(|marker| marker.digest != done.marked) {
+                return;
+            }
+            (cell.drop, cell.dirty) = (true, false);
+        }
+        // A mark of this target need not be looked at: it has the record, as it is here, and the mark stays for the others.
         let Some(owners) = &done.drop_with else { return };
-        let waiting = owners.iter().any(|owner| {
-            let other = self.cells.get(&marker::slot(*owner, &done.slot));
-            other.is_some_and(|cell| cell.record.is_some() && !cell.drop)
-        });
+        let waiting = owners.iter().any(|owner| *owner != done.target && self.is_hinted(*owner, &done.slot));
+        let own = self.own();
         let Some(cell) = self.cells.get_mut(&done.slot).filter(|cell| !waiting && !cell.dirty) else { return };
         let digest = cell.record.as_ref().and_then(|record| record::digest(record));
         let handed_over = done.delivered.is_some() && digest == done.delivered;
-        cell.drop |= handed_over || cell.before == Before::Unreadable;
+        let count = cell.state.as_ref().map_or(0, |state| state.context().count(own));
+        if (handed_over || cell.before == Before::Unreadable) && count <= limits::REAP_COUNT_MAX {
+            cell.drop = true;
+            self.raise_floor(count);
+        }
+    }
+
+    /// Whether it is kept in mind that this target lacks a record, or all that a bucket holds.
+    fn is_hinted(&self, target: NodeId, slot: &Slot) -> bool {
+        hints_of(target, slot).iter().any(|place| self.cells.get(place).is_some_and(Cell::is_there))
     }
 }
 
 impl Batch<'_, '_> {
     /// Takes a step towards dropping a record; false where it is not as it must be.
     fn reap(&mut self, reap: &Reap) -> bool {
-        let hinted = |owner: &NodeId| {
-            let marker = self.cells.get(&marker::slot(*owner, &reap.slot));
-            marker.is_some_and(|cell| cell.dirty || (cell.record.is_some() && !cell.drop))
-        };
+        // Marks need not be looked at: of what a stand-in keeps under one, it holds the record, and an owner that may lack it
+        // is asked itself.
+        let hinted = |owner: &NodeId| self.cells.get(&marker::slot(*owner, &reap.slot)).is_some_and(Cell::is_there);
         if reap.owners.iter().any(hinted) {
             return false;
         }
+        let own = self.own();
         let Some(cell) = self.cells.get_mut(&reap.slot) else { return false };
-        let forgotten = &mut *self.minter.forgotten;
-        let own = Actor { node: self.minter.node, epoch: self.minter.epoch };
         let (digest, dead_ms) = match reap.step {
             Step::Bury => {
                 let nothing = cell.before == Before::Nothing && !cell.dirty;
-                return nothing && forgotten.bury(&reap.slot, &reap.seen);
+                return nothing && self.minter.forgotten.bury(&reap.slot, &reap.seen);
             }
             Step::Shed { digest } => {
                 let Some(state) = cell.state.as_ref().filter(|_| !cell.dirty && !cell.drop) else { return false };
                 let count = state.context().count(own);
                 let goes = cell.before == Before::Digest(digest) && count <= limits::REAP_COUNT_MAX;
                 if goes {
-                    forgotten.raise(count);
                     (cell.drop, cell.state, cell.record) = (true, None, None);
+                    self.raise_floor(count);
                 }
                 return goes;
             }
@@ -396,17 +409,17 @@ impl Batch<'_, '_> {
         let as_told = cell.before == Before::Digest(digest) && *state.context() == reap.seen;
         let dead = self.minter.wall_ms.checked_sub(dead_ms).is_some_and(|since| state.is_dead(since));
         // A record that came back lately may have more behind it.
-        let fresh = forgotten.seen(&reap.slot).is_some();
+        let fresh = self.minter.forgotten.seen(&reap.slot).is_some();
         if !as_told || !dead || fresh || count > limits::REAP_COUNT_MAX {
             return false;
         }
         if let Step::Drop { .. } = reap.step {
-            if !forgotten.bury(&reap.slot, &reap.seen) {
+            if !self.minter.forgotten.bury(&reap.slot, &reap.seen) {
                 return false;
             }
-            forgotten.raise(count);
             let latest = state.latest_stamp().unwrap_or_default();
             (cell.drop, cell.state, cell.record) = (true, None, None);
+            self.raise_floor(count);
             self.advance_frontier(reap.frontier(self.minter.node), latest);
         }
         true
@@ -424,15 +437,15 @@ impl Batch<'_, '_> {
 
     /// Removes versions, and the record with its last. Returns whether any were there.
     fn forget(&mut self, forget: &Forget) -> bool {
-        let own = Actor { node: self.minter.node, epoch: self.minter.epoch };
+        let own = self.own();
         let Some(cell) = self.cells.get_mut(&forget.slot) else { return false };
         let Some(mut state) = cell.state.clone().filter(|_| !cell.drop) else { return false };
         if !state.forget(&forget.dots) {
             return false;
         }
         if state.versions().is_empty() {
-            self.minter.forgotten.raise(state.context().count(own));
             (cell.drop, cell.dirty, cell.state, cell.record) = (true, false, None, None);
+            self.raise_floor(state.context().count(own));
         } else {
             *cell = Cell { state: Some(state), dirty: true, before: cell.before, ..Cell::default() };
         }

@@ -1,25 +1,23 @@
-//! Hint markers: "this owner lacks this record", kept beside the data in a bucket of their own.
+//! Hint markers: "this owner lacks this record", kept beside the data in a bucket of their own; and *marks*, "this owner may
+//! lack whatever lies in this bucket", which stand for all hints beyond a target's budget.
 //!
-//! A marker holds no value: the record itself lies at its ordinary place, also on a node that only stands in. The
-//! marker and its record are written in one batch.
+//! Neither holds a value: the record itself lies at its ordinary place, also on a node that only stands in. A marker or mark
+//! is written in one batch with its record. Who makes which is not decided here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::store::Slot;
-use crate::types::{Bucket, Epoch, NodeId};
+use crate::types::{Bucket, NodeId};
 
 const FIXED: usize = 8 + 4;
 
-/// The value of a marker.
+/// The value of a marker, or of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Marker {
-    /// The digest of the record when the hint was last renewed.
+    /// Another one after each renewal: the digest of the record then; of a mark, how often it was renewed.
     pub(crate) digest: u64,
-    /// The epoch under which this node, standing in, names versions of this key. A stand-in forgets the key once its
-    /// hints are delivered, and its count with it, so each such stay has an epoch of its own.
-    pub(crate) minted: Option<Epoch>,
-    /// When the hint was made, renewals apart: milliseconds since the Unix epoch.
+    /// When it was made, renewals apart: milliseconds since the Unix epoch.
     pub(crate) made_ms: u64,
 }
 
@@ -51,13 +49,23 @@ pub(crate) fn floor_slot(own: NodeId) -> Slot {
     Slot { bucket: Bucket::HINTS, key: key.freeze() }
 }
 
-/// The place of the marker for this target and record.
+/// The place of the marker for this target and record; of the mark, where the record is [`all_of`] a bucket.
 pub(crate) fn slot(target: NodeId, of: &Slot) -> Slot {
     let mut key = BytesMut::with_capacity(FIXED + of.key.len());
     key.put_u64(target.0);
     key.put_u32(of.bucket.0);
     key.put_slice(&of.key);
     Slot { bucket: Bucket::HINTS, key: key.freeze() }
+}
+
+/// What a mark speaks of: a key that no record has stands for all of its bucket.
+pub(crate) fn all_of(bucket: Bucket) -> Slot {
+    Slot { bucket, key: Bytes::new() }
+}
+
+/// Whether this is [`all_of`] a bucket.
+pub(crate) fn is_all(of: &Slot) -> bool {
+    of.key.is_empty()
 }
 
 /// Bytes that a marker of this record takes, about.
@@ -71,7 +79,7 @@ pub(crate) fn prefix(target: NodeId) -> [u8; 8] {
     target.0.to_be_bytes()
 }
 
-/// The record that a marker at this key speaks of. `None` when the key is damaged.
+/// The record that a marker at this key speaks of, or all of a bucket. `None` when the key is damaged.
 pub(crate) fn record_slot(marker_key: &Bytes) -> Option<Slot> {
     let bucket = marker_key.get(8..FIXED)?.try_into().ok().map(u32::from_be_bytes)?;
     Some(Slot { bucket: Bucket(bucket), key: marker_key.slice(FIXED..) })
@@ -82,11 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_leads_back_to_its_record() {
+    fn a_marker_leads_back_to_its_record_and_a_mark_to_its_bucket() {
         let record = Slot { bucket: Bucket(7), key: Bytes::from_static(b"default\0key") };
         let marker = slot(NodeId(9), &record);
         assert!(marker.key.starts_with(&prefix(NodeId(9))));
         assert_eq!(record_slot(&marker.key), Some(record));
         assert_eq!(record_slot(&Bytes::from_static(b"short")), None);
+        let mark = slot(NodeId(9), &all_of(Bucket(7)));
+        assert!(
+            mark.key < marker.key && record_slot(&mark.key).is_some_and(|of| is_all(&of) && of.bucket == Bucket(7))
+        );
     }
 }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -85,13 +84,11 @@ impl Replica {
         let (reads, reading) = mpsc::channel(limits::REPLICA_QUEUE_MAX);
         let drift_ms = millis(drift);
         let clock = Clock::new(drift_ms);
-        let rng = env.rng("replica");
         let writer = Writer {
             engine: engine.clone(),
             hash,
             node,
             clock,
-            rng,
             env: env.clone(),
             meters: meters.clone(),
             trees: trees.clone(),
@@ -121,9 +118,9 @@ impl Replica {
         self.ask(|reply| Op::Apply(apply, reply)).await
     }
 
-    /// Keeps hints for a record that is here.
-    pub(crate) async fn hint(&self, slot: Slot, targets: Vec<NodeId>) -> Result<(), ServeError> {
-        self.ask(|reply| Op::Hint(slot, targets, reply)).await
+    /// Makes markers or marks, at these places, for a record that is here.
+    pub(crate) async fn hint(&self, slot: Slot, hints: Vec<Slot>) -> Result<(), ServeError> {
+        self.ask(|reply| Op::Hint(slot, hints, reply)).await
     }
 
     /// Forgets a hint that was delivered.
@@ -225,7 +222,6 @@ struct Writer {
     hash: ClusterHash,
     node: NodeId,
     clock: Clock,
-    rng: StdRng,
     env: Env,
     meters: Arc<Meters>,
     trees: Arc<Trees>,
@@ -329,10 +325,9 @@ impl Writer {
             epoch = renewed;
         }
         let wall_ms = self.env.wall_ms();
-        let (clock, rng, forgotten) = (&mut self.clock, &mut self.rng, &mut self.forgotten);
+        let (clock, forgotten) = (&mut self.clock, &mut self.forgotten);
         let since_start = self.past.floor();
-        let mut minter =
-            Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, rng, since_start, forgotten };
+        let mut minter = Minter { hash: &self.hash, node: self.node, epoch, clock, wall_ms, since_start, forgotten };
         let mut plan = batch::plan(ops, slots, stored, &mut minter);
         let mutations = std::mem::take(&mut plan.mutations);
         let synced = !ops.iter().all(Op::may_be_unsynced);

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::node::past::kept;
+#[cfg(doc)]
+use crate::node::replica::marker;
 use crate::record;
 use crate::store::Slot;
 use crate::types::{NodeId, PartitionId};
@@ -20,8 +22,8 @@ pub(crate) enum Op {
     Mint(Mint, ReplyTo<Minted>),
     /// Merge a record of another replica.
     Apply(Apply, ReplyTo<()>),
-    /// Keep hints for a record that is here already.
-    Hint(Slot, Vec<NodeId>, ReplyTo<()>),
+    /// Make markers or marks, at these places, for a record that is here already.
+    Hint(Slot, Vec<Slot>, ReplyTo<()>),
     /// A hint was delivered.
     HintDone(HintDone, ReplyTo<()>),
     /// A step towards dropping a dead record.
@@ -102,8 +104,8 @@ pub(crate) struct Mint {
     pub(crate) expires_at: Option<u64>,
     /// The value; `None` deletes.
     pub(crate) value: Option<Bytes>,
-    /// The owners, when this node is none of them and stands in for all.
-    pub(crate) stand_in_for: Vec<NodeId>,
+    /// Places of the markers or marks for the owners, when this node is none of them and stands in for all.
+    pub(crate) hints: Vec<Slot>,
 }
 
 /// A version that was named and stored.
@@ -122,16 +124,16 @@ pub(crate) struct Apply {
     pub(crate) slot: Slot,
     /// The record.
     pub(crate) record: Bytes,
-    /// The owners this node stands in for.
-    pub(crate) hints: Vec<NodeId>,
+    /// Places of the markers or marks for the owners that this node stands in for.
+    pub(crate) hints: Vec<Slot>,
     /// Whether it is done before it is on disk: whoever wants it there flushes the storage.
     pub(crate) unsynced: bool,
 }
 
-/// A hint that reached its owner.
+/// A hint that reached its owner, by its own marker or by a mark.
 #[derive(Debug)]
 pub(crate) struct HintDone {
-    /// The place of the record.
+    /// The place of the record; [all of a bucket](marker::all_of) when all that its mark speaks of has arrived.
     pub(crate) slot: Slot,
     /// The owner that has it now.
     pub(crate) target: NodeId,
@@ -173,12 +175,12 @@ impl Op {
     /// Places this operation reads at most.
     pub(crate) fn slots(&self) -> usize {
         1 + match self {
-            Self::Mint(mint, _) => mint.stand_in_for.len(),
+            Self::Mint(mint, _) => mint.hints.len(),
             Self::Apply(apply, _) => apply.hints.len(),
-            Self::Hint(_, targets, _) => targets.len(),
+            Self::Hint(_, hints, _) => hints.len(),
             Self::Reap(reap, _) => 1 + reap.owners.len(),
             Self::Forget(..) => 0,
-            Self::HintDone(done, _) => 1 + done.drop_with.as_ref().map_or(0, Vec::len),
+            Self::HintDone(done, _) => 2 + done.drop_with.as_ref().map_or(0, |owners| 2 * owners.len()),
         }
     }
 

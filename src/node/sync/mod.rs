@@ -2,8 +2,8 @@
 //! together.
 //!
 //! Always on and paced: what was compared least recently comes first, one exchange at a time, and after each a pause in
-//! proportion to what it took. A peer that is back, a partition that was read anew, hints that found no room: these
-//! only change the order. What nodes stand in for is not compared; that is the hints' to deliver.
+//! proportion to what it took. A peer that is back, a partition that was read anew: these only change the order. What nodes
+//! stand in for is not compared; that is the hints' to deliver.
 
 pub(crate) mod answer;
 mod busy;
@@ -116,11 +116,6 @@ impl Sync {
 
     fn random<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         draw(&mut lock(&self.rng))
-    }
-
-    /// Learns that a peer lacks something of a partition for which there is no hint.
-    pub(crate) fn hurry(&self, peer: NodeId, partition: PartitionId) {
-        self.schedule().hurry(Some(peer), Some(partition), Instant::now());
     }
 
     /// Makes all comparisons due at once.

@@ -147,16 +147,6 @@ impl Disk {
         DiskCopy { kept: self.lock().seen.clone() }
     }
 
-    /// Whether what the node has noted beside its storage is newer than this copy. It notes every
-    /// [`STORE_MEMO_INTERVAL`](crate::limits::STORE_MEMO_INTERVAL), and at each start, how far the storage has come; that a
-    /// younger copy was put back cannot be noticed.
-    pub fn would_notice(&self, copy: &DiskCopy) -> bool {
-        let Some(noted) = self.lock().memo.as_ref().map(|memo| memo.mark) else { return true };
-        copy.kept.seal.is_none_or(|seal| {
-            (seal.mark.epoch, seal.mark.boot) != (noted.epoch, noted.boot) || seal.mark.commits < noted.commits
-        })
-    }
-
     /// Puts an older copy of the storage in its place; what the node notes beside it stays. The process that had it open is
     /// ended.
     pub fn put_back(&self, copy: DiskCopy) {

@@ -58,7 +58,7 @@ fn only_a_record_that_is_dead_for_long_just_as_told_and_without_hints_is_dropped
     assert!(!bench.reap(&slot, Step::Drop { digest: digest + 1, dead_ms: 0 }, seen.clone()), "it is another");
     assert!(!bench.reap(&slot, Step::Drop { digest, dead_ms: 0 }, Context::new()), "it has seen something else");
     assert!(!bench.reap(&slot, Step::Bury, seen.clone()), "it is here");
-    bench.run(&[Op::Hint(slot.clone(), vec![OWNERS[1]], oneshot::channel().0)]);
+    bench.run(&[Op::Hint(slot.clone(), bench.places(&slot, &OWNERS[1..]), oneshot::channel().0)]);
     assert!(!bench.drop_dead(&slot), "an owner is to be given it");
     bench.stored.remove(&marker::slot(OWNERS[1], &slot));
     assert!(bench.reap(&slot, Step::Confirm { digest, dead_ms: 0 }, seen));

@@ -57,10 +57,10 @@ fn a_record_that_somebody_is_to_be_given_stays_until_it_was_delivered() {
     let mut bench = Bench::new(1);
     let slot = key("a");
     bench.mint(&slot, &[]);
-    bench.run(&[Op::Hint(slot.clone(), vec![OTHERS[1]], oneshot::channel().0)]);
+    bench.run(&[Op::Hint(slot.clone(), bench.places(&slot, &OTHERS[1..]), oneshot::channel().0)]);
     let digest = bench.digest(&slot);
     assert!(!bench.shed(&slot, digest));
-    let hint = Op::Hint(slot.clone(), vec![OTHERS[0]], oneshot::channel().0);
+    let hint = Op::Hint(slot.clone(), bench.places(&slot, &OTHERS[..1]), oneshot::channel().0);
     bench.stored.remove(&marker::slot(OTHERS[1], &slot));
     bench.run(&[hint, shed(&slot, digest)]);
     // All owners have been given it by then, so the hint may go with the record, but not be left without it.
