@@ -23,9 +23,9 @@ pub(crate) async fn acquire(window: &Semaphore, bytes: usize) -> Option<Semaphor
 
 /// Writes the parts and ends the stream. When it is dropped or fails half way the stream is reset, and the peer
 /// discards what it has.
-pub(crate) async fn send(stream: SendStream, parts: [Bytes; 2], patience: Duration) -> Result<SendStream, WriteFailed> {
-    let mut guard = ResetOnDrop(Some(stream));
-    if let Some(stream) = guard.0.as_mut() {
+pub(crate) async fn send(stream: SendStream, parts: [Bytes; 2], patience: Duration) -> Result<Sent, WriteFailed> {
+    let mut sent = Sent(Some(stream));
+    if let Some(stream) = sent.0.as_mut() {
         // Fails only for a stream that is closed, and then the write says so.
         drop(stream.set_priority(PRIORITY));
         for part in parts {
@@ -33,13 +33,20 @@ pub(crate) async fn send(stream: SendStream, parts: [Bytes; 2], patience: Durati
         }
         drop(stream.finish());
     }
-    Ok(guard.0.take().expect("the stream is put in above and taken out only here"))
+    Ok(sent)
 }
 
-/// Without this, quinn would end the stream cleanly on drop.
-struct ResetOnDrop(Option<SendStream>);
+/// A frame on its way. What has not gone out yet stays where it is when this is dropped: nobody waits for it any more.
+pub(crate) struct Sent(Option<SendStream>);
 
-impl Drop for ResetOnDrop {
+impl Sent {
+    /// Lets it go out whole.
+    pub(crate) fn leave(mut self) -> Option<SendStream> {
+        self.0.take()
+    }
+}
+
+impl Drop for Sent {
     fn drop(&mut self) {
         if let Some(mut stream) = self.0.take() {
             // Fails only when the stream is over already.

@@ -237,10 +237,10 @@ impl Connection {
             let (send, receive) =
                 shared.quic.open_bi().await.map_err(|error| shared.lost_by(&error).before_sending())?;
             let write = bulk::send(send, [prefix, body], limits::DEADLINE_MAX);
-            write.await.map_err(|error| shared.not_sent(error.to_string()))?;
-            Ok((permit, receive))
+            let sent = write.await.map_err(|error| shared.not_sent(error.to_string()))?;
+            Ok((permit, sent, receive))
         });
-        let (_permit, receive) =
+        let (_permit, sent, receive) =
             sent.await.map_err(|_| shared.not_sent("it was not written before its deadline"))??;
         shared.counters.bulk_streams.one();
         shared.counters.frames_sent.one();
@@ -249,6 +249,7 @@ impl Connection {
         let mut reply = reply.map_err(|_| shared.lost("no reply came before the deadline"))?.map_err(|error| {
             shared.quic.close_reason().map_or_else(|| shared.lost(error.to_string()), |reason| shared.lost_by(&reason))
         })?;
+        drop(sent.leave());
         shared.counters.frames_received.one();
         shared.counters.bytes_received.count(reply.len());
         let (_, status) = frame::take_reply(&mut reply).map_err(|error| shared.lost(error.to_string()))?;

@@ -289,7 +289,11 @@ impl<H: Handler> Serving<H> {
         self.counters.bulk_streams.one();
         self.counters.bytes_sent.count(parts.iter().map(Bytes::len).sum());
         match bulk::send(send, parts, self.patience).await {
-            Ok(sent) => drop(tokio::time::timeout(self.patience, sent.stopped()).await),
+            Ok(sent) => {
+                if let Some(stream) = sent.leave() {
+                    drop(tokio::time::timeout(self.patience, stream.stopped()).await);
+                }
+            }
             Err(error) => tracing::debug!(peer = %self.peer.label(), %error, "a large reply was broken off"),
         }
     }

@@ -120,6 +120,34 @@ async fn scenario(simulation: Simulation) -> Outcome {
     Outcome { trace: network.trace(), answered, failed, log: network.log() }
 }
 
+/// A large request that is given up while the path is cut; the bytes of requests that the node got once the path was whole again.
+async fn given_up(simulation: Simulation) -> (String, u64) {
+    let network = Network::new(&simulation, Conditions::default());
+    let server = start(&simulation, &network, "dynamomini://node/n1", 1);
+    let client = start(&simulation, &network, "dynamomini://client/c", 1);
+    let expect = Expect::Node("n1".parse().unwrap());
+    let addresses = vec![server.address.to_string()];
+    let link = Link::new(&client.endpoint, expect, addresses, LinkSettings::default(), &client.env);
+    let (second, large) = (Duration::from_secs(1), Bytes::from(vec![7; 500_000]));
+    assert_eq!(link.request_in_bulk(second, large.clone()).await.unwrap(), large);
+    let got = || server.endpoint.counters().bytes_received.get();
+    let before = got();
+    let (one, other) = (server.address.ip(), client.address.ip());
+    network.set_both(one, other, |path| path.blocked = true);
+    let error = link.request_in_bulk(second, large).await.unwrap_err();
+    network.set_both(one, other, |path| path.blocked = false);
+    tokio::time::sleep(second * 30).await;
+    assert!(link.request(second, |buffer| buffer.put_u8(1)).await.is_ok(), "the connection is as it was");
+    (error.to_string(), got() - before)
+}
+
+#[test]
+fn a_large_request_that_nobody_waits_for_any_more_is_not_sent_to_its_end() {
+    let (error, got) = simulate(1, 0.1, given_up);
+    assert!(error.contains("no reply came before the deadline"), "{error}");
+    assert!(got < 100, "{got} bytes came after the deadline");
+}
+
 /// Power cut: first nothing can be sent any more, then everything is gone.
 fn crash(network: &Network, process: Process) {
     network.close(process.address);
