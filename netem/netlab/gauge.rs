@@ -1,7 +1,8 @@
 //! What links really do to packets: datagrams with numbers and times, sent from one node to another, and counted.
 //!
 //! The same for both ways of making links, so that the emulator can be compared with the kernel. Sender and receiver are threads of one
-//! process, and so have one clock.
+//! process, and so have one clock. A machine that stands still for a while sends late, all at once, and what that does to the order
+//! and to queues is not the link's doing: such a case is tried again, a few times, and it is told how many were late in the calmest try.
 
 use std::fs::File;
 use std::net::UdpSocket;
@@ -40,6 +41,10 @@ const CASES: [&str; 18] = [
     "rate 1mbit limit 200",
     "rate 1mbit delay 50ms limit 1000",
 ];
+/// A datagram that is sent so much later than it should be is late.
+const LATE: Duration = Duration::from_millis(10);
+/// The share of datagrams that may be late: with more, the machine stood still.
+const LATE_MAX: f64 = 0.02;
 /// How long the receiver waits for the last packets.
 const LAST: Duration = Duration::from_secs(2);
 /// Datagrams of each pair that are to show who hears whom, and how long they may take.
@@ -61,6 +66,9 @@ pub(crate) struct Args {
     /// Datagrams a second.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// How often a case is tried while the machine stands still.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=20))]
+    tries: u8,
     /// Print results as JSON, a line each.
     #[arg(long)]
     json: bool,
@@ -73,6 +81,8 @@ pub(crate) struct Args {
 struct Gauged {
     case: String,
     sent: u32,
+    /// The share of those that were sent late, since the machine stood still.
+    late: f64,
     lost: f64,
     doubled: f64,
     reordered: f64,
@@ -103,11 +113,26 @@ impl Args {
         wanted.bare = true;
         let mut lab = Lab::new(&wanted, &folder.join("gauge"))?;
         for case in &cases {
-            let gauged = self.gauge(&mut lab, case)?;
+            let gauged = self.calmest(&mut lab, case)?;
             let shown = serde_json::to_string(&gauged).map_err(|error| error.to_string())?;
             say(&if self.json { shown } else { gauged.line() });
         }
         Ok(())
+    }
+
+    /// Tries a case until the machine did not stand still meanwhile, or as often as may be: the try with the fewest late datagrams.
+    fn calmest(&self, lab: &mut Lab, case: &str) -> Result<Gauged, String> {
+        let mut calmest = self.gauge(lab, case)?;
+        for _ in 1..self.tries {
+            if calmest.late <= LATE_MAX {
+                break;
+            }
+            let again = self.gauge(lab, case)?;
+            if again.late < calmest.late {
+                calmest = again;
+            }
+        }
+        Ok(calmest)
     }
 
     fn gauge(&self, lab: &mut Lab, case: &str) -> Result<Gauged, String> {
@@ -116,31 +141,35 @@ impl Args {
         lab.net.forget()?;
         let length = if case.contains("limit 200") { LARGE } else { SMALL };
         let step = Duration::from_secs(1) / self.rate.max(1);
-        let arrived = exchange(lab, self.packets, step, length)?;
+        let (arrived, late) = exchange(lab, self.packets, step, length)?;
         let account = lab.net.account()?;
         let mut gauged = Gauged::new(case, self.packets, &arrived);
+        gauged.late = f64::from(late) / f64::from(self.packets.max(1));
         gauged.unmodelled = account.unmodelled;
         gauged.late_p99_us = account.emulator.map(|report| report.late_us.p99);
         Ok(gauged)
     }
 }
 
-/// Sends datagrams from the first node to the second; those that arrived, in their order.
-fn exchange(lab: &Lab, packets: u32, step: Duration, length: usize) -> Result<Vec<Arrived>, String> {
+/// Sends datagrams from the first node to the second; those that arrived, in their order, and how many were sent late.
+fn exchange(lab: &Lab, packets: u32, step: Duration, length: usize) -> Result<(Vec<Arrived>, u32), String> {
     let receiver = socket(1, PORT)?;
     let sender = socket(0, 0)?;
     let [to, _] = lab.net.addresses(1);
     sender.connect((to, PORT)).map_err(|error| error.to_string())?;
     let began = Instant::now();
     let taking = std::thread::spawn(move || take(&receiver, began, step * packets + LAST));
-    let mut datagram = vec![0; length.max(20)];
+    let (mut datagram, mut late) = (vec![0; length.max(20)], 0);
     for number in 0..packets {
-        std::thread::sleep((step * number).saturating_sub(began.elapsed()));
+        let due = step * number;
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        late += u32::from(began.elapsed() > due + LATE);
         datagram[..4].copy_from_slice(&number.to_be_bytes());
         datagram[4..20].copy_from_slice(&began.elapsed().as_nanos().to_be_bytes());
         sender.send(&datagram).map_err(|error| format!("sending: {error}"))?;
     }
-    taking.join().map_err(|_| "the receiver failed".to_owned())?
+    let arrived = taking.join().map_err(|_| "the receiver failed".to_owned())??;
+    Ok((arrived, late))
 }
 
 /// Who hears whom: a line for each node that listens, a column for each that speaks, `1` where at least one datagram came.
@@ -225,6 +254,7 @@ impl Gauged {
         Self {
             case: case.to_owned(),
             sent,
+            late: 0.0,
             lost: 1.0 - got / all,
             doubled: f64::from(doubled) / all,
             reordered: f64::from(overtaken) / got.max(1.0),
@@ -239,10 +269,15 @@ impl Gauged {
     }
 
     fn line(&self) -> String {
-        let Self { case, lost, doubled, reordered, mean, deviation, p50, p99, max, unmodelled, .. } = self;
+        let Self { case, late, lost, doubled, reordered, mean, deviation, p50, p99, max, unmodelled, .. } = self;
         let per_cent = |share: &f64| share * 100.0;
-        let void =
-            if *unmodelled > 0 { format!("; {unmodelled} lost on no account: does not count") } else { String::new() };
+        let mut void = String::new();
+        if *unmodelled > 0 {
+            void += &format!("; {unmodelled} lost on no account: does not count");
+        }
+        if *late > LATE_MAX {
+            void += &format!("; the machine stood still, {:.1} % sent late: says little", late * 100.0);
+        }
         format!(
             "{case}\tlost {:.2} %\tdoubled {:.2} %\treordered {:.1} %\tmean {mean:.2}\tsd {deviation:.2}\tp50 {p50:.2}\tp99 {p99:.2}\tmax {max:.1} ms{void}",
             per_cent(lost),
