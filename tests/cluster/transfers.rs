@@ -130,7 +130,7 @@ async fn interrupted(victim: usize) -> (Task, Task) {
     let end = async { end.await.unwrap() };
     let (report, told) = tokio::join!(steady::run_until(&client, LOAD, "steady", end), course);
     assert!(report.wrong.is_empty() && report.errors.is_empty(), "{:?} {:?}", report.wrong, report.errors);
-    assert!(report.latencies.len() > 100, "{} answers are no load", report.latencies.len());
+    assert!(report.latencies.len() > 20, "{} answers are no load", report.latencies.len());
 
     for key in 0..KEYS {
         let all = GetOptions { r: Some(Consistency::All), ..GetOptions::default() };
