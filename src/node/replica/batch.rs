@@ -232,7 +232,10 @@ fn renew_markers(ops: &[Op], cells: &mut BTreeMap<Slot, Cell>, wall_ms: u64) {
             Op::Hint(slot, hints, _) => (slot, hints),
             Op::HintDone(..) | Op::Reap(..) | Op::Forget(..) => continue,
         };
-        let Some(digest) = cells.get(slot).and_then(|cell| record::digest(cell.record.as_ref()?)) else { continue };
+        let Some(cell) = cells.get_mut(slot).filter(|_| !hints.is_empty()) else { continue };
+        let Some(digest) = cell.record.as_deref().and_then(record::digest) else { continue };
+        // What was to go with a hint that is done in this batch, before or after this one was asked for, stays for this one.
+        cell.drop = false;
         for hint in hints {
             let cell = cells.entry(hint.clone()).or_default();
             let before = cell.record.as_deref().filter(|_| !cell.drop).and_then(Marker::decode);
@@ -259,13 +262,7 @@ impl Batch<'_, '_> {
             Op::Mint(mint, _) => self.mint(mint).map(Outcome::Minted),
             Op::Apply(apply, _) => self.merge(apply).map(|()| Outcome::Done),
             // The markers themselves are made once the records have their final form.
-            Op::Hint(slot, ..) => {
-                // What was to go with the hint before stays for this one.
-                if let Some(cell) = self.cells.get_mut(slot).filter(|cell| cell.drop && cell.record.is_some()) {
-                    (cell.drop, cell.dirty) = (false, true);
-                }
-                Ok(Outcome::Done)
-            }
+            Op::Hint(..) => Ok(Outcome::Done),
             Op::HintDone(done, _) => {
                 self.hint_done(done);
                 Ok(Outcome::Done)
@@ -331,8 +328,6 @@ impl Batch<'_, '_> {
         }
         let (cell, mut state) = self.load(&apply.slot)?;
         if cell.state.as_ref() == Some(&incoming) && !cell.drop {
-            // Written again, so that a hint that is delivered in this batch does not take along what a new one needs.
-            cell.dirty |= !apply.hints.is_empty();
             return Ok(());
         }
         state.merge(&incoming);

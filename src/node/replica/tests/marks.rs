@@ -83,14 +83,30 @@ fn nobody_s_record_goes_because_it_was_delivered_without_a_hint() {
 /// A hint that is made in the batch in which the one before it is done.
 #[test]
 fn a_new_hint_keeps_what_was_to_go_with_the_old_one() {
-    for marks in [true, false] {
+    for (marks, first) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut bench = Bench::new(STAND_IN);
         let slot = key("a");
         let record = bench.mint(&slot, &OWNERS[..1]).record;
         bench.marks = marks;
         let hint = Op::Hint(slot.clone(), bench.places(&slot, &OWNERS[1..]), oneshot::channel().0);
-        bench.run(&[done(&slot, OWNERS[0], record::digest(&record).unwrap(), &record), hint]);
+        let done = done(&slot, OWNERS[0], record::digest(&record).unwrap(), &record);
+        bench.run(&if first { [hint, done] } else { [done, hint] });
         assert_eq!(bench.stored.get(&slot), Some(&record), "the second owner's hint leads to nothing");
+    }
+}
+
+/// A client asks again for a write, in the batch in which the hint of the first time is done.
+#[test]
+fn a_repeated_write_keeps_what_was_to_go_with_its_first_hint() {
+    for first in [true, false] {
+        let mut bench = Bench::new(STAND_IN);
+        let slot = key("a");
+        let record = bench.mint(&slot, &OWNERS[..1]).record;
+        bench.sequence -= 1;
+        let again = bench.mint_op(&slot, Some(Context::new()), &OWNERS);
+        let done = done(&slot, OWNERS[0], record::digest(&record).unwrap(), &record);
+        bench.run(&if first { [again, done] } else { [done, again] });
+        assert_eq!(bench.stored.get(&slot), Some(&record), "what was acknowledged is gone");
     }
 }
 
