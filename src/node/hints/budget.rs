@@ -125,6 +125,12 @@ impl HintBudget {
         self.kept().get(&target).is_some_and(|kept| !kept.is_nothing()) || self.fresh().contains(&target)
     }
 
+    /// Forgets targets that are members no more, once nothing is kept for them.
+    pub(crate) fn retain(&self, is_member: impl Fn(&NodeId) -> bool) {
+        self.kept().retain(|target, _| is_member(target));
+        self.fresh().retain(is_member);
+    }
+
     /// Waits until it is time to look at them again.
     pub(super) async fn rest(&self, core: &Core, view: &ClusterView) {
         if self.kept().values().all(Kept::is_nothing) && self.fresh().is_empty() {
@@ -278,6 +284,19 @@ mod tests {
         budget.end_count(NodeId(1), Kept::default());
         assert_eq!(budget.marked(), 0);
         assert!(budget.admit(NodeId(1), &slot, 700));
+    }
+
+    #[test]
+    fn what_was_kept_for_a_member_that_is_gone_is_not_counted_for_ever() {
+        let budget = HintBudget::new(1);
+        let slot = Slot { bucket: Bucket(1), key: Bytes::from_static(b"key") };
+        for target in [NodeId(1), NodeId(1), NodeId(2)] {
+            budget.admit(target, &slot, 700);
+            budget.stored(&[target]);
+        }
+        budget.retain(|target| *target == NodeId(2));
+        assert_eq!((budget.total(), budget.marked()), (1, 0));
+        assert!(!budget.has_some(NodeId(1)) && budget.has_some(NodeId(2)));
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub(crate) async fn deliver(core: Arc<Core>) {
     let mut refused: BTreeMap<NodeId, Instant> = BTreeMap::new();
     loop {
         let view = core.view();
+        counted.retain(|target, _| view.members().contains_key(target));
         for target in view.members().keys().filter(|node| **node != core.id) {
             // An unreachable target is looked at once, so that what was kept before a restart is known, and again when
             // renewals may have spent its budget. A reachable one for which nothing is kept is looked at as seldom.

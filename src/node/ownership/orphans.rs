@@ -14,8 +14,8 @@ use crate::types::{Bucket, NodeId};
 use crate::view::ClusterView;
 use crate::wire::rpc::ServeError;
 
-/// Turns all hints for members that are gone to the present owners.
-pub(super) async fn redirect(core: &Arc<Core>, view: &ClusterView) {
+/// Turns all hints for members that are gone to the present owners. Returns whether none is left.
+pub(super) async fn redirect(core: &Arc<Core>, view: &ClusterView) -> bool {
     let outcome = async {
         for target in targets(core).await? {
             if target != core.id && !view.members().contains_key(&target) {
@@ -27,7 +27,11 @@ pub(super) async fn redirect(core: &Arc<Core>, view: &ClusterView) {
     };
     if let Err(error) = outcome.await {
         tracing::debug!(%error, "hints for members that are gone cannot be redirected now");
+        return false;
     }
+    let present = core.view();
+    core.hints.retain(|target| present.members().contains_key(target));
+    true
 }
 
 /// All for whom there are hints here.

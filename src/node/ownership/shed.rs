@@ -63,8 +63,7 @@ async fn shed_on(core: &Arc<Core>) {
             tracing::debug!(%error, "nothing is dropped now");
             continue;
         }
-        if redirected < view.version() {
-            orphans::redirect(core, &view).await;
+        if redirected < view.version() && orphans::redirect(core, &view).await {
             redirected = view.version();
         }
         if !tasks::holds_shedding(core, view.version()) && round(core, &view).await {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use dynamomini::client::Client;
 use dynamomini::layout::{Change, Stage};
 use tokio::time::{Instant, sleep};
 
@@ -79,6 +80,17 @@ async fn type_in(cluster: &mut Cluster, typed: Typed, victim: usize) {
     cluster.order_safely(2, change).await.unwrap();
 }
 
+/// Waits until nobody counts hints for a node that is gone.
+async fn forgotten(cluster: &Cluster, client: &Client) {
+    let (current, began) = (cluster.layout_of(1).layout.current, Instant::now());
+    for number in cluster.running().into_iter().filter(|number| current.has(&node(*number))) {
+        while !cluster.status(client, number).await.hints_for.iter().all(|hints| current.has(&hints.name)) {
+            assert!(began.elapsed() < PATIENCE, "n{number} keeps hints for a node that is gone");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
 /// Returns whether the change was held up, until `typed` was.
 async fn die(simulation: Simulation, dies: Dies, at: Stage, typed: Typed) -> bool {
     let (mut cluster, victim) = (found(&simulation, dies.founders(), false).await, dies.victim());
@@ -111,6 +123,7 @@ async fn die(simulation: Simulation, dies: Dies, at: Stage, typed: Typed) -> boo
     };
     let ((), is_held_up) = tokio::join!(load, events);
     converged(&cluster).await;
+    forgotten(&cluster, &client).await;
     let current = cluster.layout_of(1).layout.current;
     assert!(!current.has(&node(victim)), "{current:?}");
     if is_held_up && typed == Typed::Replace {
