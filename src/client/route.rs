@@ -120,8 +120,10 @@ impl Routes {
     pub(crate) async fn learn(&self, info: ClusterInfo) -> Result<Arc<ClusterView>, ClientError> {
         // Rings of large clusters take milliseconds.
         let known = self.table().map(|table| table.view.clone());
-        let compute =
-            move || known.map_or_else(|| ClusterView::new(info.clone()), |known| known.becoming(info.clone()));
+        let compute = move || match known {
+            Some(known) => known.becoming(info),
+            None => ClusterView::new(info),
+        };
         let view = self.scope.blocking(compute).await.ok_or(ClientError::Closed)??;
         let before = self.table();
         if let Some(before) = &before
