@@ -138,7 +138,7 @@ partition_groups() {
             members=
             for group in "$@"; do
                 if [ "$group" = rest ]; then continue; fi
-                names=$(set_nodes "$group") || return
+                names=$(set_nodes "$group") || { wrong "a partition takes groups of these, or halves, isolate, bridge, ring, one-way"; return; }
                 members+=${names//$'\n'/,}$'\n'
             done
             ;;

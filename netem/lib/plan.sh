@@ -250,6 +250,7 @@ plan_clear() {
 # show_plan: as commands that could be typed.
 show_plan() {
     local line
+    [ "${#plan[@]}" -gt 0 ] || printf '# nothing is to be done on this host\n'
     for line in "${plan[@]}"; do
         case $line in
             nft\ *) printf "nft '%s'\n" "${line#nft }" ;;

@@ -47,6 +47,16 @@ pub(crate) enum Action {
     Do(Deed, Set),
 }
 
+/// What a scenario does at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// After its start.
+    pub(crate) at: Duration,
+    /// As the file has it.
+    pub(crate) words: String,
+    pub(crate) action: Action,
+}
+
 /// Reads a line such as `link n1 n3 profile 3g` for a lab of so many nodes; `home` is the region of each.
 ///
 /// # Errors
@@ -160,22 +170,22 @@ fn by_regions(nodes: usize, home: &[String]) -> Result<Vec<Shaped>, String> {
     groups::pairs(&all, &all).map(between).collect()
 }
 
-/// Reads a scenario: moments after its start, in order, and what is done then.
+/// Reads a scenario: its steps in order.
 ///
 /// # Errors
 /// The number of the line at fault, and why.
-pub(crate) fn scenario(text: &str, nodes: usize, home: &[String]) -> Result<Vec<(Duration, Action)>, String> {
-    let mut steps: Vec<(Duration, Action)> = Vec::new();
+pub(crate) fn scenario(text: &str, nodes: usize, home: &[String]) -> Result<Vec<Step>, String> {
+    let mut steps: Vec<Step> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
         if line.is_empty() {
             continue;
         }
         let step = moment(line, nodes, home).map_err(|why| format!("line {}: {why}", number + 1))?;
-        if steps.last().is_some_and(|last| step.0 < last.0) {
+        if steps.last().is_some_and(|last| step.at < last.at) {
             return Err(format!("line {}: this is before the line above it", number + 1));
         }
-        let ends = step.1 == Action::End;
+        let ends = step.action == Action::End;
         steps.push(step);
         if ends {
             break;
@@ -184,11 +194,11 @@ pub(crate) fn scenario(text: &str, nodes: usize, home: &[String]) -> Result<Vec<
     if steps.is_empty() { Err("the scenario says nothing".to_owned()) } else { Ok(steps) }
 }
 
-fn moment(line: &str, nodes: usize, home: &[String]) -> Result<(Duration, Action), String> {
-    let (at, action) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+fn moment(line: &str, nodes: usize, home: &[String]) -> Result<Step, String> {
+    let (at, words) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let at = at.strip_prefix("t+").ok_or_else(|| format!("begin with a time such as t+10s, not {at}"))?;
     let at = span(at).ok_or_else(|| format!("{at} is no span such as 500ms, 10s, 1.5m, 1h"))?;
-    Ok((at, parse(action, nodes, home)?))
+    Ok(Step { at, words: words.trim().to_owned(), action: parse(words, nodes, home)? })
 }
 
 /// `500ms`, `10s`, `1.5m`, `1h`.
@@ -246,11 +256,12 @@ mod tests {
             "# remark\nt+0s apply delay 1ms # all\n\nt+1.5s kill n1,n2\nt+10s heal\nt+1m note well done\nt+2m end\nx";
         let steps = scenario(text, 3, &[]).unwrap();
         assert_eq!(
-            steps.iter().map(|step| step.0.as_millis()).collect::<Vec<_>>(),
+            steps.iter().map(|step| step.at.as_millis()).collect::<Vec<_>>(),
             [0, 1_500, 10_000, 60_000, 120_000]
         );
-        assert_eq!(steps[1].1, Action::Do(Deed::Kill, Set::from([0, 1])));
-        assert_eq!(steps[3].1, Action::Note("well done".to_owned()));
+        assert_eq!(steps[1].words, "kill n1,n2");
+        assert_eq!(steps[1].action, Action::Do(Deed::Kill, Set::from([0, 1])));
+        assert_eq!(steps[3].action, Action::Note("well done".to_owned()));
     }
 
     #[test]

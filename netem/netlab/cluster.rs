@@ -196,12 +196,31 @@ impl Cluster {
     /// Starts all nodes and waits until all see all.
     ///
     /// # Errors
-    /// When that does not come about.
+    /// When that does not come about, at once where a node ends by itself, as after a wrong setting.
     pub(crate) fn start_all(&mut self) -> Result<Duration, String> {
         let began = Instant::now();
         (0..self.plan.nodes).try_for_each(|node| self.start(node))?;
-        self.until_whole()?;
-        Ok(began.elapsed())
+        let mut ended = None;
+        let settled = within(PATIENCE, || {
+            ended = self.ended();
+            ended.is_some() || self.is_whole()
+        });
+        match (ended, settled) {
+            (Some(node), _) => Err(format!("{} ended by itself\n{}", groups::name(node), self.ends_of_logs())),
+            (None, Some(_)) => Ok(began.elapsed()),
+            (None, None) => Err(self.not_whole()),
+        }
+    }
+
+    /// A node whose process has ended without being told to.
+    fn ended(&mut self) -> Option<usize> {
+        self.agents
+            .iter_mut()
+            .position(|agent| agent.as_mut().is_some_and(|agent| matches!(agent.try_wait(), Ok(Some(_)))))
+    }
+
+    fn not_whole(&self) -> String {
+        format!("in {PATIENCE:?} not all came to see all\n{}", self.ends_of_logs())
     }
 
     /// Waits until all nodes hold all alive.
@@ -209,8 +228,7 @@ impl Cluster {
     /// # Errors
     /// When that does not come about.
     pub(crate) fn until_whole(&self) -> Result<Duration, String> {
-        within(PATIENCE, || self.is_whole())
-            .ok_or_else(|| format!("in {PATIENCE:?} not all came to see all\n{}", self.ends_of_logs()))
+        within(PATIENCE, || self.is_whole()).ok_or_else(|| self.not_whole())
     }
 
     /// Whether each node that runs has said last of each other that it is alive.

@@ -64,7 +64,8 @@ pub(crate) fn partition(words: &[&str], nodes: usize) -> Result<BTreeSet<(usize,
         ["halves" | "isolate" | "bridge" | "ring", ..] => shape(words, nodes)?,
         groups => {
             let named = groups.iter().filter(|group| **group != "rest");
-            named.map(|group| set(group, nodes)).collect::<Result<_, _>>()?
+            let no_shape = |why| format!("{why}; shapes are halves, isolate, bridge, ring, one-way");
+            named.map(|group| set(group, nodes)).collect::<Result<_, _>>().map_err(no_shape)?
         }
     };
     let all: Set = (0..nodes).collect();

@@ -1,5 +1,6 @@
 //! A lab: its network and its cluster, and all that can be done to both.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -57,7 +58,10 @@ impl Lab {
             Way::Emulator => "the emulator",
         };
         say(&format!("links: by {name}, {why}"));
-        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let programs = programs(folder);
+        std::fs::create_dir_all(&programs)
+            .and_then(|()| symlink(&wanted.plan.program, programs.join("dynamomini")))
+            .map_err(|error| format!("{}: {error}", programs.display()))?;
         let net = Net::new(nodes, way, folder, wanted.seed, wanted.six)?;
         let cluster = if wanted.bare { None } else { Some(Cluster::new(wanted.plan.clone(), folder)?) };
         let mut lab = Self { cluster, net, folder: folder.to_owned() };
@@ -105,6 +109,11 @@ impl Lab {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// Where `exec` finds the program that the nodes of a lab run.
+pub(crate) fn programs(folder: &Path) -> PathBuf {
+    folder.join("bin")
 }
 
 /// What was counted, for people.

@@ -232,12 +232,10 @@ fn ask(folder: &Path, question: &str) -> Result<ExitCode, String> {
 
 fn exec(folder: &Path, node: &str, program: &[String]) -> Result<ExitCode, String> {
     let mut command = place::command(folder, node, program)?;
-    let client = folder.canonicalize().map_err(|error| error.to_string())?.join("client.toml");
-    command.env("DYNAMOMINI_CLIENT_CONFIG", client);
-    if let Some(own) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}", own.display()));
-    }
+    let folder = folder.canonicalize().map_err(|error| error.to_string())?;
+    command.env("DYNAMOMINI_CLIENT_CONFIG", folder.join("client.toml"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", lab::programs(&folder).display()));
     let status = command.status().map_err(|error| format!("nsenter: {error}"))?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }

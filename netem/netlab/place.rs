@@ -22,6 +22,11 @@ use crate::wait::within;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What takes a namespace and a device to find out whether a lab can be made.
 const TRIAL: &str = "ip link add t0 type veth peer name t1 && mount -t tmpfs none /run";
+/// Enters a node's namespace, in the folder one is in: that must be entered once more, since mounts are others there.
+const ENTER: &str = r#"
+cd "$1" && shift || exit
+[ -e "/run/netns/$1" ] || { echo "error: there is no node '$1':" $(ls /run/netns) >&2; exit 1; }
+exec ip netns exec "$@""#;
 
 /// A folder that is a lab's own while its lock is held.
 pub(crate) struct Place {
@@ -192,8 +197,7 @@ pub(crate) fn command(folder: &Path, node: &str, program: &[String]) -> Result<C
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
     let mut command = Command::new("nsenter");
     command.args(["--target", &inner, "--net", "--mount"]).arg(format!("--pid=/proc/{inner}/ns/pid_for_children"));
-    // The folder one is in must be entered once more, since mounts are others there.
-    command.args(["sh", "-c", "cd \"$1\" && shift && exec ip netns exec \"$@\"", "sh"]).arg(here).arg(node);
+    command.args(["sh", "-c", ENTER, "sh"]).arg(here).arg(node);
     command.args(program);
     Ok(command)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::actions;
-use crate::actions::Action;
+use crate::actions::Step;
 use crate::gauge;
 use crate::groups;
 use crate::lab;
@@ -84,13 +84,13 @@ fn answer(lab: &mut Lab, home: &[String], question: &str) -> Result<String, Stri
 }
 
 /// Does what a scenario says at its times, and tells what was counted.
-fn play(lab: &mut Lab, steps: &[(std::time::Duration, Action)]) -> Result<(), String> {
+fn play(lab: &mut Lab, steps: &[Step]) -> Result<(), String> {
     let began = Instant::now();
     lab.net.forget()?;
-    for (at, action) in steps {
-        lab::pause(at.saturating_sub(began.elapsed()));
-        say(&format!("t+{:.1}s {action:?}", began.elapsed().as_secs_f64()));
-        lab.perform(action)?;
+    for step in steps {
+        lab::pause(step.at.saturating_sub(began.elapsed()));
+        say(&format!("t+{:.1}s {}", began.elapsed().as_secs_f64(), step.words));
+        lab.perform(&step.action)?;
     }
     let account = lab.net.account()?;
     say(&lab::told(&account));

@@ -153,7 +153,7 @@ impl Impairment {
     }
 
     fn take_delay(&mut self, words: &mut Words<'_>) -> Result<(), String> {
-        self.delay = words.value("delay", span, "50ms: with a unit")?;
+        self.delay = words.value("delay", span, "50ms, with a unit")?;
         let jitter = words.maybe(span);
         self.jitter = jitter.unwrap_or_default();
         match words.maybe(percent) {
