@@ -162,7 +162,7 @@ impl Env {
     }
 
     /// The moment at which to wait for something that is due then, or a little later: the runtime keeps distant timers by
-    /// slots of [`TIMER_SLOT`], and is woken at the beginning of the slot and again at the moment itself unless that is one.
+    /// slots of 64 ms, and is woken at the beginning of the slot and again at the moment itself unless that is one.
     pub fn slot(&self, due: Instant) -> Instant {
         let is_distant = due > Instant::now() + 2 * TIMER_SLOT;
         if is_distant { self.beat_after(due, TIMER_SLOT) } else { due }
